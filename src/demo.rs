@@ -1,0 +1,1 @@
+//! Box, publishers, recording and receiver in one process.

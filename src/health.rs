@@ -1,0 +1,1 @@
+//! The reduced state of the appliance.

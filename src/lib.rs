@@ -1,0 +1,27 @@
+//! holdfast: an offline-safe room recorder for clinics.
+//!
+//! Read it in the order in which things happen: [`api`] is the door, [`rooms`] decides (by the pure rules of
+//! [`model`]), [`media`] has the frames, [`spool`] is the safe shelf, [`upload`] the carrier, [`webhook`] the news.
+//! [`store`] remembers; [`config`] and [`health`] are asked by all; [`app`] puts the parts together.
+//!
+//! # Glossary
+//! * **room**: people who meet; exists while someone is in it. **participant**: one of them, a user id.
+//! * **track**: one stream of sound or pictures that a participant sends, main or aux.
+//! * **task**: one recording that somebody asked for, from Create until its last file is at the destination.
+//! * **lane**: what a task writes for one stream: one playlist and its segments.
+//! * **run**: one unbroken life of a lane's pipeline. **segment**: a finished piece of a lane, 10 s or so.
+//! * **spool**: the local disk where every segment is safe before anything else happens to it.
+//! * **lease**: an upload's claim on a spooled file. **outbox**: events that the clinic's server has not yet taken.
+
+pub mod api;
+pub mod app;
+pub mod config;
+pub mod demo;
+pub mod health;
+pub mod media;
+pub mod model;
+pub mod rooms;
+pub mod spool;
+pub mod store;
+pub mod upload;
+pub mod webhook;

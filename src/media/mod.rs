@@ -1,0 +1,145 @@
+//! Where frames are. GStreamer and WebRTC are named in this folder and nowhere else.
+//!
+//! Owns: sessions, tracks, pipelines, the media clock. Must not touch: the store, the spool's records, tasks: it does
+//! not know why it records, it writes `.part` files where it is told to and says what it closed.
+//! Law: no frame leaves this folder, and sources never wait for a recording.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::model::segment::ClosedSegment;
+use crate::model::{Codec, LaneRun, MediaId, MediaTime, RoomKey, SessionId, Timestamp, TrackId, TrackKind, UserId};
+
+/// The one clock of media: monotonic time since the process began, tied to wall time once.
+///
+/// A step of the wall clock does not move it, so durations and order stay true; wall times of files come
+/// from the one mapping made at start.
+#[derive(Debug, Clone, Copy)]
+pub struct MediaClock {
+    epoch: Instant,
+    epoch_wall: Timestamp,
+}
+
+impl MediaClock {
+    pub fn new(epoch: Instant, epoch_wall: Timestamp) -> MediaClock {
+        MediaClock { epoch, epoch_wall }
+    }
+    pub fn now(&self) -> MediaTime {
+        self.at(Instant::now())
+    }
+    pub fn at(&self, instant: Instant) -> MediaTime {
+        let since = instant.saturating_duration_since(self.epoch);
+        MediaTime(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+    pub fn wall(&self, at: MediaTime) -> Timestamp {
+        self.epoch_wall.plus(Duration::from_nanos(at.0))
+    }
+}
+
+/// What a recording lane should be made of.
+#[derive(Debug, Clone)]
+pub struct LaneOrder {
+    pub run: LaneRun,
+    /// Audio lanes: the audio track. Video lanes: the video track. Merged: one or both.
+    pub audio: Option<TrackId>,
+    pub video: Option<TrackId>,
+    /// Folder for the `.part` files; it exists.
+    pub dir: PathBuf,
+    /// Length at which the next keyframe begins a new segment.
+    pub segment_length: Duration,
+    /// No data for so long: the segment is closed, and the next data begins a new one with a discontinuity.
+    pub gap_limit: Duration,
+    /// Written data reaches the disk at least so often.
+    pub sync_interval: Duration,
+    /// When the picture stops while the user stays: `true` writes black frames, `false` leaves the last one standing.
+    pub fill_black: bool,
+    /// Sound and picture of one task share it: PTS in the files counts from here.
+    pub base: MediaTime,
+}
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaveReason {
+    /// DELETE, or the peer closed DTLS
+    Left,
+    /// nothing was heard for the ICE time-out
+    Vanished,
+    /// closed by us: removed, replaced, room dismissed, shutting down
+    Closed,
+}
+
+/// Why a lane's pipeline is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LaneEnd {
+    /// EOS went through: everything is in the files that were told of
+    Finished,
+    /// the track went away (and what it had sent is in the files)
+    TrackGone,
+    Failed(String),
+    Killed,
+}
+
+/// What media tells the actor. Facts only: no frame, no file handle.
+#[derive(Debug)]
+pub enum MediaNews {
+    /// A publisher's transport is up.
+    Entered {
+        session: SessionId,
+        room: RoomKey,
+        user: UserId,
+        media: MediaId,
+        offers: Vec<TrackKind>,
+    },
+    /// The first packet of a track arrived. Codec as negotiated and seen.
+    TrackUp {
+        session: SessionId,
+        track: TrackId,
+        kind: TrackKind,
+        codec: Codec,
+    },
+    TrackDown {
+        session: SessionId,
+        track: TrackId,
+    },
+    Left {
+        session: SessionId,
+        reason: LeaveReason,
+    },
+    /// The lane's first data arrived and its first file is open.
+    FirstMedia {
+        run: LaneRun,
+        at: Timestamp,
+    },
+    SegmentClosed(ClosedSegment),
+    /// After this nothing more comes from the run.
+    LaneEnded {
+        run: LaneRun,
+        end: LaneEnd,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MediaError {
+    #[error("track {0:?} is gone")]
+    NoTrack(TrackId),
+    #[error("element {0} is missing: install {1}")]
+    MissingElement(&'static str, &'static str),
+    #[error("pipeline: {0}")]
+    Pipeline(String),
+    #[error("no {0}")]
+    NoSession(&'static str),
+}
+
+/// The seam between deciding and GStreamer. `rooms` is tested with a fake.
+///
+/// All calls return at once; what comes of them arrives as [`MediaNews`].
+pub trait MediaEngine: Send + Sync + 'static {
+    /// Starts a lane's pipeline. Exactly one `LaneEnded` follows a call that returned `Ok`.
+    fn start_lane(&self, order: LaneOrder) -> Result<(), MediaError>;
+    /// Sends EOS through it; `LaneEnded(Finished)` follows once the last segment is told.
+    fn finish_lane(&self, run: &LaneRun);
+    /// Takes it down at once; `LaneEnded(Killed)` follows.
+    fn kill_lane(&self, run: &LaneRun);
+    /// Ends a publisher's session; `Left(Closed)` follows if it was there.
+    fn close_session(&self, session: SessionId);
+}

@@ -1,0 +1,1 @@
+//! From the elements that are there to the chain to use.

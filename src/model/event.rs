@@ -1,0 +1,139 @@
+//! Events 301–312 and their outgoing JSON.
+//!
+//! Owns: the shapes of `RECORDING.md` §8. Must not touch: delivery, signing.
+//! Law: ids never repeat; `seq` counts per task without holes; the body is a pure function of the event and of the
+//! moment at which it is sent.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{LaneKind, RoomId, SdkAppId, TaskId, Timestamp, UserId};
+
+/// Why the recorder left (302's `LeaveCode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaveCode {
+    Stopped,
+    Removed,
+    Dismissed,
+    RemovedByServer,
+    DismissedByServer,
+    IdleTimeout,
+    TimedOut,
+    SameUserEntered,
+}
+
+impl LeaveCode {
+    pub fn code(self) -> u32 {
+        match self {
+            LeaveCode::Stopped => 0,
+            LeaveCode::Removed => 1,
+            LeaveCode::Dismissed => 2,
+            LeaveCode::RemovedByServer => 3,
+            LeaveCode::DismissedByServer => 4,
+            LeaveCode::IdleTimeout => 99,
+            LeaveCode::TimedOut => 100,
+            LeaveCode::SameUserEntered => 101,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventBody {
+    /// 301; `failed` is `Status` 1
+    RecorderStart { failed: bool },
+    /// 302
+    RecorderStop { code: LeaveCode },
+    /// 303; `failed` is `Status` 1
+    UploadStart { failed: bool },
+    /// 304: a playlist was made and uploaded the first time
+    FileInfo { playlist: String },
+    /// 305: 0 all there, 1 something is left behind, 2 what was left behind has arrived
+    UploadStop { status: u8 },
+    /// 306
+    Failover,
+    /// 307: a playlist was made (first segment cut)
+    FileSlice { playlist: String, user: String, kind: LaneKind, begin: Timestamp },
+    /// 308: as the storage said it
+    UploadError { code: String, message: String },
+}
+
+impl EventBody {
+    pub fn event_type(&self) -> u32 {
+        match self {
+            EventBody::RecorderStart { .. } => 301,
+            EventBody::RecorderStop { .. } => 302,
+            EventBody::UploadStart { .. } => 303,
+            EventBody::FileInfo { .. } => 304,
+            EventBody::UploadStop { .. } => 305,
+            EventBody::Failover => 306,
+            EventBody::FileSlice { .. } => 307,
+            EventBody::UploadError { .. } => 308,
+        }
+    }
+
+    fn payload(&self) -> Value {
+        match self {
+            EventBody::RecorderStart { failed } | EventBody::UploadStart { failed } => {
+                json!({ "Status": u8::from(*failed) })
+            }
+            EventBody::RecorderStop { code } => json!({ "LeaveCode": code.code() }),
+            EventBody::FileInfo { playlist } => json!({ "FileList": playlist }),
+            EventBody::UploadStop { status } => json!({ "Status": status }),
+            EventBody::Failover => json!({ "Status": 0 }),
+            EventBody::FileSlice { playlist, user, kind, begin } => json!({
+                "FileName": playlist, "UserId": user, "TrackType": kind.track_type(), "BeginTimeStamp": begin.ms(),
+            }),
+            EventBody::UploadError { code, message } => json!({ "Code": code, "Message": message }),
+        }
+    }
+
+    /// The source's samples write `EventTs` as text in 301, 302 and 307 and as a number elsewhere; receivers written
+    /// against them expect just that (API.md §4), and `EventMsTs` is a number everywhere.
+    fn event_ts(&self, at: Timestamp) -> Value {
+        match self.event_type() {
+            301 | 302 | 307 => Value::String(at.secs().to_string()),
+            _ => Value::from(at.secs()),
+        }
+    }
+}
+
+/// A fact to announce: written in the same commit as the change that it reports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    pub app: SdkAppId,
+    pub room: RoomId,
+    pub recorder: UserId,
+    pub task: TaskId,
+    /// Counts from 0 per task. `<task>-<seq>` is the event's id, by which a receiver drops repeats.
+    pub seq: u64,
+    pub at: Timestamp,
+    pub body: EventBody,
+}
+
+impl Event {
+    /// The request body, as sent at `sent`.
+    pub fn to_json(&self, sent: Timestamp) -> String {
+        let room = match &self.room {
+            RoomId::Number(n) => Value::from(*n),
+            RoomId::Text(text) => Value::from(text.as_str()),
+        };
+        json!({
+            "EventGroupId": 3,
+            "EventType": self.body.event_type(),
+            "CallbackTs": sent.ms(),
+            "EventInfo": {
+                "RoomId": room,
+                "EventTs": self.body.event_ts(self.at),
+                "EventMsTs": self.at.ms(),
+                "UserId": self.recorder.as_str(),
+                "TaskId": self.task.as_str(),
+                "EventId": format!("{}-{}", self.task, self.seq),
+                "Payload": self.body.payload(),
+            },
+        })
+        .to_string()
+    }
+}

@@ -1,0 +1,1 @@
+//! HLS media playlists: text from segments, and back.

@@ -1,0 +1,131 @@
+//! The recording task: what was asked, and the machine that decides what follows from what happens.
+//!
+//! Owns: `RecordingSpec`, the task's states, `Input` → `Effect`s. Must not touch: anything that can fail.
+//! Law: `apply` is the only thing that changes a task; durable effects come first and are committed as one.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::segment::ClosedSegment;
+use super::{MediaId, RoomId, RoomKey, SdkAppId, Secret, TrackKind, UserId};
+
+/// Which kinds of media a task records (`StreamType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamType {
+    AudioVideo,
+    Audio,
+    Video,
+}
+
+impl StreamType {
+    pub fn wants(self, kind: TrackKind) -> bool {
+        matches!(
+            (self, kind),
+            (StreamType::AudioVideo, _) | (StreamType::Audio, TrackKind::Audio) | (StreamType::Video, TrackKind::Video)
+        )
+    }
+}
+
+/// Which of a user's streams (`RecordParams.MediaId`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MediaFilter {
+    Both,
+    Main,
+    Aux,
+}
+
+impl MediaFilter {
+    pub fn wants(self, media: MediaId) -> bool {
+        matches!(
+            (self, media),
+            (MediaFilter::Both, _) | (MediaFilter::Main, MediaId::Main) | (MediaFilter::Aux, MediaId::Aux)
+        )
+    }
+}
+
+/// One allow or deny list: entries are user ids, or prefixes where they end in `.*$` (API.md §1.6).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subscribers {
+    #[default]
+    Everybody,
+    Only(Vec<String>),
+    AllBut(Vec<String>),
+}
+
+/// `SubscribeStreamUserIds`: who is recorded, apart for sound and picture.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Subscription {
+    pub audio: Subscribers,
+    pub video: Subscribers,
+}
+
+/// Where a task's files go (`StorageParams.CloudStorage`, without its keys).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destination {
+    /// 0 Tencent COS, 1 AWS S3
+    pub vendor: Vendor,
+    pub region: String,
+    pub bucket: String,
+    /// `FileNamePrefix`; joined with `/` before the task id
+    pub prefix: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Vendor {
+    Cos,
+    S3,
+}
+
+/// Keys of a destination. Never in the spec, so that the spec can be stored and shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageKeys {
+    pub access_key: Secret,
+    pub secret_key: Secret,
+}
+
+/// What was asked for by Create, validated. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordingSpec {
+    pub app: SdkAppId,
+    pub room: RoomId,
+    /// The recorder's own user id in the room.
+    pub recorder: UserId,
+    pub streams: StreamType,
+    pub media: MediaFilter,
+    pub subscription: Subscription,
+    /// Nobody in the room for so long ends the task (5 … 86400 s).
+    pub max_idle: Duration,
+    /// `AvMerge` = 1
+    pub av_merge: bool,
+    /// `FillType` = 1
+    pub fill_black: bool,
+    /// `ResourceExpiredHour`: after so long Describe, Modify and Delete refuse.
+    pub call_expiry: Duration,
+    pub destination: Destination,
+}
+
+impl RecordingSpec {
+    pub fn room_key(&self) -> RoomKey {
+        RoomKey { app: self.app, room: self.room.clone() }
+    }
+}
+
+/// What became of a file on the shelf; told to the actor by `spool` and `upload`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fate {
+    /// The segment is synced, renamed and indexed.
+    Spooled(ClosedSegment),
+    /// Its contents cannot be trusted (a sync failed) or it is gone.
+    Lost { segment: ClosedSegment, why: String },
+    /// The destination has the segment. `object` is its file name (without prefix and task id).
+    SegmentUploaded { object: String },
+    /// The destination has this version of a playlist.
+    PlaylistUploaded { object: String, version: u64 },
+    /// The destination refused or did not answer; the file stays on the shelf and will be tried again.
+    UploadFailed { code: String, message: String },
+}

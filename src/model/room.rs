@@ -1,0 +1,1 @@
+//! Who is in a room, and which of their tracks a task wants.

@@ -1,0 +1,1 @@
+//! From a sender's RTP time to the box's media time.

@@ -1,0 +1,1 @@
+//! Signatures of the API, of UserSig and of callbacks.
