@@ -27,24 +27,12 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
 use crate::config::{Config, StorageKind};
-use crate::model::Timestamp;
+use crate::health::{Reporter, Summary};
+use crate::model::WallClock;
 use crate::rooms::Rooms;
 
+pub use tls::{serve_http, serve_https};
 pub use whip::WhipDoor;
-
-/// The wall clock, read where wall time is needed.
-pub type WallClock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// How the box is, for `/healthz`.
-pub type HealthCheck = Arc<dyn Fn() -> Standing + Send + Sync>;
-
-/// The box's state in one word, with its reasons.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    Ok,
-    Degraded(Vec<String>),
-    Failed(Vec<String>),
-}
 
 /// What the door needs of the house.
 #[derive(Clone)]
@@ -53,9 +41,8 @@ pub struct Door {
     pub rooms: Rooms,
     pub whip: Arc<dyn WhipDoor>,
     pub clock: WallClock,
-    pub health: HealthCheck,
-    /// Without it `/metrics` answers 404.
-    pub metrics: Option<PrometheusHandle>,
+    pub health: Reporter,
+    pub metrics: PrometheusHandle,
 }
 
 struct Inner {
@@ -82,26 +69,34 @@ pub fn router(door: Door) -> Router {
 }
 
 #[derive(Serialize)]
-struct HealthAnswer<'a> {
-    status: &'a str,
-    reasons: &'a [String],
+struct HealthAnswer {
+    /// `ok`, `degraded` or `failed`
+    status: &'static str,
+    /// What the box is at: `starting`, `idle`, `recording`, `stopping`; absent where it is not well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    doing: Option<&'static str>,
+    reasons: Vec<String>,
 }
 
+/// 200 as long as the box records what it is asked to record.
 async fn healthz(State(inner): State<Arc<Inner>>) -> Response {
-    let standing = (inner.door.health)();
-    let (code, status, reasons) = match &standing {
-        Standing::Ok => (StatusCode::OK, "ok", &[][..]),
-        Standing::Degraded(reasons) => (StatusCode::OK, "degraded", &reasons[..]),
-        Standing::Failed(reasons) => (StatusCode::SERVICE_UNAVAILABLE, "failed", &reasons[..]),
+    let (code, status, doing, reasons) = match inner.door.health.summary() {
+        Summary::Idle => (StatusCode::OK, "ok", Some("idle"), Vec::new()),
+        Summary::Recording => (StatusCode::OK, "ok", Some("recording"), Vec::new()),
+        Summary::Degraded(reasons) => (StatusCode::OK, "degraded", None, reasons),
+        Summary::Failed(reasons) => (StatusCode::SERVICE_UNAVAILABLE, "failed", None, reasons),
+        Summary::Starting => {
+            (StatusCode::SERVICE_UNAVAILABLE, "failed", Some("starting"), vec!["the box is starting".to_owned()])
+        }
+        Summary::Stopping => {
+            (StatusCode::SERVICE_UNAVAILABLE, "failed", Some("stopping"), vec!["the box is shutting down".to_owned()])
+        }
     };
     let no_store = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    (code, [no_store], axum::Json(HealthAnswer { status, reasons })).into_response()
+    (code, [no_store], axum::Json(HealthAnswer { status, doing, reasons })).into_response()
 }
 
 async fn prometheus(State(inner): State<Arc<Inner>>) -> Response {
-    let Some(handle) = &inner.door.metrics else {
-        return StatusCode::NOT_FOUND.into_response();
-    };
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, text)], handle.render()).into_response()
+    ([(header::CONTENT_TYPE, text)], inner.door.metrics.render()).into_response()
 }

@@ -45,7 +45,7 @@ pub enum TlsError {
 
 /// A certificate with its key, ready to listen with.
 #[derive(Clone)]
-pub struct Certificate {
+pub struct Identity {
     config: Arc<ServerConfig>,
     /// SHA-256 of the certificate, `AB:CD:…`, as browsers show it.
     pub fingerprint: String,
@@ -59,7 +59,7 @@ pub struct Certificate {
 ///
 /// A new one carries `public_names`, `localhost` and the loopback addresses; to have it carry others, remove
 /// `tls-certificate.pem` and `tls-key.pem` from the state directory.
-pub fn certificate(server: &Server) -> Result<Certificate, TlsError> {
+pub fn identity(server: &Server) -> Result<Identity, TlsError> {
     let (certificate, key, made) = match (&server.certificate, &server.private_key) {
         (Some(certificate), Some(key)) => (certificate.clone(), key.clone(), false),
         (None, None) => {
@@ -76,7 +76,7 @@ pub fn certificate(server: &Server) -> Result<Certificate, TlsError> {
     load(certificate, &key, made)
 }
 
-fn load(path: PathBuf, key_path: &Path, made: bool) -> Result<Certificate, TlsError> {
+fn load(path: PathBuf, key_path: &Path, made: bool) -> Result<Identity, TlsError> {
     let pem = |path: &Path, error: &dyn std::fmt::Display| TlsError::Pem { path: path.into(), why: error.to_string() };
     let chain: Vec<CertificateDer<'static>> =
         CertificateDer::pem_file_iter(&path).and_then(Iterator::collect).map_err(|error| pem(&path, &error))?;
@@ -92,7 +92,7 @@ fn load(path: PathBuf, key_path: &Path, made: bool) -> Result<Certificate, TlsEr
         .with_single_cert(chain, key)
         .map_err(|error| TlsError::NoFit(error.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Certificate { config: Arc::new(config), fingerprint, path, made })
+    Ok(Identity { config: Arc::new(config), fingerprint, path, made })
 }
 
 fn fingerprint(certificate: &CertificateDer<'_>) -> String {
@@ -133,7 +133,7 @@ fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 }
 
 /// A listener that serves until it is told to close.
-pub type Listening = (SocketAddr, JoinHandle<io::Result<()>>);
+pub type Listening = (SocketAddr, JoinHandle<()>);
 
 fn bind(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(addr)?;
@@ -142,35 +142,46 @@ fn bind(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     Ok((listener, local))
 }
 
-/// Closes `handle` when `cancel` says so; requests in progress get [`CLOSE_WITHIN`].
-fn close_on(cancel: CancellationToken, handle: Handle<SocketAddr>) {
+/// Serves until `cancel` says to close; requests in progress get [`CLOSE_WITHIN`] then.
+fn serve(
+    handle: Handle<SocketAddr>,
+    serving: impl Future<Output = io::Result<()>> + Send + 'static,
+    cancel: CancellationToken,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
-        cancel.cancelled().await;
-        handle.graceful_shutdown(Some(CLOSE_WITHIN));
-    });
+        tokio::pin!(serving);
+        let outcome = tokio::select! {
+            outcome = &mut serving => outcome,
+            () = cancel.cancelled() => {
+                handle.graceful_shutdown(Some(CLOSE_WITHIN));
+                serving.await
+            }
+        };
+        if let Err(error) = outcome {
+            tracing::error!(%error, "a listener ended");
+        }
+    })
 }
 
 /// Listens on `addr` (port 0: any) and serves `router`. The address is the one that was bound.
-pub fn serve_http(addr: SocketAddr, router: Router, cancel: CancellationToken) -> io::Result<Listening> {
+pub async fn serve_http(addr: SocketAddr, router: Router, cancel: CancellationToken) -> io::Result<Listening> {
     let (listener, local) = bind(addr)?;
     let handle = Handle::new();
     let server = axum_server::from_tcp(listener)?.handle(handle.clone()).first_request_timeout(FIRST_REQUEST_WITHIN);
-    close_on(cancel, handle);
-    Ok((local, tokio::spawn(server.serve(router.into_make_service()))))
+    Ok((local, serve(handle, server.serve(router.into_make_service()), cancel)))
 }
 
 /// The same over TLS.
-pub fn serve_https(
+pub async fn serve_https(
     addr: SocketAddr,
     router: Router,
-    certificate: &Certificate,
+    identity: Identity,
     cancel: CancellationToken,
 ) -> io::Result<Listening> {
     let (listener, local) = bind(addr)?;
     let handle = Handle::new();
-    let server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(certificate.config.clone()))?
+    let server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(identity.config))?
         .handle(handle.clone())
         .first_request_timeout(FIRST_REQUEST_WITHIN);
-    close_on(cancel, handle);
-    Ok((local, tokio::spawn(server.serve(router.into_make_service()))))
+    Ok((local, serve(handle, server.serve(router.into_make_service()), cancel)))
 }

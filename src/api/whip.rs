@@ -20,11 +20,11 @@ use axum::routing::any;
 use serde::{Deserialize, Serialize};
 
 use super::call::media_type;
-use super::{Door, WallClock, limits};
+use super::{Door, limits};
 use crate::config::Config;
 use crate::media::whip::{Patched, PublishOrder, Published, WhipError, WhipServer};
 use crate::model::signature::{UserSigFacts, check_user_sig};
-use crate::model::{MediaId, RoomId, RoomKey, SdkAppId, UserId};
+use crate::model::{MediaId, RoomId, RoomKey, SdkAppId, UserId, WallClock};
 
 /// The application of publishers to a box that has none configured.
 pub const DEFAULT_APP: SdkAppId = SdkAppId(1_400_000_000);

@@ -242,6 +242,9 @@ impl Timestamp {
     }
 }
 
+/// Asks the system for the wall time; made in `app`, the only reader of the system clock.
+pub type WallClock = std::sync::Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
 /// Nanoseconds of the box's one monotonic media clock, which starts near 0 when the process starts.
 /// All media of all publishers is stamped on it, so stamps compare across tracks, users and pipelines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
