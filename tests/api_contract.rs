@@ -261,7 +261,7 @@ async fn each_bad_field_of_create_is_refused_by_its_name() {
         ),
         ("MixTranscodeParams/VideoParams/Width", json!(1921), out_of_range),
         ("MixTranscodeParams/VideoParams/Height", json!(0), out_of_range),
-        ("MixTranscodeParams/VideoParams/Height", json!(1900), "ok"),
+        ("MixTranscodeParams/VideoParams/Height", json!(1600), "ok"),
         ("MixTranscodeParams/VideoParams/Fps", json!(61), out_of_range),
         ("MixTranscodeParams/VideoParams/BitRate", json!(63_999), out_of_range),
         ("MixTranscodeParams/AudioParams/SampleRate", json!(48000), out_of_range),
