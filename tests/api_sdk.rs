@@ -30,7 +30,7 @@ fn real_clock() -> Timestamp {
 async fn the_official_sdk_speaks_with_the_box() {
     let python = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
     assert!(python.exists(), "{} is missing: run scripts/setup", python.display());
-    let limits = Limits { requests_per_second: 8, ..Limits::default() };
+    let limits = Limits { requests_per_second: 20, ..Limits::default() };
     let config = Config { limits, ..door::config() };
     let bench = Bench::with_clock(config, Arc::new(Mutex::new(Timestamp(0))), Arc::new(real_clock));
     let cancel = CancellationToken::new();

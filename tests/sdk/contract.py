@@ -6,6 +6,7 @@ Arguments: endpoint (host:port), secret id, secret key, SdkAppId, the app's secr
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import TLSSigAPIv2
 from tencentcloud.common import credential
@@ -20,11 +21,10 @@ app = int(app)
 outcomes = {}
 
 
-def profile(sign="TC3-HMAC-SHA256", method="POST", **more):
-    http = HttpProfile(protocol="http", endpoint=more.pop("endpoint", endpoint), reqMethod=method, reqTimeout=30)
-    if "apigw" in more:
-        http.apigw_endpoint = more.pop("apigw")
-    made = ClientProfile(signMethod=sign, httpProfile=http, **more)
+def profile(sign="TC3-HMAC-SHA256", method="POST", language=None, unsigned=False):
+    http = HttpProfile(protocol="http", endpoint=endpoint, reqMethod=method, reqTimeout=30)
+    made = ClientProfile(signMethod=sign, httpProfile=http, language=language or "zh-CN")
+    made.unsignedPayload = unsigned
     return made
 
 
@@ -79,7 +79,7 @@ for sign, method in ways:
         note(f"{sign} {method} {action}", lambda: getattr(box, action)(request(action, params)))
 
 describe = request("DescribeCloudRecording", by_task)
-note("unsigned payload", lambda: client(profile(unsignedPayload=True)).DescribeCloudRecording(describe))
+note("unsigned payload", lambda: client(profile(unsigned=True)).DescribeCloudRecording(describe))
 note("token", lambda: client(token="TOK123").DescribeCloudRecording(describe))
 note("english", lambda: client(profile(language="en-US")).DescribeCloudRecording(describe))
 note("common client", lambda: CommonClient("trtc", "2019-07-22", credential.Credential(secret_id, secret_key), "",
@@ -97,13 +97,16 @@ note("wrong version", lambda: CommonClient("trtc", "2017-03-12", credential.Cred
                                            profile=profile()).call_json("DescribeCloudRecording", by_task))
 note("skip", lambda: client().call_json("DescribeCloudRecording", by_task, options={"SkipSign": True}))
 
-flood = client()
-codes = []
-for _ in range(30):
+
+
+def dismiss(_):
     try:
-        flood.DismissRoom(request("DismissRoom", {"SdkAppId": app, "RoomId": 1}))
-        codes.append("ok")
+        client().DismissRoom(request("DismissRoom", {"SdkAppId": app, "RoomId": 1}))
+        return "ok"
     except TencentCloudSDKException as error:
-        codes.append(error.get_code())
-outcomes["flood"] = codes
+        return error.get_code()
+
+
+with ThreadPoolExecutor(16) as pool:
+    outcomes["flood"] = list(pool.map(dismiss, range(80)))
 print(json.dumps(outcomes))
