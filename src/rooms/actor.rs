@@ -20,11 +20,14 @@ use crate::model::event::LeaveCode;
 use crate::model::recording::{Fate, RecordingSpec, StorageKeys};
 use crate::model::room::{Room, Track};
 use crate::model::segment::object_key;
-use crate::model::task::{Effect, Input, Phase, Piece, Policy, RecordingTask};
+use crate::model::task::{Effect, Input, Phase, Piece, PieceFate, Policy, RecordingTask};
 use crate::model::{LaneKind, MediaTime, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp};
 use crate::spool::{Recovered, Spool};
 use crate::store::records::{self, OutboxEntry};
 use crate::store::{Batch, BoxKey, Store};
+
+/// After the last task has left, so long for its files to arrive before the daemon goes.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// What the actor is built from.
 pub struct Parts {
@@ -46,6 +49,10 @@ struct Running {
     dir: PathBuf,
     /// Files' timelines count from here: shared by the task's lanes.
     base: MediaTime,
+}
+
+fn to_bytes(record: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(record).expect("records have text keys and no floats")
 }
 
 pub struct Actor {
@@ -74,8 +81,8 @@ impl Actor {
             stopping: false,
         };
         let failed = |e: crate::store::Error| Error::Store(e.to_string());
-        for (key, bytes) in store.scan(records::TASK_PREFIX).await.map_err(failed)? {
-            let task: RecordingTask = match records::from_bytes(&bytes) {
+        for (key, bytes) in store.scan(records::TASKS).await.map_err(failed)? {
+            let task: RecordingTask = match serde_json::from_slice(&bytes) {
                 Ok(task) => task,
                 Err(e) => {
                     error!(%key, error = %e, "a task's record cannot be read; its files stay on the shelf");
@@ -85,8 +92,8 @@ impl Actor {
             };
             let id = task.id.clone();
             let mut pieces: Vec<Piece> = Vec::new();
-            for (key, bytes) in store.scan(&records::piece_prefix(&id)).await.map_err(failed)? {
-                match records::from_bytes(&bytes) {
+            for (key, bytes) in store.scan(&records::segments_prefix(&id)).await.map_err(failed)? {
+                match serde_json::from_slice(&bytes) {
                     Ok(piece) => pieces.push(piece),
                     Err(e) => error!(%key, error = %e, "a segment's record cannot be read"),
                 }
@@ -134,11 +141,16 @@ impl Actor {
         mut fates: mpsc::Receiver<(TaskId, Fate)>,
         cancel: CancellationToken,
     ) {
+        let mut linger = None;
         loop {
             self.drain().await;
             self.tell_gauges();
-            if self.stopping && self.tasks.values().all(|r| !matches!(r.task.phase, Phase::Leaving { .. }) && r.task.lanes_running() == 0) {
-                break;
+            if self.stopping && self.all_left() {
+                // What is at the destination in a moment is told now rather than after the next start.
+                let until = *linger.get_or_insert_with(|| self.now().plus(LINGER));
+                if self.tasks.is_empty() || self.parts.config.recording.on_stop == OnStop::Resume || self.now() >= until {
+                    break;
+                }
             }
             let wake = self.next_wake();
             tokio::select! {
@@ -156,6 +168,12 @@ impl Actor {
             }
         }
         info!("rooms closed");
+    }
+
+    /// No lane runs and no task is on its way out.
+    fn all_left(&self) -> bool {
+        let left = |r: &Running| !matches!(r.task.phase, Phase::Leaving { .. }) && r.task.lanes_running() == 0;
+        self.tasks.values().all(left)
     }
 
     fn now(&self) -> Timestamp {
@@ -178,7 +196,7 @@ impl Actor {
         let wait = due.map_or(Duration::from_secs(3600), |due| due.since(now));
         // A little late rather than early: an early tick finds nothing due and would spin.
         let wait = wait + Duration::from_millis(1);
-        if self.unsaved.is_empty() { wait } else { wait.min(Duration::from_secs(1)) }
+        if self.unsaved.is_empty() && !self.stopping { wait } else { wait.min(Duration::from_secs(1)) }
     }
 
     async fn tick(&mut self) {
@@ -439,7 +457,7 @@ impl Actor {
 
     async fn save(&mut self, id: &TaskId) {
         let Some(running) = self.tasks.get(id) else { return };
-        let writes = BTreeMap::from([(records::task_key(id), Some(records::to_bytes(&running.task)))]);
+        let writes = BTreeMap::from([(records::task_key(id), Some(to_bytes(&running.task)))]);
         self.commit(writes).await;
     }
 
@@ -476,33 +494,30 @@ impl Actor {
         let Some(running) = self.tasks.get(id) else { return };
         let mut writes = BTreeMap::new();
         let mut announced = false;
-        let mut arrived = Vec::new();
         for effect in &effects {
             match effect {
                 Effect::SavePiece(piece) => {
-                    writes.insert(records::piece_key(id, piece), Some(records::to_bytes(piece)));
-                    if piece.fate == crate::model::task::PieceFate::Uploaded {
-                        arrived.push(piece.object.clone());
+                    writes.insert(records::segment_key(id, &piece.object), Some(to_bytes(piece)));
+                    // The shelf's entry goes in the commit that notes its fate, so that no crash hides the news.
+                    if matches!(piece.fate, PieceFate::Uploaded | PieceFate::Lost) {
+                        writes.insert(records::spool_key(id, &piece.object), None);
                     }
                 }
                 Effect::Announce(event) => {
                     info!(task = %id, event = event.body.event_type(), seq = event.seq, "event");
                     metrics::counter!("holdfast_events_total", "type" => event.body.event_type().to_string())
                         .increment(1);
-                    let entry = OutboxEntry::new(event.clone());
-                    writes.insert(records::outbox_key(event), Some(records::to_bytes(&entry)));
+                    let key = records::outbox_key(event.app, &event.task, event.seq);
+                    writes.insert(key, Some(OutboxEntry { event: event.clone() }.to_bytes()));
                     announced = true;
                 }
                 _ => {}
             }
         }
-        writes.insert(records::task_key(id), Some(records::to_bytes(&running.task)));
+        writes.insert(records::task_key(id), Some(to_bytes(&running.task)));
         self.commit(writes).await;
         if announced {
             self.parts.outbox.notify_one();
-        }
-        for object in arrived {
-            self.parts.spool.settle(id, &object);
         }
         for effect in effects {
             self.act(id, effect).await;
@@ -558,7 +573,7 @@ impl Actor {
     async fn forget(&mut self, id: &TaskId) {
         info!(task = %id, "task done");
         let mut writes = BTreeMap::from([(records::task_key(id), None)]);
-        match self.parts.store.scan(&records::piece_prefix(id)).await {
+        match self.parts.store.scan(&records::segments_prefix(id)).await {
             Ok(pieces) => writes.extend(pieces.into_iter().map(|(key, _)| (key, None))),
             Err(e) => error!(task = %id, error = %e, "a finished task's segments could not be listed"),
         }
