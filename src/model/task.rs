@@ -508,15 +508,8 @@ impl RecordingTask {
                 }
                 piece.fate = PieceFate::Spooled;
                 let mut effects = vec![Effect::SavePiece(piece.clone())];
-                if !std::mem::replace(&mut record.told_slice, true) {
-                    let body = EventBody::FileSlice {
-                        playlist: record.file_name.clone(),
-                        user: record.lane.user.as_str().to_owned(),
-                        kind: record.lane.kind,
-                        begin: record.begin.unwrap_or(segment.start),
-                    };
-                    effects.push(self.announce(body, now));
-                }
+                let object = piece.object.clone();
+                effects.extend(self.first_slice(&object, now));
                 effects
             }
             Fate::Lost { segment, why } => {
@@ -541,6 +534,8 @@ impl RecordingTask {
                 }
                 piece.fate = PieceFate::Uploaded;
                 let mut effects = vec![Effect::SavePiece(piece.clone())];
+                // It may have been spooled in a life before, whose word of it was lost.
+                effects.extend(self.first_slice(&object, now));
                 effects.extend(self.publish(at, false));
                 effects
             }
@@ -566,6 +561,23 @@ impl RecordingTask {
                 vec![self.announce(EventBody::UploadError { code, message }, now)]
             }
         }
+    }
+
+    /// 307, once for each playlist.
+    fn first_slice(&mut self, object: &str, now: Timestamp) -> Option<Effect> {
+        let (at, key) = self.objects.get(object).copied()?;
+        let record = &mut self.records[at];
+        if std::mem::replace(&mut record.told_slice, true) {
+            return None;
+        }
+        let start = record.pieces.get(&key).map(|piece| piece.start);
+        let body = EventBody::FileSlice {
+            playlist: record.file_name.clone(),
+            user: record.lane.user.as_str().to_owned(),
+            kind: record.lane.kind,
+            begin: record.begin.or(start).unwrap_or(now),
+        };
+        Some(self.announce(body, now))
     }
 
     fn publish_grown(&mut self, run: &LaneRun) -> Vec<Effect> {

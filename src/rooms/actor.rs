@@ -64,6 +64,8 @@ pub struct Actor {
     queue: VecDeque<(TaskId, Input)>,
     /// Writes that the index refused; they go with the next commit.
     unsaved: BTreeMap<String, Option<Vec<u8>>>,
+    /// Files that the shelf could not take when they were handed to it.
+    unshelved: Vec<(TaskId, Effect)>,
     stopping: bool,
 }
 
@@ -78,6 +80,7 @@ impl Actor {
             tasks: BTreeMap::new(),
             queue: VecDeque::new(),
             unsaved: BTreeMap::new(),
+            unshelved: Vec::new(),
             stopping: false,
         };
         let failed = |e: crate::store::Error| Error::Store(e.to_string());
@@ -92,30 +95,38 @@ impl Actor {
             };
             let id = task.id.clone();
             let mut pieces: Vec<Piece> = Vec::new();
-            for (key, bytes) in store.scan(&records::segments_prefix(&id)).await.map_err(failed)? {
+            for (key, bytes) in store.scan(records::segments_prefix(&id)).await.map_err(failed)? {
                 match serde_json::from_slice(&bytes) {
                     Ok(piece) => pieces.push(piece),
                     Err(e) => error!(%key, error = %e, "a segment's record cannot be read"),
                 }
             }
-            let keys = records::load_destination(&store, &id, &actor.parts.box_key).await.map_err(failed)?;
+            let keys = records::load_keys(&store, &actor.parts.box_key, &id).await.map_err(failed)?;
             let now = actor.now();
             let (task, effects) = task.restore(pieces, actor.policy(), now);
             info!(task = %id, phase = ?task.phase, takeover = task.takeover, "task taken up again");
-            let dir = actor.parts.spool.begin_task(&id).map_err(|e| Error::Spool(e.to_string()))?;
+            let dir = actor.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
             let base = actor.parts.media_clock.now();
-            actor.tasks.insert(id.clone(), Running { task, keys: keys.map(|d| d.keys), dir, base });
+            actor.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base });
             actor.perform(&id, effects).await;
 
             // The shelf's own word on each file comes first; what neither it nor recovery knows is lost.
             let found = recovered.tasks.remove(&id).unwrap_or_default();
             let mut known: BTreeSet<(u32, u32)> = BTreeSet::new();
-            for segment in found.adopted.into_iter().chain(found.kept.iter().cloned()) {
+            let mut tell = |input: Input| actor.queue.push_back((id.clone(), input));
+            for segment in found.adopted {
                 known.insert((segment.run.run, segment.index));
-                actor.queue.push_back((id.clone(), Input::SegmentClosed(segment)));
+                tell(Input::SegmentClosed(segment));
             }
-            for fate in found.fates {
-                actor.queue.push_back((id.clone(), Input::Fate(fate)));
+            for (_, segment) in found.spooled {
+                known.insert((segment.run.run, segment.index));
+                tell(Input::Fate(Fate::Spooled(segment)));
+            }
+            for object in found.uploaded {
+                tell(Input::Fate(Fate::SegmentUploaded { object }));
+            }
+            for (_, segment, why) in found.lost {
+                tell(Input::Fate(Fate::Lost { segment, why }));
             }
             actor.drain().await;
             let now = actor.now();
@@ -126,7 +137,7 @@ impl Actor {
             actor.drain().await;
         }
         for (task, found) in recovered.tasks {
-            let files = found.adopted.len() + found.kept.len();
+            let files = found.adopted.len() + found.spooled.len();
             warn!(%task, files, "the shelf holds files of a task that the index does not know; they are left alone");
             actor.parts.health.degraded("spool", "files of an unknown task are on the shelf");
         }
@@ -196,7 +207,8 @@ impl Actor {
         let wait = due.map_or(Duration::from_secs(3600), |due| due.since(now));
         // A little late rather than early: an early tick finds nothing due and would spin.
         let wait = wait + Duration::from_millis(1);
-        if self.unsaved.is_empty() && !self.stopping { wait } else { wait.min(Duration::from_secs(1)) }
+        let calm = self.unsaved.is_empty() && self.unshelved.is_empty() && !self.stopping;
+        if calm { wait } else { wait.min(Duration::from_secs(1)) }
     }
 
     async fn tick(&mut self) {
@@ -204,6 +216,9 @@ impl Actor {
         self.queue.extend(ids.into_iter().map(|id| (id, Input::Tick)));
         if !self.unsaved.is_empty() {
             self.commit(BTreeMap::new()).await;
+        }
+        for (id, effect) in std::mem::take(&mut self.unshelved) {
+            self.shelve(&id, effect);
         }
     }
 
@@ -348,19 +363,11 @@ impl Actor {
             return Err(Error::TooManyTasks { running, limit });
         }
         let id = TaskId::from_random(uuid::Uuid::new_v4().as_bytes());
-        let dir = self.parts.spool.begin_task(&id).map_err(|e| Error::Spool(e.to_string()))?;
+        let dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
         let (task, effects) = RecordingTask::create(id.clone(), spec, self.policy(), self.now());
-        let mut batch = Batch::new();
-        records::put_destination(
-            &mut batch,
-            &id,
-            &task.spec.destination,
-            &keys,
-            &user_sig,
-            &self.parts.box_key,
-        )
-        .map_err(|e| Error::Store(e.to_string()))?;
-        batch = batch.put(records::task_key(&id), records::to_bytes(&task));
+        let batch = Batch::new().put(records::task_key(&id), to_bytes(&task));
+        let destination = &task.spec.destination;
+        let batch = records::put_destination(batch, &id, destination, &keys, &user_sig, &self.parts.box_key);
         self.parts.store.commit(batch).await.map_err(|e| Error::Store(e.to_string()))?;
         info!(task = %id, %room, recorder = %task.spec.recorder, "task created");
         let base = self.parts.media_clock.now();
@@ -557,15 +564,33 @@ impl Actor {
                 metrics::counter!("holdfast_lanes_wedged_total").increment(1);
                 self.parts.health.degraded("media", "a pipeline is wedged");
             }
+            Effect::Spool { .. } | Effect::PublishPlaylist { .. } => self.shelve(id, effect),
+            Effect::Forget => self.forget(id).await,
+        }
+    }
+
+    /// Hands a file to the shelf. One that it cannot take now is handed over again: it is on the disk meanwhile.
+    fn shelve(&mut self, id: &TaskId, effect: Effect) {
+        let Some(running) = self.tasks.get(id) else { return };
+        let key = |object: &str| object_key(&running.task.spec.destination.prefix, id, object);
+        let spool = &self.parts.spool;
+        let shelved = match effect.clone() {
             Effect::Spool { segment, object } => {
-                let key = object_key(&spec.destination.prefix, id, &object);
-                self.parts.spool.accept_segment(segment, object, key).await;
+                let key = key(&object);
+                spool.accept_segment(segment, object, key)
             }
             Effect::PublishPlaylist { object, version, text } => {
-                let key = object_key(&spec.destination.prefix, id, &object);
-                self.parts.spool.accept_playlist(id.clone(), object, key, version, text).await;
+                let key = key(&object);
+                spool.accept_playlist(id, object, key, version, text)
             }
-            Effect::Forget => self.forget(id).await,
+            _ => return,
+        };
+        if let Err(e) = shelved {
+            error!(task = %id, error = %e, "the shelf takes nothing now; it is asked again");
+            self.parts.health.degraded("spool", "the shelf takes nothing");
+            self.unshelved.push((id.clone(), effect));
+        } else if self.unshelved.is_empty() {
+            self.parts.health.ok("spool");
         }
     }
 
@@ -573,14 +598,15 @@ impl Actor {
     async fn forget(&mut self, id: &TaskId) {
         info!(task = %id, "task done");
         let mut writes = BTreeMap::from([(records::task_key(id), None)]);
-        match self.parts.store.scan(&records::segments_prefix(id)).await {
+        match self.parts.store.scan(records::segments_prefix(id)).await {
             Ok(pieces) => writes.extend(pieces.into_iter().map(|(key, _)| (key, None))),
             Err(e) => error!(task = %id, error = %e, "a finished task's segments could not be listed"),
         }
-        writes.insert(records::destination_key(id), None);
         self.commit(writes).await;
         self.tasks.remove(id);
-        self.parts.spool.forget_task(id).await;
+        if let Err(e) = self.parts.spool.forget_task(id).await {
+            warn!(task = %id, error = %e, "something of a finished task stays on the shelf");
+        }
     }
 
     fn tell_gauges(&self) {

@@ -4,9 +4,9 @@
 //! Law: one thing happens at a time; what is durable is committed before anything else is done; it never waits for
 //! the cloud.
 
-//mod actor;
+mod actor;
 
-//pub use actor::{Actor, Parts};
+pub use actor::{Actor, Parts};
 
 use crate::model::recording::{RecordingSpec, StorageKeys, Subscription};
 use crate::model::segment::LaneFile;
