@@ -106,7 +106,8 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     media::init().map_err(failed("media"))?;
 
     let state = &config.server.state_dir;
-    std::fs::create_dir_all(state).map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", state.display()) })?;
+    std::fs::create_dir_all(state)
+        .map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", state.display()) })?;
     let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
     let opened = Store::open(&config.index_dir()).map_err(failed("index"))?;
     if let Some(aside) = opened.set_aside {
@@ -128,7 +129,8 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         ice_timeout: config.ice_timeout(),
         max_sessions: config.whip.max_sessions,
     };
-    let whip = WhipServer::bind(settings, media_clock, tracks.clone(), news_in.clone()).await.map_err(failed("whip"))?;
+    let whip =
+        WhipServer::bind(settings, media_clock, tracks.clone(), news_in.clone()).await.map_err(failed("whip"))?;
     let engine = Arc::new(Engine::new(media_clock, tracks, news_in, whip.clone()));
 
     let webhook = Webhook::new(config.clone(), store.clone(), clock.clone());
@@ -147,11 +149,10 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     let (doors, rooms_cancel, work_cancel) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let rooms_task = tokio::spawn(actor.run(asks, news, fates, rooms_cancel.clone()));
-    let uploader = Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone());
-    let work_tasks = vec![
-        tokio::spawn(uploader.run(work_cancel.clone())),
-        tokio::spawn(webhook.clone().run(work_cancel.clone())),
-    ];
+    let uploader =
+        Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone());
+    let work_tasks =
+        vec![tokio::spawn(uploader.run(work_cancel.clone())), tokio::spawn(webhook.clone().run(work_cancel.clone()))];
 
     let mut door_tasks = Vec::new();
     let router = api::router(Door {

@@ -159,7 +159,8 @@ impl Actor {
             if self.stopping && self.all_left() {
                 // What is at the destination in a moment is told now rather than after the next start.
                 let until = *linger.get_or_insert_with(|| self.now().plus(LINGER));
-                if self.tasks.is_empty() || self.parts.config.recording.on_stop == OnStop::Resume || self.now() >= until {
+                if self.tasks.is_empty() || self.parts.config.recording.on_stop == OnStop::Resume || self.now() >= until
+                {
                     break;
                 }
             }
@@ -618,7 +619,6 @@ impl Actor {
         metrics::gauge!("holdfast_sessions").set(count(self.sessions.len()));
         metrics::gauge!("holdfast_tasks").set(count(tasks));
         metrics::gauge!("holdfast_tasks_draining").set(count(self.tasks.len() - tasks));
-        metrics::gauge!("holdfast_lanes").set(count(lanes));
         self.parts.health.recording(lanes > 0);
     }
 }
