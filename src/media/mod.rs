@@ -4,6 +4,9 @@
 //! not know why it records, it writes `.part` files where it is told to and says what it closed.
 //! Law: no frame leaves this folder, and sources never wait for a recording.
 
+mod mux;
+mod reorder;
+mod sdp;
 pub mod tracks;
 
 use std::path::PathBuf;
