@@ -4,10 +4,15 @@
 //! not know why it records, it writes `.part` files where it is told to and says what it closed.
 //! Law: no frame leaves this folder, and sources never wait for a recording.
 
+mod intake;
+mod keyframe;
 mod mux;
+mod peer;
 mod reorder;
 mod sdp;
+mod session;
 pub mod tracks;
+pub mod whip;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -133,6 +138,10 @@ pub enum MediaError {
     Pipeline(String),
     #[error("no {0}")]
     NoSession(&'static str),
+    #[error("UDP port {0} cannot be taken: {1}")]
+    Port(std::net::SocketAddr, #[source] std::io::Error),
+    #[error("the DTLS certificate cannot be made: {0}")]
+    Certificate(String),
 }
 
 /// The seam between deciding and GStreamer. `rooms` is tested with a fake.

@@ -30,7 +30,7 @@ pub(super) enum SdpError {
 }
 
 /// ICE user fragment and password.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Credentials {
     pub ufrag: String,
     pub pwd: String,
@@ -80,7 +80,7 @@ pub(super) struct Offer {
 }
 
 /// What the transport contributes to the answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Local {
     pub credentials: Credentials,
     pub fingerprint: String,
@@ -236,7 +236,7 @@ impl Offer {
             line(&mut out, format_args!("a=msid:publisher {}", section.kind.as_str()));
             section.describe(&mut out);
             if section.rids.is_empty() {
-                line(&mut out, format_args!("a=ssrc:{} cname:publisher", section.ssrc.unwrap_or(1)));
+                line(&mut out, format_args!("a=ssrc:{} cname:publisher", section.ssrc.unwrap_or(1 + section.kind as u32)));
             } else {
                 for rid in &section.rids {
                     line(&mut out, format_args!("a=rid:{rid} send"));
