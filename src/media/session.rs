@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::intake::{Change, Intake, Received};
 use super::mux::{Datagram, Mux, is_stun};
-use super::peer::{Peer, PeerError};
+use super::peer::Peer;
 use super::sdp::{Credentials, Fragment};
 use super::whip::{Patched, WhipError};
 use super::{LeaveReason, MediaNews};
@@ -318,9 +318,10 @@ impl Session {
         let former = std::mem::replace(&mut self.peer.offer.credentials, credentials);
         match self.peer.negotiate(Instant::now()) {
             Ok(()) => {}
-            Err(PeerError::Offer(_) | PeerError::Core(_) | PeerError::NoTransport) => {
+            Err(error) => {
+                tracing::warn!(session = self.who.session.0, %error, "ICE restart");
                 self.peer.offer.credentials = former;
-                return Err(WhipError::Internal);
+                return Err(WhipError::Internal("the restart cannot be negotiated".into()));
             }
         }
         self.mux.also(self.who.session, &self.peer.local.credentials.ufrag);

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use rtc::peer_connection::certificate::RTCCertificate;
@@ -77,7 +77,7 @@ pub enum Patched {
 pub enum WhipError {
     /// 400
     #[error("{0}")]
-    BadOffer(&'static str),
+    BadOffer(String),
     /// 406: understood, but nothing in it can be recorded
     #[error("no sound as Opus and no picture as H.264, VP8, VP9 or AV1 is offered for sending")]
     NoUsableMedia,
@@ -95,10 +95,10 @@ pub enum WhipError {
     PreconditionFailed,
     /// 400
     #[error("{0}")]
-    BadFragment(&'static str),
+    BadFragment(String),
     /// 500
-    #[error("the session could not be made")]
-    Internal,
+    #[error("{0}")]
+    Internal(String),
 }
 
 struct Entry {
@@ -118,6 +118,8 @@ struct Table {
 
 /// The WHIP endpoint's inside. Cheap to share; all calls may be dropped at any await.
 pub struct WhipServer {
+    /// For the tasks that outlive a call.
+    me: Weak<WhipServer>,
     mux: Arc<Mux>,
     settings: WhipSettings,
     clock: MediaClock,
@@ -141,8 +143,8 @@ impl Drop for Place<'_> {
 }
 
 impl WhipServer {
-    /// Takes the UDP port and makes the DTLS certificate that all sessions show. Needs a tokio runtime.
-    pub fn bind(
+    /// Takes the UDP port and makes the DTLS certificate that all sessions show. 
+    pub async fn bind(
         settings: WhipSettings,
         clock: MediaClock,
         tracks: Tracks,
@@ -159,7 +161,8 @@ impl WhipServer {
                 () = closed.cancelled() => {}
             }
         });
-        Ok(Arc::new(WhipServer {
+        Ok(Arc::new_cyclic(|me| WhipServer {
+            me: me.clone(),
             mux,
             settings,
             clock,
@@ -188,14 +191,14 @@ impl WhipServer {
     }
 
     /// Answers an offer. The session is unannounced until it connects, and forgotten if it does not within 30 s.
-    pub async fn publish(self: &Arc<Self>, order: PublishOrder) -> Result<Published, WhipError> {
-        let server = Arc::clone(self);
+    pub async fn publish(&self, order: PublishOrder) -> Result<Published, WhipError> {
+        let server = self.me.upgrade().expect("it lives while it is called");
         // In a task of its own: a caller who goes away leaves no half-made session, and what strangers' offers do
         // to the WebRTC core stays there.
         let made = tokio::task::spawn_blocking(move || server.make(order));
         made.await.unwrap_or_else(|fault| {
             tracing::error!(%fault, "an offer broke its negotiation");
-            Err(WhipError::Internal)
+            Err(WhipError::Internal("the offer cannot be answered".into()))
         })
     }
 
@@ -213,7 +216,7 @@ impl WhipServer {
             PeerError::Offer(error) => WhipError::from(error),
             error => {
                 tracing::warn!(room = %order.room, user = %order.user, %error, "offer refused");
-                WhipError::BadOffer("the offer cannot be answered")
+                WhipError::BadOffer("the offer cannot be answered".into())
             }
         })?;
 
@@ -295,8 +298,8 @@ impl WhipServer {
     pub async fn patch(&self, resource: &str, if_match: Option<&str>, fragment: &str) -> Result<Patched, WhipError> {
         let commands = self.commands(resource)?;
         let fragment = Fragment::parse(fragment).map_err(|error| match error {
-            SdpError::Bad(why) => WhipError::BadFragment(why),
-            SdpError::NoUsableMedia => WhipError::BadFragment("the fragment is malformed"),
+            SdpError::Bad(why) => WhipError::BadFragment(why.into()),
+            SdpError::NoUsableMedia => WhipError::BadFragment("the fragment is malformed".into()),
         })?;
         let (reply, answer) = oneshot::channel();
         let if_match = if_match.map(str::to_owned);
@@ -361,7 +364,7 @@ impl Drop for WhipServer {
 impl From<SdpError> for WhipError {
     fn from(error: SdpError) -> WhipError {
         match error {
-            SdpError::Bad(why) => WhipError::BadOffer(why),
+            SdpError::Bad(why) => WhipError::BadOffer(why.into()),
             SdpError::NoUsableMedia => WhipError::NoUsableMedia,
         }
     }
