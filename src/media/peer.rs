@@ -98,8 +98,9 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Tap {
     fn handle_write(&mut self, msg: TaggedPacket) -> Result<(), Error> {
         if let Packet::Rtcp(packets) = &msg.message.packet {
             for packet in packets {
-                if let Some(nack) =
-                    packet.as_any().downcast_ref::<rtcp::transport_feedbacks::transport_layer_nack::TransportLayerNack>()
+                if let Some(nack) = packet
+                    .as_any()
+                    .downcast_ref::<rtcp::transport_feedbacks::transport_layer_nack::TransportLayerNack>()
                 {
                     let asked: usize = nack.nacks.iter().map(|pair| pair.packet_list().len()).sum();
                     look(&self.seen).nacked += asked as u64;

@@ -65,7 +65,12 @@ pub(super) struct Section {
 enum Place {
     Taken(Section),
     /// `m=` line without its port, for the refusal, and its mid.
-    Refused { kind: String, protocol: String, formats: String, mid: Option<String> },
+    Refused {
+        kind: String,
+        protocol: String,
+        formats: String,
+        mid: Option<String>,
+    },
 }
 
 /// An offer, understood.
@@ -173,9 +178,8 @@ impl Offer {
             places.push(place);
         }
         let Some(first) = transport else { return Err(SdpError::NoUsableMedia) };
-        let value = |name: &str| {
-            attribute(first.iter().copied(), name).or_else(|| attribute(session.iter().copied(), name))
-        };
+        let value =
+            |name: &str| attribute(first.iter().copied(), name).or_else(|| attribute(session.iter().copied(), name));
         let fingerprint = value("fingerprint").ok_or(SdpError::Bad("fingerprint is missing: DTLS is required"))?;
         let well_formed = fingerprint.split_once(' ').is_some_and(|(hash, hex)| {
             token(hash) && hex.len() <= 200 && hex.bytes().all(|b| b.is_ascii_hexdigit() || b == b':')
@@ -236,7 +240,10 @@ impl Offer {
             line(&mut out, format_args!("a=msid:publisher {}", section.kind.as_str()));
             section.describe(&mut out);
             if section.rids.is_empty() {
-                line(&mut out, format_args!("a=ssrc:{} cname:publisher", section.ssrc.unwrap_or(1 + section.kind as u32)));
+                line(
+                    &mut out,
+                    format_args!("a=ssrc:{} cname:publisher", section.ssrc.unwrap_or(1 + section.kind as u32)),
+                );
             } else {
                 for rid in &section.rids {
                     line(&mut out, format_args!("a=rid:{rid} send"));
@@ -424,14 +431,7 @@ fn read_section(section: &[&str], index: usize) -> Result<Place, SdpError> {
     let ssrc = lines()
         .filter_map(|line| line.strip_prefix("a=ssrc:")?.split_ascii_whitespace().next()?.parse::<u32>().ok())
         .next();
-    Ok(Place::Taken(Section {
-        kind,
-        mid,
-        codecs,
-        extensions,
-        ssrc,
-        rids: if simulcast { rids } else { Vec::new() },
-    }))
+    Ok(Place::Taken(Section { kind, mid, codecs, extensions, ssrc, rids: if simulcast { rids } else { Vec::new() } }))
 }
 
 /// One format of a section, with its rank: the lower, the better for a recorder. H.264 is written as it is; what
@@ -457,7 +457,10 @@ fn read_codec(section: &[&str], kind: TrackKind, format: &str) -> Option<(u8, Of
     let name = encoding.next()?.to_ascii_lowercase();
     let rate = encoding.next()?;
     let parameter = |key: &str| {
-        fmtp.split(';').filter_map(|pair| pair.trim().split_once('=')).find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v)
+        fmtp.split(';')
+            .filter_map(|pair| pair.trim().split_once('='))
+            .find(|(k, _)| k.eq_ignore_ascii_case(key))
+            .map(|(_, v)| v)
     };
     let (codec, rank) = match (kind, name.as_str(), rate) {
         (TrackKind::Audio, "opus", "48000") => (Codec::Opus, 0),

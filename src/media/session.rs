@@ -32,9 +32,15 @@ const MOST_LEARNT: u32 = 16;
 
 /// What the table of sessions asks of a session.
 pub(super) enum Command {
-    Patch { if_match: Option<String>, fragment: Fragment, reply: oneshot::Sender<Result<Patched, WhipError>> },
+    Patch {
+        if_match: Option<String>,
+        fragment: Fragment,
+        reply: oneshot::Sender<Result<Patched, WhipError>>,
+    },
     /// DELETE
-    Leave { done: oneshot::Sender<()> },
+    Leave {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Whose session it is.
@@ -295,7 +301,11 @@ impl Session {
     fn send(&mut self, course: &Course) {
         while let Some(out) = self.peer.core.poll_write() {
             // Checks go where ICE wants them; the rest goes where media comes from.
-            let to = if is_stun(&out.message) { out.transport.peer_addr } else { course.source.unwrap_or(out.transport.peer_addr) };
+            let to = if is_stun(&out.message) {
+                out.transport.peer_addr
+            } else {
+                course.source.unwrap_or(out.transport.peer_addr)
+            };
             self.mux.send(to, &out.message);
         }
     }

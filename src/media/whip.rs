@@ -20,7 +20,7 @@ use super::peer::{Peer, PeerError};
 use super::sdp::{Fragment, Offer, SdpError};
 use super::session::{Command, Presence, Session, Who};
 use super::tracks::Tracks;
-use super::{LeaveReason, MediaClock, MediaError, MediaNews};
+use super::{LeaveReason, MediaClock, MediaError, MediaNews, Sessions};
 use crate::model::{MediaId, RoomKey, SessionId, UserId};
 
 /// Commands that wait for one session; a publisher trickles a candidate at a time.
@@ -143,7 +143,7 @@ impl Drop for Place<'_> {
 }
 
 impl WhipServer {
-    /// Takes the UDP port and makes the DTLS certificate that all sessions show. 
+    /// Takes the UDP port and makes the DTLS certificate that all sessions show.
     pub async fn bind(
         settings: WhipSettings,
         clock: MediaClock,
@@ -355,6 +355,12 @@ impl WhipServer {
     }
 }
 
+impl Sessions for WhipServer {
+    fn close_session(&self, session: SessionId) {
+        WhipServer::close_session(self, session);
+    }
+}
+
 impl Drop for WhipServer {
     fn drop(&mut self) {
         self.port.cancel();
@@ -377,7 +383,9 @@ fn interface_addresses(ipv6: bool) -> Vec<IpAddr> {
         IpAddr::V6(ip) => ipv6 && (ip.segments()[0] & 0xffc0) != 0xfe80 && !ip.is_unspecified(),
     };
     let mut all: Vec<IpAddr> = match rtc::shared::ifaces::ifaces() {
-        Ok(interfaces) => interfaces.into_iter().filter_map(|face| face.addr.map(|addr| addr.ip())).filter(usable).collect(),
+        Ok(interfaces) => {
+            interfaces.into_iter().filter_map(|face| face.addr.map(|addr| addr.ip())).filter(usable).collect()
+        }
         Err(error) => {
             tracing::warn!(%error, "the box's addresses cannot be read");
             Vec::new()
@@ -399,8 +407,7 @@ fn new_etag() -> String {
 
 fn certificate() -> Result<RTCCertificate, String> {
     let provider = rtc::crypto::default_provider().map_err(|error| error.to_string())?;
-    let parameters =
-        rcgen::CertificateParams::new(vec!["holdfast".to_owned()]).map_err(|error| error.to_string())?;
+    let parameters = rcgen::CertificateParams::new(vec!["holdfast".to_owned()]).map_err(|error| error.to_string())?;
     let scheme = rtc::crypto::SignatureScheme::EcdsaP256Sha256;
     RTCCertificate::generate(provider.crypto(), scheme, parameters).map_err(|error| error.to_string())
 }

@@ -278,7 +278,12 @@ mod tests {
 
     /// Runs for `seconds`; gives for each second from `settled` on the error of sound and of picture against the
     /// truth, nanoseconds.
-    fn run(mut p: Publisher, seconds: i128, settled: i128, mut each: impl FnMut(&mut Publisher, i128)) -> Vec<(i128, i128)> {
+    fn run(
+        mut p: Publisher,
+        seconds: i128,
+        settled: i128,
+        mut each: impl FnMut(&mut Publisher, i128),
+    ) -> Vec<(i128, i128)> {
         let mut session = SessionClock::default();
         let (audio, video) = (session.add_track(48_000), session.add_track(90_000));
         let start = 5 * NANOS;
