@@ -31,7 +31,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("gstreamer", &["media/"]),
     ("gstreamer_app", &["media/"]),
     ("webrtc", &["media/whip", "media/mux", "media/publish"]),
-    ("rtc", &["media/whip", "media/mux", "media/publish"]),
+    ("rtc", &["media/whip", "media/session", "media/peer", "media/publish"]),
     ("axum", &["api/"]),
     ("axum_server", &["api/"]),
     ("tower_http", &["api/"]),

@@ -7,13 +7,21 @@
 mod chain;
 pub mod engine;
 mod inbox;
+mod intake;
+mod keyframe;
+mod mux;
 mod pace;
+mod peer;
 mod picture;
+mod reorder;
+mod sdp;
 mod segmenter;
+mod session;
 mod single;
 mod sound;
 pub mod tracks;
 mod ts;
+pub mod whip;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -146,6 +154,10 @@ pub enum MediaError {
     Pipeline(String),
     #[error("no {0}")]
     NoSession(&'static str),
+    #[error("UDP port {0} cannot be taken: {1}")]
+    Port(std::net::SocketAddr, #[source] std::io::Error),
+    #[error("the DTLS certificate cannot be made: {0}")]
+    Certificate(String),
 }
 
 /// The seam between deciding and GStreamer. `rooms` is tested with a fake.
