@@ -5,6 +5,7 @@
 //! Law: no frame leaves this folder, and sources never wait for a recording.
 
 pub mod tracks;
+pub mod whip;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
