@@ -32,16 +32,16 @@ const HOMES: &[(&str, &[&str])] = &[
     ("gstreamer_app", &["media/"]),
     ("webrtc", &["media/whip", "media/mux", "media/publish"]),
     ("rtc", &["media/whip", "media/session", "media/peer", "media/publish"]),
-    ("axum", &["api/"]),
+    ("axum", &["api/", "demo.rs"]),
     ("axum_server", &["api/"]),
     ("tower_http", &["api/"]),
     ("aws_sdk_s3", &["upload/"]),
     ("aws_smithy_http_client", &["upload/"]),
     ("aws_smithy_types", &["upload/"]),
     ("aws_smithy_runtime_api", &["upload/"]),
-    ("clap", &["main.rs"]),
-    ("tracing_subscriber", &["main.rs", "app.rs"]),
-    ("tracing_journald", &["main.rs", "app.rs"]),
+    ("clap", &["main.rs", "app.rs", "demo.rs"]),
+    ("tracing_subscriber", &["main.rs"]),
+    ("tracing_journald", &["main.rs"]),
 ];
 
 /// What makes `model` depend on something else than its arguments.
