@@ -13,6 +13,7 @@ pub mod room;
 pub mod rtp_time;
 pub mod segment;
 pub mod signature;
+pub mod task;
 
 use std::fmt;
 

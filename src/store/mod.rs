@@ -1,1 +1,399 @@
-//! The memory.
+//! The memory of the box: an index of small records that outlasts power cuts.
+//!
+//! Owns: the sled database, on one plain thread named `store`; durability. Must not touch: media files, the meaning of
+//! records ([`records`] has their shapes, their owners the rest).
+//! Law: when [`Store::commit`] returns `Ok`, the whole batch is on the disk; when it returns an error, nobody knows.
+//! The index is never the truth about files: a broken one is set aside, and recovery makes a new one from the shelf.
+//!
+//! Why one thread: sled 0.34 loses what was not flushed, its async flush is reported to deadlock and so are many
+//! callers at once. The thread takes what waits (up to 64 requests), applies it as one batch, flushes once, and
+//! answers all. It opens without panicking only on a healthy folder, so opening is fenced by `catch_unwind`.
+
+pub mod records;
+pub mod seal;
+
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests that may wait for the thread; more of them wait for a place.
+const QUEUE: usize = 256;
+/// Requests answered with one flush.
+const GROUP: usize = 64;
+/// Records are small and read rarely.
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("another process holds the index {0}")]
+    Held(PathBuf),
+    #[error("the index {path} does not open: {why}")]
+    Open { path: PathBuf, why: String },
+    #[error("the index answers: {0}")]
+    Database(String),
+    #[error("the index has stopped")]
+    Stopped,
+    #[error("the record {key} cannot be read: {why}")]
+    Record { key: String, why: String },
+}
+
+/// Changes that are made together or not at all. Later ones win over earlier ones of the same key.
+#[derive(Debug, Clone, Default)]
+pub struct Batch(Vec<(String, Option<Vec<u8>>)>);
+
+impl Batch {
+    pub fn new() -> Batch {
+        Batch::default()
+    }
+
+    #[must_use]
+    pub fn put(mut self, key: impl Into<String>, value: Vec<u8>) -> Batch {
+        self.0.push((key.into(), Some(value)));
+        self
+    }
+
+    #[must_use]
+    pub fn delete(mut self, key: impl Into<String>) -> Batch {
+        self.0.push((key.into(), None));
+        self
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+type Records = Vec<(String, Vec<u8>)>;
+
+enum Request {
+    Commit(Batch, oneshot::Sender<Result<(), Error>>),
+    Get(String, oneshot::Sender<Result<Option<Vec<u8>>, Error>>),
+    Scan(String, oneshot::Sender<Result<Records, Error>>),
+    Ping(oneshot::Sender<Result<(), Error>>),
+    Close(oneshot::Sender<Result<(), Error>>),
+}
+
+/// The line to the thread. Cloned freely; if the thread is gone every call answers [`Error::Stopped`].
+#[derive(Debug, Clone)]
+pub struct Store {
+    to: mpsc::Sender<Request>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// An open index.
+#[derive(Debug)]
+pub struct Opened {
+    pub store: Store,
+    /// Where the index that did not open lies now; `None` when all was well. Recovery has to make up for it.
+    pub set_aside: Option<PathBuf>,
+}
+
+impl Store {
+    /// Opens the index in `dir`, or makes it. Blocks: for the start of the process.
+    ///
+    /// One that does not open (an error, or a panic inside sled) is moved to `<dir>.bad-<n>` and a fresh one is made.
+    /// One that another process holds is left alone and refused.
+    pub fn open(dir: &Path) -> Result<Opened, Error> {
+        let parent = dir.parent().unwrap_or(Path::new("."));
+        let failed = |why: String| Error::Open { path: dir.to_owned(), why };
+        std::fs::create_dir_all(parent).map_err(|e| failed(e.to_string()))?;
+
+        // held beside the folder, not in it: the folder may be moved aside while it is held
+        let lock = File::create(dir.with_extension("lock")).map_err(|e| failed(e.to_string()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Err(Error::Held(dir.to_owned())),
+            Err(std::fs::TryLockError::Error(e)) => return Err(failed(e.to_string())),
+        }
+
+        let (db, set_aside) = match open_fenced(dir) {
+            Ok(db) => (db, None),
+            Err(why) => {
+                let bad = free_name(dir);
+                tracing::error!(index = %dir.display(), aside = %bad.display(), why, "the index does not open: set aside");
+                metrics::counter!("holdfast_index_set_aside_total").increment(1);
+                std::fs::rename(dir, &bad).map_err(|e| failed(format!("{why}; and it cannot be set aside: {e}")))?;
+                match open_fenced(dir) {
+                    Ok(db) => (db, Some(bad)),
+                    Err(again) => {
+                        // no fault of the folder's (a full disk, say): what was there is still the best there is
+                        let _ = std::fs::remove_dir_all(dir);
+                        let _ = std::fs::rename(&bad, dir);
+                        return Err(failed(format!("{why}; nor does a fresh one: {again}")));
+                    }
+                }
+            }
+        };
+
+        let (to, from) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || serve(db, lock, from))
+            .map_err(|e| failed(e.to_string()))?;
+        Ok(Opened { store: Store { to, thread: Arc::new(Mutex::new(Some(thread))) }, set_aside })
+    }
+
+    /// Makes all changes of the batch durable, as one.
+    pub async fn commit(&self, batch: Batch) -> Result<(), Error> {
+        self.ask(|reply| Request::Commit(batch, reply)).await
+    }
+
+    /// [`Store::commit`] for a plain thread; panics on a thread of the async runtime.
+    pub fn commit_blocking(&self, batch: Batch) -> Result<(), Error> {
+        self.ask_blocking(|reply| Request::Commit(batch, reply))
+    }
+
+    pub async fn get(&self, key: impl Into<String>) -> Result<Option<Vec<u8>>, Error> {
+        let key = key.into();
+        self.ask(|reply| Request::Get(key, reply)).await
+    }
+
+    pub fn get_blocking(&self, key: impl Into<String>) -> Result<Option<Vec<u8>>, Error> {
+        let key = key.into();
+        self.ask_blocking(|reply| Request::Get(key, reply))
+    }
+
+    /// All records whose key begins with `prefix`, in the order of their keys.
+    pub async fn scan(&self, prefix: impl Into<String>) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let prefix = prefix.into();
+        self.ask(|reply| Request::Scan(prefix, reply)).await
+    }
+
+    pub fn scan_blocking(&self, prefix: impl Into<String>) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let prefix = prefix.into();
+        self.ask_blocking(|reply| Request::Scan(prefix, reply))
+    }
+
+    /// Answers when the thread turns its loop.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.ask(Request::Ping).await
+    }
+
+    /// Flushes, closes the database and ends the thread. Calls of other holders answer [`Error::Stopped`] from then on.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.ask(Request::Close).await?;
+        let thread = self.thread.lock().expect("nothing panics while it holds this lock").take();
+        if let Some(thread) = thread {
+            // the answer is the last thing it does before it drops the database
+            tokio::task::spawn_blocking(move || thread.join()).await.ok();
+        }
+        Ok(())
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.to.send(make(reply)).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    fn ask_blocking<T>(&self, make: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.to.blocking_send(make(reply)).map_err(|_| Error::Stopped)?;
+        answer.blocking_recv().map_err(|_| Error::Stopped)?
+    }
+}
+
+/// The life of the thread. The lock is held until the database is closed.
+fn serve(db: sled::Db, lock: File, mut from: mpsc::Receiver<Request>) {
+    let mut closing = None;
+    while closing.is_none() {
+        let Some(first) = from.blocking_recv() else { break };
+        let mut group = vec![first];
+        while group.len() < GROUP
+            && let Ok(next) = from.try_recv()
+        {
+            group.push(next);
+        }
+
+        let (mut changes, mut committed, mut asked) = (sled::Batch::default(), Vec::new(), Vec::new());
+        for request in group {
+            let Request::Commit(batch, reply) = request else {
+                asked.push(request);
+                continue;
+            };
+            for (key, value) in batch.0 {
+                match value {
+                    Some(value) => changes.insert(key.into_bytes(), value),
+                    None => changes.remove(key.into_bytes()),
+                }
+            }
+            committed.push(reply);
+        }
+
+        if !committed.is_empty() {
+            let outcome = db.apply_batch(changes).and_then(|()| db.flush().map(|_| ()));
+            if let Err(e) = &outcome {
+                tracing::error!(error = %e, commits = committed.len(), "the index does not take a commit");
+                metrics::counter!("holdfast_index_errors_total").increment(1);
+            }
+            metrics::counter!("holdfast_index_commits_total").increment(committed.len() as u64);
+            for reply in committed {
+                let _ = reply.send(outcome.clone().map_err(|e| Error::Database(e.to_string())));
+            }
+        }
+        for request in asked {
+            match request {
+                Request::Get(key, reply) => {
+                    let found = db.get(key.as_bytes()).map(|value| value.map(|bytes| bytes.to_vec()));
+                    let _ = reply.send(found.map_err(|e| Error::Database(e.to_string())));
+                }
+                Request::Scan(prefix, reply) => {
+                    let _ = reply.send(scan(&db, &prefix).map_err(|e| Error::Database(e.to_string())));
+                }
+                Request::Ping(reply) => {
+                    let _ = reply.send(Ok(()));
+                }
+                Request::Close(reply) => closing = Some(reply),
+                Request::Commit(..) => unreachable!("commits were taken out above"),
+            }
+        }
+    }
+
+    from.close();
+    let flushed = db.flush().map(|_| ()).map_err(|e| Error::Database(e.to_string()));
+    drop(db);
+    drop(lock);
+    // what still waits is dropped with its channel and answers `Stopped`
+    if let Some(reply) = closing {
+        let _ = reply.send(flushed);
+    }
+}
+
+fn scan(db: &sled::Db, prefix: &str) -> sled::Result<Records> {
+    db.scan_prefix(prefix.as_bytes())
+        .map(|record| record.map(|(key, value)| (String::from_utf8_lossy(&key).into_owned(), value.to_vec())))
+        .collect()
+}
+
+/// Opens, and reads every record once: a torn page shows at the first touch, and it should show here.
+fn open_fenced(dir: &Path) -> Result<sled::Db, String> {
+    let open = || -> Result<sled::Db, String> {
+        let db = sled::Config::new()
+            .path(dir)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .open()
+            .map_err(|e| e.to_string())?;
+        for record in db.iter() {
+            record.map_err(|e| e.to_string())?;
+        }
+        Ok(db)
+    };
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| {
+        let why = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        Err(format!("panic: {}", why.or_else(|| panic.downcast_ref().cloned()).unwrap_or_default()))
+    })
+}
+
+fn free_name(dir: &Path) -> PathBuf {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    (1u32..)
+        .map(|n| dir.with_file_name(format!("{name}.bad-{n}")))
+        .find(|path| !path.exists())
+        .expect("no folder has four thousand million neighbours")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dir: &Path) -> Store {
+        let opened = Store::open(&dir.join("index")).unwrap();
+        assert_eq!(opened.set_aside, None);
+        opened.store
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let batch = Batch::new().put("task/b", b"2".to_vec()).put("task/a", b"1".to_vec()).put("out/x", b"3".to_vec());
+        store.commit(batch).await.unwrap();
+        store.commit(Batch::new().delete("out/x").put("task/c", vec![]).put("task/c", b"4".to_vec())).await.unwrap();
+        store.close().await.unwrap();
+        assert!(matches!(store.get("task/a").await, Err(Error::Stopped)));
+
+        let store = open(dir.path());
+        let tasks = store.scan("task/").await.unwrap();
+        let expected = [("task/a", "1"), ("task/b", "2"), ("task/c", "4")].map(|(k, v)| (k.into(), v.into()));
+        assert_eq!(tasks, expected);
+        assert_eq!(store.get("out/x").await.unwrap(), None);
+        assert_eq!(store.get("task/b").await.unwrap().as_deref(), Some(&b"2"[..]));
+        store.ping().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_callers_are_answered_in_groups() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let mut callers = tokio::task::JoinSet::new();
+        for n in 0..500u32 {
+            let store = store.clone();
+            callers.spawn(async move { store.commit(Batch::new().put(format!("n/{n:05}"), vec![1])).await });
+        }
+        while let Some(done) = callers.join_next().await {
+            done.unwrap().unwrap();
+        }
+        let seen = store.scan("n/").await.unwrap();
+        assert_eq!(seen.len(), 500);
+        assert!(seen.is_sorted());
+        store.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_second_holder_is_refused_and_harms_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        store.commit(Batch::new().put("a", vec![1])).await.unwrap();
+        assert!(matches!(Store::open(&dir.path().join("index")), Err(Error::Held(_))));
+        assert_eq!(store.get("a").await.unwrap(), Some(vec![1]));
+        store.close().await.unwrap();
+        open(dir.path()).close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_broken_index_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 1..=2 {
+            let index = dir.path().join("index");
+            let _ = std::fs::remove_dir_all(&index);
+            std::fs::create_dir(&index).unwrap();
+            std::fs::write(index.join("conf"), b"this is no configuration of sled's").unwrap();
+            let opened = Store::open(&index).unwrap();
+            assert_eq!(opened.set_aside, Some(dir.path().join(format!("index.bad-{n}"))));
+            opened.store.commit(Batch::new().put("a", vec![1])).await.unwrap();
+            opened.store.close().await.unwrap();
+        }
+    }
+
+    /// Torn pages: sled either opens with what it can read, or it errs or panics and is set aside; never more.
+    #[tokio::test]
+    async fn torn_pages_never_stop_the_box() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join("index");
+        let store = open(dir.path());
+        for n in 0..20u32 {
+            let batch = (0..100).fold(Batch::new(), |b, m| b.put(format!("k/{n}/{m}"), vec![7; 500]));
+            store.commit(batch).await.unwrap();
+        }
+        store.close().await.unwrap();
+        let whole = std::fs::read(index.join("db")).unwrap();
+        for eighth in 1..8 {
+            let mut torn = whole.clone();
+            let at = whole.len() * eighth / 8;
+            torn[at..at + 64].fill(0);
+            let _ = std::fs::remove_dir_all(&index);
+            std::fs::create_dir(&index).unwrap();
+            std::fs::write(index.join("db"), &torn).unwrap();
+            let opened = Store::open(&index).unwrap();
+            opened.store.commit(Batch::new().put("after", vec![1])).await.unwrap();
+            assert_eq!(opened.store.get("after").await.unwrap(), Some(vec![1]));
+            opened.store.close().await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What can be saved of a transport stream whose writer died.
+//!
+//! Owns: finding the last whole packet, a keyframe and the length in time. Must not touch: where the file lies.
+//! Law: what it calls usable begins with whole 188-byte packets and can be decoded from some frame on.
+//! Sources: ISO/IEC 13818-1 §2.4.3.2 (packet), §2.4.3.4 (adaptation field), §2.4.3.6 (PES header).
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::time::Duration;
+
+const PACKET: usize = 188;
+const SYNC: u8 = 0x47;
+/// PTS count at 90 kHz in 33 bits.
+const PTS_WRAP: i64 = 1 << 33;
+/// Length of a lone frame, when there is no second one to measure by.
+const LONE_FRAME: Duration = Duration::from_millis(40);
+
+/// The usable part of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usable {
+    /// Whole packets from the beginning; what follows is torn.
+    pub bytes: u64,
+    pub duration: Duration,
+}
+
+/// Presentation times of one elementary stream.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    video: bool,
+    first: i64,
+    /// Relative to `first`.
+    earliest: i64,
+    latest: i64,
+    count: i64,
+}
+
+/// Reads a transport stream to its end or to the first byte that is none. `None`: it holds nothing that plays: no
+/// keyframe where `wants_picture`, no frame at all otherwise.
+pub fn examine(mut from: impl Read, wants_picture: bool) -> io::Result<Option<Usable>> {
+    let mut packet = [0; PACKET];
+    let (mut bytes, mut keyframe) = (0, false);
+    let mut streams = BTreeMap::<u16, Times>::new();
+    while read_whole(&mut from, &mut packet)? && packet[0] == SYNC {
+        bytes += PACKET as u64;
+        let pid = u16::from_be_bytes([packet[1], packet[2]]) & 0x1fff;
+        let Some((video, pts)) = pes_start(&packet) else { continue };
+        keyframe |= video && random_access(&packet);
+        let times = streams.entry(pid).or_insert(Times { video, first: pts, earliest: 0, latest: 0, count: 0 });
+        let after_first = (pts - times.first + PTS_WRAP + PTS_WRAP / 2) % PTS_WRAP - PTS_WRAP / 2;
+        times.earliest = times.earliest.min(after_first);
+        times.latest = times.latest.max(after_first);
+        times.count += 1;
+    }
+
+    let measured = streams.values().find(|times| times.video).or(streams.values().next());
+    let Some(times) = measured.filter(|_| keyframe || !wants_picture) else { return Ok(None) };
+    let span = u64::try_from(times.latest - times.earliest).unwrap_or(0);
+    // the last frame lasts as long as the others did
+    let span = Duration::from_micros(span * 100 / 9);
+    let frame = if times.count > 1 { span / u32::try_from(times.count - 1).unwrap_or(u32::MAX) } else { LONE_FRAME };
+    Ok(Some(Usable { bytes, duration: span + frame }))
+}
+
+/// `false` at the end of the file, also when the last packet is not whole.
+fn read_whole(from: &mut impl Read, packet: &mut [u8; PACKET]) -> io::Result<bool> {
+    match from.read_exact(packet) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Kind and PTS of the sound or picture whose PES packet begins here.
+fn pes_start(packet: &[u8; PACKET]) -> Option<(bool, i64)> {
+    let (payload_start, has_payload) = (packet[1] & 0x40 != 0, packet[3] & 0x10 != 0);
+    if !payload_start || !has_payload {
+        return None;
+    }
+    let skipped = if packet[3] & 0x20 != 0 { 1 + usize::from(packet[4]) } else { 0 };
+    let pes = packet.get(4 + skipped..)?;
+    let [0, 0, 1, stream_id, _, _, _, flags, _, pts @ ..] = pes else { return None };
+    let video = match stream_id {
+        0xe0..=0xef => true,
+        // sound, and private streams, which hold Opus
+        0xc0..=0xdf | 0xbd => false,
+        _ => return None,
+    };
+    let [a, b, c, d, e, ..] = pts else { return None };
+    if flags & 0x80 == 0 {
+        return None;
+    }
+    let bits = |byte: &u8, mask: u8, shift: u32| (i64::from(byte & mask) >> 1) << shift;
+    let pts = bits(a, 0x0e, 30) | i64::from(*b) << 22 | bits(c, 0xfe, 15) | i64::from(*d) << 7 | bits(e, 0xfe, 0);
+    Some((video, pts))
+}
+
+fn random_access(packet: &[u8; PACKET]) -> bool {
+    packet[3] & 0x20 != 0 && packet[4] > 0 && packet[5] & 0x40 != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn packet(pid: u16, stream_id: u8, pts: i64, keyframe: bool) -> Vec<u8> {
+        let mut packet = vec![0xff; PACKET];
+        packet[..6].copy_from_slice(&[
+            SYNC,
+            0x40 | (pid >> 8) as u8,
+            pid as u8,
+            0x30,
+            1,
+            if keyframe { 0x40 } else { 0 },
+        ]);
+        packet[6..15].copy_from_slice(&[0, 0, 1, stream_id, 0, 0, 0x80, 0x80, 5]);
+        packet[15] = 0x21 | ((pts >> 29) & 0x0e) as u8;
+        packet[16] = (pts >> 22) as u8;
+        packet[17] = (pts >> 14) as u8 | 1;
+        packet[18] = (pts >> 7) as u8;
+        packet[19] = (pts << 1) as u8 | 1;
+        packet
+    }
+
+    #[test]
+    fn a_torn_end_is_cut_and_the_length_counts_the_last_frame() {
+        let mut file: Vec<u8> = (0..3).flat_map(|n| packet(64, 0xe0, 900_000 + n * 3_000, n == 0)).collect();
+        let whole = file.len() as u64;
+        file.extend_from_slice(&[SYNC; 100]);
+        let usable = examine(&file[..], true).unwrap().unwrap();
+        assert_eq!(usable.bytes, whole);
+        assert_eq!(usable.duration.as_millis(), 99);
+
+        // zeros where the disk had not yet written
+        file.truncate(whole as usize);
+        file.extend_from_slice(&[0; 4096]);
+        assert_eq!(examine(&file[..], true).unwrap(), Some(usable));
+    }
+
+    #[test]
+    fn the_clock_may_turn_over() {
+        let file: Vec<u8> =
+            (0..4).flat_map(|n| packet(64, 0xe0, (PTS_WRAP - 3_000 + n * 3_000) % PTS_WRAP, n == 0)).collect();
+        assert_eq!(examine(&file[..], true).unwrap().unwrap().duration.as_millis(), 133);
+    }
+
+    #[test]
+    fn a_picture_needs_a_keyframe_and_sound_does_not() {
+        let video: Vec<u8> = (0..3).flat_map(|n| packet(64, 0xe0, n * 3_000, false)).collect();
+        assert_eq!(examine(&video[..], true).unwrap(), None);
+        let sound: Vec<u8> = (0..3).flat_map(|n| packet(65, 0xc0, n * 1_920, false)).collect();
+        assert_eq!(examine(&sound[..], false).unwrap().unwrap().duration.as_millis(), 63);
+        assert_eq!(examine(&sound[..], true).unwrap(), None);
+        assert_eq!(examine(&[][..], false).unwrap(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..2000), pid in 0..8191u16) {
+            let mut file = packet(pid, 0xe0, 0, true);
+            file.extend(bytes.chunks(PACKET - 1).flat_map(|chunk| [&[SYNC], chunk].concat()));
+            let usable = examine(&file[..], true).unwrap().unwrap();
+            prop_assert_eq!(usable.bytes % PACKET as u64, 0);
+        }
+    }
+}
