@@ -22,17 +22,13 @@ const ACTIONS: [&str; 8] = [
     "DismissRoomByStrRoomId",
 ];
 
-fn real_clock() -> Timestamp {
-    Timestamp(i64::try_from(time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000).expect("this millennium"))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_sdk_speaks_with_the_box() {
     let python = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
     assert!(python.exists(), "{} is missing: run scripts/setup", python.display());
     let limits = Limits { requests_per_second: 20, ..Limits::default() };
     let config = Config { limits, ..door::config() };
-    let bench = Bench::with_clock(config, Arc::new(Mutex::new(Timestamp(0))), Arc::new(real_clock));
+    let bench = Bench::with_clock(config, Arc::new(Mutex::new(Timestamp(0))), holdfast::app::wall_clock());
     let cancel = CancellationToken::new();
     let any = "127.0.0.1:0".parse().unwrap();
     let (addr, _serving) = holdfast::api::serve_http(any, bench.router.clone(), cancel.clone()).await.unwrap();

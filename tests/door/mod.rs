@@ -38,7 +38,7 @@ pub const NOW: i64 = 1795343500;
 /// What the actor was asked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Heard {
-    Create { spec: RecordingSpec, keys: StorageKeys, user_sig: Secret },
+    Create { spec: Box<RecordingSpec>, keys: StorageKeys, user_sig: Secret },
     Describe { app: SdkAppId, task: TaskId },
     Modify { app: SdkAppId, task: TaskId, subscription: Subscription },
     Delete { app: SdkAppId, task: TaskId },
@@ -148,7 +148,7 @@ async fn actor(mut asks: mpsc::Receiver<Ask>, heard: Arc<Mutex<Vec<Heard>>>, fai
         let note = |what: Heard| heard.lock().unwrap().push(what);
         match ask {
             Ask::Create { spec, keys, user_sig, reply } => {
-                note(Heard::Create { spec: *spec, keys, user_sig });
+                note(Heard::Create { spec, keys, user_sig });
                 answer(reply, failure, task());
             }
             Ask::Describe { app, task, reply } => {
