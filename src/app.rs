@@ -1,1 +1,358 @@
-//! Puts the parts together.
+//! Builds every part, wires the channels, and knows the order of start and stop.
+//!
+//! Owns: construction; the only reading of the system clock. Must not touch: rules.
+//! Law: the door opens last and closes first; each stage of a stop is bounded, and the backlog is not waited for.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::api::{self, Door, tls};
+use crate::config::Config;
+use crate::health::Reporter;
+use crate::media::engine::Engine;
+use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
+use crate::media::tracks::Tracks;
+use crate::media::whip::{WhipServer, WhipSettings};
+use crate::media::{self, MediaClock};
+use crate::model::{Secret, Timestamp, WallClock};
+use crate::rooms::{Actor, Parts, Rooms};
+use crate::spool::Spool;
+use crate::store::seal::BoxKey;
+use crate::store::{Store, records};
+use crate::upload::Uploader;
+use crate::webhook::Webhook;
+
+/// Longest waits of an orderly stop, in its order. Their sum stays under systemd's default of 90 s.
+const ROOMS_STOP: Duration = Duration::from_secs(25);
+const SPOOL_STOP: Duration = Duration::from_secs(10);
+const NEWS_STOP: Duration = Duration::from_secs(5);
+const DOOR_STOP: Duration = Duration::from_secs(3);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what}: {why}")]
+    Start { what: &'static str, why: String },
+}
+
+fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Error {
+    move |e| Error::Start { what, why: e.to_string() }
+}
+
+/// The system's wall clock. Everything else is told the time.
+pub fn wall_clock() -> WallClock {
+    Arc::new(|| {
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads the system clock")]
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    })
+}
+
+/// A box that runs: where its doors are, and how to stop it.
+pub struct RunningBox {
+    pub http: Option<SocketAddr>,
+    pub https: Option<SocketAddr>,
+    pub udp: SocketAddr,
+    /// SHA-256 of the certificate that HTTPS shows.
+    pub fingerprint: Option<String>,
+    pub health: Reporter,
+    doors: CancellationToken,
+    rooms_cancel: CancellationToken,
+    work_cancel: CancellationToken,
+    whip: Arc<WhipServer>,
+    spool: Arc<Spool>,
+    store: Store,
+    door_tasks: Vec<JoinHandle<()>>,
+    rooms_task: JoinHandle<()>,
+    work_tasks: Vec<JoinHandle<()>>,
+}
+
+/// One recorder of metrics for the process; a second box in it (tests, demo) shares it.
+fn metrics() -> PrometheusHandle {
+    static HANDLE: std::sync::OnceLock<PrometheusHandle> = std::sync::OnceLock::new();
+    let make = || {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            warn!("metrics are counted by somebody else in this process");
+        }
+        handle
+    };
+    HANDLE.get_or_init(make).clone()
+}
+
+pub(crate) fn crypto() {
+    // A provider that is there already is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Starts the box: memory, shelf, carriers, media, rooms, and the doors last.
+pub async fn start(config: Config) -> Result<RunningBox, Error> {
+    crypto();
+    let config = Arc::new(config);
+    let clock = wall_clock();
+    let media_clock = MediaClock::new(Instant::now(), clock());
+    let health = Reporter::default();
+    let metrics = metrics();
+    media::init().map_err(failed("media"))?;
+
+    let state = &config.server.state_dir;
+    std::fs::create_dir_all(state)
+        .map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", state.display()) })?;
+    let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
+    let opened = Store::open(&config.index_dir()).map_err(failed("index"))?;
+    if let Some(aside) = opened.set_aside {
+        error!(aside = %aside.display(), "the index was broken and is set aside; a fresh one is in its place");
+        health.degraded("index", "it was broken, and is set aside");
+    }
+    let store = opened.store;
+
+    let (fates_in, fates) = mpsc::channel(1024);
+    let (news_in, news) = mpsc::channel(1024);
+    let (asks_in, asks) = mpsc::channel(64);
+    let spool = Spool::open(&config.spool_dir(), store.clone(), fates_in.clone()).map_err(failed("spool"))?;
+    let recovered = spool.recover().await.map_err(failed("spool"))?;
+
+    let tracks = Tracks::default();
+    let settings = WhipSettings {
+        udp: config.whip.udp,
+        addresses: config.whip.addresses.clone(),
+        ice_timeout: config.ice_timeout(),
+        max_sessions: config.whip.max_sessions,
+    };
+    let whip =
+        WhipServer::bind(settings, media_clock, tracks.clone(), news_in.clone()).await.map_err(failed("whip"))?;
+    let engine = Arc::new(Engine::new(media_clock, tracks, news_in, whip.clone()));
+
+    let outbox = Arc::new(Notify::new());
+    let webhook =
+        Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone()).map_err(failed("callbacks"))?;
+    let parts = Parts {
+        config: config.clone(),
+        store: store.clone(),
+        spool: spool.clone(),
+        engine,
+        media_clock,
+        box_key: box_key.clone(),
+        outbox,
+        health: health.clone(),
+    };
+    let actor = Actor::restore(parts, recovered).await.map_err(failed("rooms"))?;
+
+    let (doors, rooms_cancel, work_cancel) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let rooms_task = tokio::spawn(actor.run(asks, news, fates, rooms_cancel.clone()));
+    let uploader = Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in);
+    let work_tasks =
+        vec![tokio::spawn(uploader.run(work_cancel.clone())), tokio::spawn(webhook.run(work_cancel.clone()))];
+
+    let mut door_tasks = Vec::new();
+    let router = api::router(Door {
+        config: config.clone(),
+        rooms: Rooms::new(asks_in),
+        whip: whip.clone(),
+        clock,
+        health: health.clone(),
+        metrics,
+    });
+    let mut http = None;
+    if let Some(addr) = config.server.http {
+        let (local, task) = api::serve_http(addr, router.clone(), doors.clone()).await.map_err(failed("http"))?;
+        http = Some(local);
+        door_tasks.push(task);
+    }
+    let (mut https, mut fingerprint) = (None, None);
+    if let Some(addr) = config.server.https {
+        let identity = tls::identity(&config.server).map_err(failed("certificate"))?;
+        fingerprint = Some(identity.fingerprint.clone());
+        let (local, task) = api::serve_https(addr, router, identity, doors.clone()).await.map_err(failed("https"))?;
+        https = Some(local);
+        door_tasks.push(task);
+    }
+    health.started();
+    let udp = whip.local_addr();
+    info!(?http, ?https, %udp, "the box is ready");
+    Ok(RunningBox {
+        http,
+        https,
+        udp,
+        fingerprint,
+        health,
+        doors,
+        rooms_cancel,
+        work_cancel,
+        whip,
+        spool,
+        store,
+        door_tasks,
+        rooms_task,
+        work_tasks,
+    })
+}
+
+async fn bounded(what: &str, limit: Duration, done: impl Future<Output = ()>) {
+    if tokio::time::timeout(limit, done).await.is_err() {
+        error!(what, ?limit, "did not stop in time");
+    }
+}
+
+/// Returns when every event has been taken.
+async fn emptied(store: &Store) {
+    while store.scan(records::OUTBOX).await.is_ok_and(|left| !left.is_empty()) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+impl RunningBox {
+    /// Ends recordings properly, makes everything safe, and gives what is in flight a moment. Bounded.
+    pub async fn stop(self) {
+        self.health.stopping();
+        self.rooms_cancel.cancel();
+        bounded("rooms", ROOMS_STOP, async { drop(self.rooms_task.await) }).await;
+        self.doors.cancel();
+        bounded("whip", DOOR_STOP, self.whip.shutdown()).await;
+        bounded("doors", DOOR_STOP, async {
+            for task in self.door_tasks {
+                drop(task.await);
+            }
+        })
+        .await;
+        bounded("spool", SPOOL_STOP, async { drop(self.spool.drained().await) }).await;
+        bounded("callbacks", NEWS_STOP, emptied(&self.store)).await;
+        self.work_cancel.cancel();
+        bounded("carriers", NEWS_STOP, async {
+            for task in self.work_tasks {
+                drop(task.await);
+            }
+        })
+        .await;
+        if let Err(e) = self.store.close().await {
+            error!(error = %e, "the index did not close");
+        }
+        info!("the box has stopped");
+    }
+
+    /// Resolves when a part without which there is no box has ended by itself.
+    async fn broken(&mut self) {
+        // A panic or an end of the actor: both leave nobody who decides.
+        let _ = (&mut self.rooms_task).await;
+    }
+}
+
+fn runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed("runtime"))
+}
+
+/// `holdfast run`: until SIGTERM or SIGINT. A second signal leaves at once; a broken part ends with code 70.
+pub fn run(config: Config) -> Result<ExitCode, Error> {
+    runtime()?.block_on(async {
+        let mut the_box = start(config).await?;
+        if let Some(fingerprint) = &the_box.fingerprint {
+            println!("certificate sha256={fingerprint}");
+        }
+        let door = |addr: Option<SocketAddr>| addr.map_or_else(|| "-".to_owned(), |a| a.to_string());
+        println!("ready http={} https={} udp={}", door(the_box.http), door(the_box.https), the_box.udp);
+        let mut term = signal(SignalKind::terminate()).map_err(failed("signals"))?;
+        let mut int = signal(SignalKind::interrupt()).map_err(failed("signals"))?;
+        let broken = tokio::select! {
+            _ = term.recv() => false,
+            _ = int.recv() => false,
+            () = the_box.broken() => true,
+        };
+        if broken {
+            error!("the rooms are gone: leaving, so that a fresh start takes the tasks over");
+            return Ok(ExitCode::from(70));
+        }
+        tokio::select! {
+            () = the_box.stop() => Ok(ExitCode::SUCCESS),
+            _ = term.recv() => Ok(ExitCode::FAILURE),
+            _ = int.recv() => Ok(ExitCode::FAILURE),
+        }
+    })
+}
+
+/// A test picture with a running clock, a flash and a beep each second, or a media file, to any WHIP address.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PublishArgs {
+    /// The WHIP address, for example http://box:8080/whip/<room>/<user>
+    url: String,
+    /// The UserSig (bearer token); also read from HOLDFAST_TOKEN.
+    #[arg(long, env = "HOLDFAST_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Publish this media file instead of the test picture.
+    #[arg(long)]
+    file: Option<std::path::PathBuf>,
+    #[arg(long, default_value_t = 1280)]
+    width: u32,
+    #[arg(long, default_value_t = 720)]
+    height: u32,
+    #[arg(long, default_value_t = 30)]
+    fps: u32,
+    /// Bits per second of the picture.
+    #[arg(long, default_value_t = 1_500_000)]
+    bitrate: u32,
+    /// h264, vp8 or vp9.
+    #[arg(long, default_value = "h264")]
+    video: String,
+    /// Text in the picture; the address's last part if not given.
+    #[arg(long)]
+    label: Option<String>,
+    /// Leave after so many seconds; otherwise at Ctrl-C.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Take any certificate (a box's self-made one).
+    #[arg(long)]
+    insecure: bool,
+}
+
+pub fn publish(args: PublishArgs) -> Result<ExitCode, Error> {
+    crypto();
+    media::init().map_err(failed("media"))?;
+    let video = match args.video.as_str() {
+        "h264" => VideoCodec::H264,
+        "vp8" => VideoCodec::Vp8,
+        other => return Err(Error::Start { what: "--video", why: format!("{other} is not one of h264, vp8") }),
+    };
+    let label = args.label.clone().unwrap_or_else(|| args.url.rsplit('/').next().unwrap_or_default().to_owned());
+    let source = match args.file {
+        Some(file) => Source::File(file),
+        None => Source::TestPicture(TestPicture {
+            width: args.width,
+            height: args.height,
+            fps: args.fps,
+            bitrate: args.bitrate,
+            label,
+            colour: 0x0020_5080,
+            flash_beep: true,
+        }),
+    };
+    let settings = PublishSettings {
+        url: args.url,
+        bearer: args.token.map(Secret::new),
+        insecure: args.insecure,
+        source,
+        video,
+        duration: args.seconds.map(Duration::from_secs),
+    };
+    runtime()?.block_on(async {
+        let cancel = CancellationToken::new();
+        let on_signal = cancel.clone();
+        tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                on_signal.cancel();
+            }
+        });
+        let report = publish::publish(settings, cancel).await.map_err(failed("publish"))?;
+        println!("{report}");
+        Ok(ExitCode::SUCCESS)
+    })
+}

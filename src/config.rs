@@ -134,11 +134,22 @@ pub struct Recording {
     pub gap_seconds: u64,
     /// Written media reaches the disk at least so often.
     pub sync_seconds: u64,
+    /// What an orderly stop of the daemon does to running tasks.
+    pub on_stop: OnStop,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnStop {
+    /// the tasks end (302 with LeaveCode 3)
+    End,
+    /// the tasks wait for the next start, which takes them over (306, `ha<n>_` names)
+    Resume,
 }
 
 impl Default for Recording {
     fn default() -> Self {
-        Recording { segment_seconds: 10, gap_seconds: 3, sync_seconds: 2 }
+        Recording { segment_seconds: 10, gap_seconds: 3, sync_seconds: 2, on_stop: OnStop::End }
     }
 }
 
@@ -237,6 +248,89 @@ impl Default for Log {
 pub struct Faults(pub Vec<String>);
 
 impl Config {
+    /// Reads a TOML document. All faults are told at once, each with the path of its setting.
+    pub fn parse(text: &str) -> Result<Config, Faults> {
+        // The TOML error's own text quotes the line it stands on, and a line may hold a secret: position and cause only.
+        let config: Config = toml::from_str(text).map_err(|e| {
+            let line = e.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let line = line.map(|n| format!("line {n}: ")).unwrap_or_default();
+            Faults(vec![format!("{line}{}", e.message())])
+        })?;
+        let faults = config.faults();
+        if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |holds: bool, fault: String| {
+            if !holds {
+                faults.push(fault);
+            }
+        };
+        let within = |name: &str, value: u64, low: u64, high: u64| {
+            ((low..=high).contains(&value), format!("{name} must be {low} to {high}, not {value}"))
+        };
+        for (holds, fault) in [
+            within("whip.ice_timeout_seconds", self.whip.ice_timeout_seconds, 2, 300),
+            within("whip.max_sessions", self.whip.max_sessions as u64, 1, 10_000),
+            within("limits.requests_per_second", self.limits.requests_per_second.into(), 1, 10_000),
+            within("limits.tasks", self.limits.tasks as u64, 1, 10_000),
+            within("limits.streams_per_task", self.limits.streams_per_task as u64, 1, 1_000),
+            within("recording.segment_seconds", self.recording.segment_seconds, 1, 3600),
+            within("recording.gap_seconds", self.recording.gap_seconds, 1, 60),
+            within("recording.sync_seconds", self.recording.sync_seconds, 1, 60),
+            within("upload.concurrency", self.upload.concurrency as u64, 1, 64),
+            within("upload.timeout_seconds", self.upload.timeout_seconds, 1, 3600),
+            within("upload.retry_first_seconds", self.upload.retry_first_seconds, 1, 3600),
+            within("upload.grace_seconds", self.upload.grace_seconds, 0, 86_400),
+            within("callbacks.timeout_seconds", self.callbacks.timeout_seconds, 1, 60),
+            within("callbacks.retry_first_seconds", self.callbacks.retry_first_seconds, 1, 3600),
+            within("callbacks.keep_hours", self.callbacks.keep_hours, 1, 8760),
+        ] {
+            check(holds, fault);
+        }
+        let (first, longest) = (self.upload.retry_first_seconds, self.upload.retry_longest_seconds);
+        check(first <= longest, format!("upload.retry_longest_seconds must not be below {first}"));
+        let (first, longest) = (self.callbacks.retry_first_seconds, self.callbacks.retry_longest_seconds);
+        check(first <= longest, format!("callbacks.retry_longest_seconds must not be below {first}"));
+        check(
+            self.server.http.is_some() || self.server.https.is_some(),
+            "server.http and server.https are both closed: nobody could reach the box".into(),
+        );
+        check(
+            self.server.certificate.is_some() == self.server.private_key.is_some(),
+            "server.certificate and server.private_key go together".into(),
+        );
+        let mut seen = BTreeSet::new();
+        for (i, app) in self.apps.iter().enumerate() {
+            check(app.sdk_app_id.0 != 0, format!("apps[{i}].sdk_app_id must not be 0"));
+            check(seen.insert(app.sdk_app_id), format!("apps[{i}].sdk_app_id {} stands twice", app.sdk_app_id));
+            if let Some(address) = &app.callback_url {
+                let fits =
+                    url::Url::parse(address).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
+                check(fits, format!("apps[{i}].callback_url is not an http or https address"));
+            }
+            for (name, secret) in [("secret_key", &app.secret_key), ("callback_key", &app.callback_key)] {
+                check(secret.as_ref().is_none_or(|s| !s.is_empty()), format!("apps[{i}].{name} is empty"));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (i, key) in self.api_keys.iter().enumerate() {
+            check(!key.secret_id.is_empty(), format!("api_keys[{i}].secret_id is empty"));
+            check(!key.secret_key.is_empty(), format!("api_keys[{i}].secret_key is empty"));
+            check(seen.insert(&key.secret_id), format!("api_keys[{i}].secret_id stands twice"));
+        }
+        for (name, endpoint) in
+            [("s3_endpoint", &self.storage.s3_endpoint), ("cos_endpoint", &self.storage.cos_endpoint)]
+        {
+            let fits = endpoint.as_ref().is_none_or(|e| {
+                url::Url::parse(e).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host())
+            });
+            check(fits, format!("storage.{name} is not an http or https address"));
+        }
+        faults
+    }
+
     pub fn app(&self, id: SdkAppId) -> Option<&App> {
         self.apps.iter().find(|app| app.sdk_app_id == id)
     }
@@ -256,5 +350,50 @@ impl Config {
 
     pub fn local_root(&self) -> PathBuf {
         self.server.state_dir.join(&self.storage.local_root)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_at_all_is_the_defaults() {
+        let config = Config::parse("").expect("the defaults are valid");
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn every_fault_is_named_and_no_secret_is_shown() {
+        let text = r#"
+            [server]
+            certificate = "/etc/cert.pem"
+            [recording]
+            segment_seconds = 0
+            [[apps]]
+            sdk_app_id = 1
+            callback_url = "ftp://nowhere"
+            [[apps]]
+            sdk_app_id = 1
+            secret_key = ""
+        "#;
+        let Faults(faults) = Config::parse(text).expect_err("five faults");
+        assert_eq!(
+            faults,
+            [
+                "recording.segment_seconds must be 1 to 3600, not 0",
+                "server.certificate and server.private_key go together",
+                "apps[0].callback_url is not an http or https address",
+                "apps[1].sdk_app_id 1 stands twice",
+                "apps[1].secret_key is empty",
+            ]
+        );
+        let torn = "[[api_keys]]\nsecret_id = 'a'\nsecret_key = 'hush-hush' oops\n";
+        let told = Config::parse(torn).expect_err("not TOML").to_string();
+        assert!(told.starts_with("line 3: ") && !told.contains("hush"), "{told}");
+        let unknown = Config::parse("[server]\nhtpp = '127.0.0.1:1'").expect_err("an unknown key").to_string();
+        assert!(unknown.contains("htpp"), "{unknown}");
+        let secret = Config::parse("[[api_keys]]\nsecret_id = 'a'\nsecret_key = 'hush-hush'").expect("valid");
+        assert!(!format!("{secret:?}").contains("hush"));
     }
 }

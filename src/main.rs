@@ -1,1 +1,74 @@
-fn main() {}
+//! Arguments, logging, exit code. Nothing else.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use holdfast::config::Config;
+use holdfast::{app, demo};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// An offline-safe room recorder for clinics.
+#[derive(Parser)]
+#[command(version, about)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the box until SIGTERM.
+    Run {
+        /// TOML; see configs/.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Say whether a configuration is valid, and every fault of it.
+    CheckConfig { file: PathBuf },
+    /// Publish a test picture or a media file to a WHIP address.
+    Publish(Box<app::PublishArgs>),
+    /// Box, two publishers, a recording and a receiver in one process.
+    Demo(demo::DemoArgs),
+}
+
+/// To journald when systemd runs us, otherwise readable lines on stderr.
+fn start_logging(filter: &str) {
+    let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(filter)).unwrap_or_default();
+    let by_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
+    let journald = by_systemd.then(tracing_journald::layer).and_then(Result::ok);
+    let stderr = journald.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
+    tracing_subscriber::registry().with(filter).with(journald).with(stderr).init();
+}
+
+fn read_config(file: &PathBuf) -> Result<Config, String> {
+    let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    Config::parse(&text).map_err(|faults| format!("{}:\n{faults}", file.display()))
+}
+
+fn main() -> ExitCode {
+    let outcome = match Args::parse().command {
+        Command::CheckConfig { file } => read_config(&file).map(|_| {
+            println!("{}: valid", file.display());
+            ExitCode::SUCCESS
+        }),
+        Command::Run { config } => read_config(&config).and_then(|config| {
+            start_logging(&config.log.filter);
+            app::run(config).map_err(|e| e.to_string())
+        }),
+        Command::Publish(args) => {
+            start_logging("warn,holdfast=info");
+            app::publish(*args).map_err(|e| e.to_string())
+        }
+        Command::Demo(args) => {
+            start_logging("warn");
+            demo::run(args).map_err(|e| e.to_string())
+        }
+    };
+    outcome.unwrap_or_else(|why| {
+        eprintln!("holdfast: {why}");
+        ExitCode::FAILURE
+    })
+}

@@ -13,6 +13,7 @@ pub mod room;
 pub mod rtp_time;
 pub mod segment;
 pub mod signature;
+pub mod task;
 
 use std::fmt;
 
@@ -241,6 +242,9 @@ impl Timestamp {
         std::time::Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 }
+
+/// Asks the system for the wall time; made in `app`, the only reader of the system clock.
+pub type WallClock = std::sync::Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Nanoseconds of the box's one monotonic media clock, which starts near 0 when the process starts.
 /// All media of all publishers is stamped on it, so stamps compare across tracks, users and pipelines.

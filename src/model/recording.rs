@@ -129,3 +129,30 @@ pub enum Fate {
     /// The destination refused or did not answer; the file stays on the shelf and will be tried again.
     UploadFailed { code: String, message: String },
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Everybody, sound and pictures, main and aux.
+    pub(crate) fn spec() -> RecordingSpec {
+        RecordingSpec {
+            app: SdkAppId(1_400_000_001),
+            room: RoomId::Number(12345),
+            recorder: UserId::parse("recorder").expect("a user id"),
+            streams: StreamType::AudioVideo,
+            media: MediaFilter::Both,
+            subscription: Subscription::default(),
+            max_idle: Duration::from_secs(30),
+            av_merge: false,
+            fill_black: false,
+            call_expiry: Duration::from_secs(72 * 3600),
+            destination: Destination {
+                vendor: Vendor::S3,
+                region: "local".into(),
+                bucket: "recordings".into(),
+                prefix: vec!["p1".into()],
+            },
+        }
+    }
+}

@@ -4,6 +4,10 @@
 //! Law: one thing happens at a time; what is durable is committed before anything else is done; it never waits for
 //! the cloud.
 
+mod actor;
+
+pub use actor::{Actor, Parts};
+
 use crate::model::recording::{RecordingSpec, StorageKeys, Subscription};
 use crate::model::segment::LaneFile;
 use crate::model::{RoomKey, SdkAppId, Secret, TaskId, UserId};

@@ -1,0 +1,700 @@
+//! The recording task's machine: what happens goes in, what must be done comes out.
+//!
+//! Owns: a task's phases, its records (one playlist each), the fate of every segment, the events it announces.
+//! Must not touch: anything that can fail; the clock (time is an argument).
+//! Law: while it leaves, wishes only change what comes after; every closed segment is spooled exactly once; a playlist
+//! lists only what the destination holds, and gets its ENDLIST only when nothing more can come; no waiting phase
+//! is without a deadline or a word that must arrive; the end is announced once.
+//!
+//! ```text
+//!   Active ──stop, idle──► Leaving ──every lane ended, every piece spooled──► Draining ──all arrived──► Done
+//!             (302 is told when it leaves Leaving, 305 when Draining ends or its grace is over)
+//! ```
+//! Sources: RECORDING.md §1–3, §5, §8, §11.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{Event, EventBody, LeaveCode};
+use super::playlist::{Item, Playlist};
+use super::recording::{Fate, RecordingSpec, Subscription};
+use super::room::{Room, WantedLane, wanted_lanes};
+use super::segment::{ClosedSegment, LaneFile, playlist_name, segment_name};
+use super::{Lane, LaneRun, TaskId, Timestamp, TrackId};
+
+/// How often a task is taken up again after the box failed (RECORDING.md §11).
+pub const TAKEOVERS: u8 = 3;
+
+/// Times and limits by which tasks are run; the same for all tasks of a box.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// What segments should be long; the least TARGETDURATION.
+    pub segment_length: Duration,
+    /// Streams that one task subscribes.
+    pub streams: usize,
+    /// A merged lane waits so long for the second of sound and picture.
+    pub merge_wait: Duration,
+    /// EOS must have gone through a lane by then; otherwise it is killed.
+    pub finish_limit: Duration,
+    /// A killed lane must have said so by then; otherwise it is wedged and given up.
+    pub kill_limit: Duration,
+    /// After the end, so long for the files to arrive before 305 says that some are left behind.
+    pub grace: Duration,
+    /// The same upload error is announced again only after so long.
+    pub error_quiet: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy {
+            segment_length: Duration::from_secs(10),
+            streams: 25,
+            merge_wait: Duration::from_secs(1),
+            finish_limit: Duration::from_secs(8),
+            kill_limit: Duration::from_secs(4),
+            grace: Duration::from_secs(60),
+            error_quiet: Duration::from_secs(600),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    Active,
+    Leaving { code: LeaveCode },
+    Draining { since: Timestamp },
+    Done,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PieceFate {
+    /// handed to the spool, which has not answered yet
+    Closing,
+    Spooled,
+    Uploaded,
+    Lost,
+}
+
+/// One segment in its task's memory. Stored one by one, since a day of recording has hundreds of thousands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Piece {
+    pub takeover: u8,
+    pub lane: Lane,
+    pub run: u32,
+    pub index: u32,
+    /// File name at the destination.
+    pub object: String,
+    pub start: Timestamp,
+    pub duration: Duration,
+    pub size: Option<(u32, u32)>,
+    pub discontinuity: bool,
+    pub fate: PieceFate,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum LiveState {
+    Running,
+    Finishing { until: Timestamp },
+    Killed { until: Timestamp },
+}
+
+/// The run of a lane that is going on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Live {
+    run: u32,
+    audio: Option<TrackId>,
+    video: Option<TrackId>,
+    state: LiveState,
+}
+
+/// One playlist: a lane within one life of the task.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    takeover: u8,
+    lane: Lane,
+    file_name: String,
+    /// Every run that wrote into it; late pieces find their playlist by it.
+    runs: Vec<u32>,
+    begin: Option<Timestamp>,
+    told_slice: bool,
+    told_file: bool,
+    /// Version last published, and the newest that the destination is known to hold.
+    version: u64,
+    arrived: u64,
+    /// The version that carries ENDLIST.
+    closed: Option<u64>,
+    #[serde(skip)]
+    pieces: BTreeMap<(u32, u32), Piece>,
+    #[serde(skip)]
+    live: Option<Live>,
+    #[serde(skip)]
+    failures: u32,
+    #[serde(skip)]
+    not_before: Option<Timestamp>,
+    #[serde(skip)]
+    merge_since: Option<Timestamp>,
+}
+
+impl Record {
+    fn new(takeover: u8, lane: Lane, spec: &RecordingSpec) -> Record {
+        Record {
+            takeover,
+            file_name: playlist_name(spec.app, &spec.room, takeover, &lane),
+            lane,
+            runs: Vec::new(),
+            begin: None,
+            told_slice: false,
+            told_file: false,
+            version: 0,
+            arrived: 0,
+            closed: None,
+            pieces: BTreeMap::new(),
+            live: None,
+            failures: 0,
+            not_before: None,
+            merge_since: None,
+        }
+    }
+
+    /// The pieces that may be listed: all up to the first whose fate is still open. So a playlist only ever grows.
+    fn items(&self) -> Vec<Item> {
+        let settled = self.pieces.values().take_while(|p| matches!(p.fate, PieceFate::Uploaded | PieceFate::Lost));
+        let mut after_loss = false;
+        let mut items = Vec::new();
+        for piece in settled {
+            if piece.fate == PieceFate::Lost {
+                after_loss = true;
+                continue;
+            }
+            items.push(Item {
+                name: piece.object.clone(),
+                duration: piece.duration,
+                start: piece.start,
+                size: piece.size,
+                discontinuity: piece.discontinuity || std::mem::take(&mut after_loss),
+            });
+        }
+        items
+    }
+
+    fn settled(&self) -> bool {
+        self.pieces.values().all(|p| matches!(p.fate, PieceFate::Uploaded | PieceFate::Lost))
+    }
+
+    /// Nothing of it is missing at the destination, its closed playlist included.
+    fn complete(&self) -> bool {
+        let listed = self.pieces.values().any(|p| p.fate == PieceFate::Uploaded);
+        self.settled() && (!listed || self.closed.is_some_and(|closed| self.arrived >= closed))
+    }
+}
+
+/// Everything that can happen to a task, but for changes of its room (see [`RecordingTask::reconcile`]).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    FirstMedia {
+        run: LaneRun,
+        at: Timestamp,
+    },
+    SegmentClosed(ClosedSegment),
+    /// The lane's pipeline is over; `failed` when it was not because it was asked to or its track went.
+    LaneEnded {
+        run: LaneRun,
+        failed: bool,
+    },
+    Fate(Fate),
+    Subscribe(Subscription),
+    Stop(LeaveCode),
+    /// A deadline may have passed.
+    Tick,
+}
+
+/// Everything that a task can ask for. Saves and announcements of one call are one commit, before all else.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    SavePiece(Piece),
+    Announce(Event),
+    StartLane {
+        run: LaneRun,
+        audio: Option<TrackId>,
+        video: Option<TrackId>,
+    },
+    FinishLane(LaneRun),
+    KillLane(LaneRun),
+    Spool {
+        segment: ClosedSegment,
+        object: String,
+    },
+    PublishPlaylist {
+        object: String,
+        version: u64,
+        text: String,
+    },
+    /// A lane did not answer to being killed: its thread is given up.
+    Wedged(LaneRun),
+    /// The task is over and everything is where it belongs: drop its records and its folder.
+    Forget,
+}
+
+/// One task. Serialises without its pieces and without what dies with the process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RecordingTask {
+    pub id: TaskId,
+    pub spec: RecordingSpec,
+    pub created: Timestamp,
+    pub takeover: u8,
+    pub phase: Phase,
+    next_run: u32,
+    next_seq: u64,
+    /// 305 with Status 1 was sent.
+    told_left_behind: bool,
+    records: Vec<Record>,
+    #[serde(skip)]
+    objects: BTreeMap<String, (usize, (u32, u32))>,
+    #[serde(skip)]
+    wanted: BTreeMap<Lane, WantedLane>,
+    #[serde(skip)]
+    idle_since: Option<Timestamp>,
+    #[serde(skip)]
+    last_error: Option<(String, String, Timestamp)>,
+    #[serde(skip)]
+    policy: Policy,
+}
+
+/// The wait before the n-th relaunch of a lane that failed: 1, 2, 4 … 30 s.
+fn relaunch_wait(failures: u32) -> Duration {
+    Duration::from_secs(1u64 << failures.saturating_sub(1).min(5)).min(Duration::from_secs(30))
+}
+
+impl RecordingTask {
+    /// A new task: the recorder has entered (301) and its uploads can begin (303).
+    pub fn create(id: TaskId, spec: RecordingSpec, policy: Policy, now: Timestamp) -> (RecordingTask, Vec<Effect>) {
+        let mut task = RecordingTask {
+            id,
+            spec,
+            created: now,
+            takeover: 0,
+            phase: Phase::Active,
+            next_run: 0,
+            next_seq: 0,
+            told_left_behind: false,
+            records: Vec::new(),
+            objects: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            idle_since: None,
+            last_error: None,
+            policy,
+        };
+        let effects = vec![
+            task.announce(EventBody::RecorderStart { failed: false }, now),
+            task.announce(EventBody::UploadStart { failed: false }, now),
+        ];
+        (task, effects)
+    }
+
+    /// A task out of the index after the process died. One that was recording is taken over (306, `ha<n>_` names), at
+    /// most three times; after that, and if it was leaving, it has left. Pieces the spool adopts come as
+    /// `SegmentClosed` afterwards and find their playlist by their run; [`settle_unfound`](Self::settle_unfound) then
+    /// ends the recovery.
+    pub fn restore(mut self, pieces: Vec<Piece>, policy: Policy, now: Timestamp) -> (RecordingTask, Vec<Effect>) {
+        self.policy = policy;
+        for piece in pieces {
+            self.remember(piece);
+        }
+        let mut effects = Vec::new();
+        match self.phase {
+            Phase::Active if self.takeover < TAKEOVERS => {
+                self.takeover += 1;
+                self.idle_since = Some(now);
+                effects.push(self.announce(EventBody::Failover, now));
+            }
+            Phase::Active => self.phase = Phase::Leaving { code: LeaveCode::TimedOut },
+            Phase::Leaving { .. } | Phase::Draining { .. } | Phase::Done => {}
+        }
+        // A closed list that is not known to have arrived is published again: nobody else remembers it.
+        for record in &mut self.records {
+            record.closed = record.closed.filter(|closed| record.arrived >= *closed);
+        }
+        (self, effects)
+    }
+
+    /// After recovery: pieces that were on their way to the shelf and that it does not know, are lost. `known` says
+    /// which (run, index) it has or has taken in anew.
+    pub fn settle_unfound(&mut self, known: &BTreeSet<(u32, u32)>, now: Timestamp) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let lost: Vec<Piece> = (self.records.iter_mut())
+            .flat_map(|record| record.pieces.values_mut())
+            .filter(|piece| matches!(piece.fate, PieceFate::Closing | PieceFate::Spooled))
+            .filter(|piece| !known.contains(&(piece.run, piece.index)))
+            .map(|piece| {
+                piece.fate = PieceFate::Lost;
+                piece.clone()
+            })
+            .collect();
+        for piece in lost {
+            let message = format!("{} was not on the disk after a restart", piece.object);
+            effects.push(self.announce(EventBody::UploadError { code: "SegmentLost".into(), message }, now));
+            effects.push(Effect::SavePiece(piece));
+        }
+        effects.extend(self.drive(now));
+        effects
+    }
+
+    pub fn has_media(&self) -> bool {
+        self.records.iter().any(|record| record.begin.is_some())
+    }
+
+    /// The playlists, in the order in which they came to be (Describe's `StorageFileList`).
+    pub fn files(&self) -> Vec<LaneFile> {
+        let file = |record: &Record| {
+            let begin = record.begin?;
+            Some(LaneFile { lane: record.lane.clone(), file_name: record.file_name.clone(), begin })
+        };
+        self.records.iter().filter_map(file).collect()
+    }
+
+    /// Lanes whose pipelines run.
+    pub fn lanes_running(&self) -> usize {
+        self.records.iter().filter(|record| record.live.is_some()).count()
+    }
+
+    /// When `Input::Tick` is due at the latest.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let mut due: Vec<Timestamp> = Vec::new();
+        match self.phase {
+            Phase::Active => due.extend(self.idle_since.map(|since| since.plus(self.spec.max_idle))),
+            Phase::Draining { since } if !self.told_left_behind => due.push(since.plus(self.policy.grace)),
+            _ => {}
+        }
+        for record in &self.records {
+            match record.live.as_ref().map(|live| &live.state) {
+                Some(LiveState::Finishing { until } | LiveState::Killed { until }) => due.push(*until),
+                Some(LiveState::Running) => {}
+                None if self.phase == Phase::Active && self.wanted.contains_key(&record.lane) => {
+                    due.extend(record.not_before);
+                    due.extend(record.merge_since.map(|since| since.plus(self.policy.merge_wait)));
+                }
+                None => {}
+            }
+        }
+        due.into_iter().min()
+    }
+
+    /// The room changed, or the subscription did: lanes follow.
+    pub fn reconcile(&mut self, room: &Room, now: Timestamp) -> Vec<Effect> {
+        if self.phase != Phase::Active {
+            return Vec::new();
+        }
+        self.idle_since = room.is_empty().then(|| self.idle_since.unwrap_or(now));
+        let wanted = wanted_lanes(&self.spec, room, self.policy.streams);
+        self.wanted = wanted.into_iter().map(|w| (w.lane.clone(), w)).collect();
+        self.drive(now)
+    }
+
+    pub fn apply(&mut self, input: Input, now: Timestamp) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::FirstMedia { run, at } => {
+                if let Some(record) = self.record_of(&run)
+                    && record.begin.is_none()
+                {
+                    record.begin = Some(at);
+                }
+            }
+            Input::SegmentClosed(segment) => effects.extend(self.segment_closed(segment)),
+            Input::LaneEnded { run, failed } => {
+                if let Some(record) = self.record_of(&run)
+                    && record.live.as_ref().is_some_and(|live| live.run == run.run)
+                {
+                    record.live = None;
+                    record.failures = if failed { record.failures + 1 } else { 0 };
+                    record.not_before = failed.then(|| now.plus(relaunch_wait(record.failures)));
+                }
+            }
+            Input::Fate(fate) => effects.extend(self.fate(fate, now)),
+            Input::Subscribe(subscription) => self.spec.subscription = subscription,
+            Input::Stop(code) => {
+                if self.phase == Phase::Active {
+                    self.phase = Phase::Leaving { code };
+                }
+            }
+            Input::Tick => {}
+        }
+        effects.extend(self.drive(now));
+        effects
+    }
+
+    fn announce(&mut self, body: EventBody, at: Timestamp) -> Effect {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        Effect::Announce(Event {
+            app: self.spec.app,
+            room: self.spec.room.clone(),
+            recorder: self.spec.recorder.clone(),
+            task: self.id.clone(),
+            seq,
+            at,
+            body,
+        })
+    }
+
+    fn record_of(&mut self, run: &LaneRun) -> Option<&mut Record> {
+        self.records.iter_mut().find(|record| record.lane == run.lane && record.runs.contains(&run.run))
+    }
+
+    fn remember(&mut self, piece: Piece) {
+        let found = self.records.iter().position(|r| r.takeover == piece.takeover && r.lane == piece.lane);
+        let Some(at) = found else { return };
+        let key = (piece.run, piece.index);
+        self.objects.insert(piece.object.clone(), (at, key));
+        self.records[at].pieces.insert(key, piece);
+    }
+
+    /// A piece of a run that this task began. One that is known already (told twice) changes nothing.
+    fn segment_closed(&mut self, mut segment: ClosedSegment) -> Vec<Effect> {
+        let key = (segment.run.run, segment.index);
+        let Some(at) = self.records.iter().position(|r| r.lane == segment.run.lane && r.runs.contains(&key.0)) else {
+            return Vec::new();
+        };
+        if let Some(known) = self.records[at].pieces.get(&key) {
+            // After a restart the spool may hand over a file that was on its way to the shelf.
+            let object = known.object.clone();
+            return match known.fate {
+                PieceFate::Closing => vec![Effect::Spool { segment, object }],
+                PieceFate::Spooled | PieceFate::Uploaded | PieceFate::Lost => Vec::new(),
+            };
+        }
+        let record = &mut self.records[at];
+        // The playlist's start and its first segment's name are one moment (RECORDING.md §3).
+        let begin = *record.begin.get_or_insert(segment.start);
+        if record.pieces.is_empty() {
+            segment.start = begin;
+        } else if segment.index == 0 {
+            segment.discontinuity = true;
+        }
+        let takeover = record.takeover;
+        let mut object = segment_name(self.spec.app, &self.spec.room, takeover, &segment.run.lane, segment.start);
+        // Names have whole milliseconds; two pieces of one lane must not have one name.
+        while self.objects.contains_key(&object) {
+            segment.start = segment.start.plus(Duration::from_millis(1));
+            object = segment_name(self.spec.app, &self.spec.room, takeover, &segment.run.lane, segment.start);
+        }
+        let piece = Piece {
+            takeover,
+            lane: segment.run.lane.clone(),
+            run: key.0,
+            index: key.1,
+            object: object.clone(),
+            start: segment.start,
+            duration: segment.duration,
+            size: segment.size,
+            discontinuity: segment.discontinuity,
+            fate: PieceFate::Closing,
+        };
+        self.remember(piece.clone());
+        vec![Effect::SavePiece(piece), Effect::Spool { segment, object }]
+    }
+
+    fn fate(&mut self, fate: Fate, now: Timestamp) -> Vec<Effect> {
+        match fate {
+            Fate::Spooled(segment) => {
+                let Some(record) = self.record_of(&segment.run) else { return Vec::new() };
+                let Some(piece) = record.pieces.get_mut(&(segment.run.run, segment.index)) else { return Vec::new() };
+                if piece.fate != PieceFate::Closing {
+                    return Vec::new();
+                }
+                piece.fate = PieceFate::Spooled;
+                let mut effects = vec![Effect::SavePiece(piece.clone())];
+                let object = piece.object.clone();
+                effects.extend(self.first_slice(&object, now));
+                effects
+            }
+            Fate::Lost { segment, why } => {
+                let Some(record) = self.record_of(&segment.run) else { return Vec::new() };
+                let Some(piece) = record.pieces.get_mut(&(segment.run.run, segment.index)) else { return Vec::new() };
+                if matches!(piece.fate, PieceFate::Lost | PieceFate::Uploaded) {
+                    return Vec::new();
+                }
+                piece.fate = PieceFate::Lost;
+                let saved = Effect::SavePiece(piece.clone());
+                let message = format!("{}: {why}", piece.object);
+                let mut effects =
+                    vec![saved, self.announce(EventBody::UploadError { code: "SegmentLost".into(), message }, now)];
+                effects.extend(self.publish_grown(&segment.run));
+                effects
+            }
+            Fate::SegmentUploaded { object } => {
+                let Some((at, key)) = self.objects.get(&object).copied() else { return Vec::new() };
+                let Some(piece) = self.records[at].pieces.get_mut(&key) else { return Vec::new() };
+                if piece.fate == PieceFate::Uploaded {
+                    return Vec::new();
+                }
+                piece.fate = PieceFate::Uploaded;
+                let mut effects = vec![Effect::SavePiece(piece.clone())];
+                // It may have been spooled in a life before, whose word of it was lost.
+                effects.extend(self.first_slice(&object, now));
+                effects.extend(self.publish(at, false));
+                effects
+            }
+            Fate::PlaylistUploaded { object, version } => {
+                let Some(record) = self.records.iter_mut().find(|record| record.file_name == object) else {
+                    return Vec::new();
+                };
+                record.arrived = record.arrived.max(version);
+                if std::mem::replace(&mut record.told_file, true) {
+                    return Vec::new();
+                }
+                vec![self.announce(EventBody::FileInfo { playlist: object }, now)]
+            }
+            Fate::UploadFailed { code, message } => {
+                let told = self
+                    .last_error
+                    .as_ref()
+                    .is_some_and(|(c, m, at)| *c == code && *m == message && now.since(*at) < self.policy.error_quiet);
+                if told {
+                    return Vec::new();
+                }
+                self.last_error = Some((code.clone(), message.clone(), now));
+                vec![self.announce(EventBody::UploadError { code, message }, now)]
+            }
+        }
+    }
+
+    /// 307, once for each playlist.
+    fn first_slice(&mut self, object: &str, now: Timestamp) -> Option<Effect> {
+        let (at, key) = self.objects.get(object).copied()?;
+        let record = &mut self.records[at];
+        if std::mem::replace(&mut record.told_slice, true) {
+            return None;
+        }
+        let start = record.pieces.get(&key).map(|piece| piece.start);
+        let body = EventBody::FileSlice {
+            playlist: record.file_name.clone(),
+            user: record.lane.user.as_str().to_owned(),
+            kind: record.lane.kind,
+            begin: record.begin.or(start).unwrap_or(now),
+        };
+        Some(self.announce(body, now))
+    }
+
+    fn publish_grown(&mut self, run: &LaneRun) -> Vec<Effect> {
+        let found = self.records.iter().position(|r| r.lane == run.lane && r.runs.contains(&run.run));
+        found.and_then(|at| self.publish(at, false)).into_iter().collect()
+    }
+
+    fn publish(&mut self, at: usize, ended: bool) -> Option<Effect> {
+        let record = &mut self.records[at];
+        let items = record.items();
+        if items.is_empty() || record.closed.is_some() {
+            return None;
+        }
+        record.version += 1;
+        record.closed = ended.then_some(record.version);
+        let begin = record.begin.unwrap_or(items[0].start);
+        let text = Playlist { begin, target: self.policy.segment_length.as_secs(), items, ended }.render();
+        Some(Effect::PublishPlaylist { object: record.file_name.clone(), version: record.version, text })
+    }
+
+    /// Brings lanes, playlists and phase to where they should be by now.
+    fn drive(&mut self, now: Timestamp) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.phase == Phase::Active && self.idle_since.is_some_and(|since| now >= since.plus(self.spec.max_idle)) {
+            self.phase = Phase::Leaving { code: LeaveCode::IdleTimeout };
+        }
+        self.drive_lanes(now, &mut effects);
+        if let Phase::Leaving { code } = self.phase {
+            let closing = |r: &Record| r.live.is_some() || r.pieces.values().any(|p| p.fate == PieceFate::Closing);
+            if !self.records.iter().any(closing) {
+                self.phase = Phase::Draining { since: now };
+                let left = self.announce(EventBody::RecorderStop { code }, now);
+                effects.push(left);
+            }
+        }
+        if let Phase::Draining { since } = self.phase {
+            self.drive_end(since, now, &mut effects);
+        }
+        effects
+    }
+
+    fn drive_lanes(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let active = self.phase == Phase::Active;
+        let wanted = if active { self.wanted.clone() } else { BTreeMap::new() };
+        for record in &mut self.records {
+            let wish = wanted.get(&record.lane).filter(|_| record.takeover == self.takeover);
+            let Some(live) = &mut record.live else { continue };
+            let run = LaneRun { task: self.id.clone(), lane: record.lane.clone(), run: live.run };
+            match live.state {
+                LiveState::Running => {
+                    let fits = wish.is_some_and(|w| w.audio == live.audio && w.video == live.video);
+                    if !fits {
+                        live.state = LiveState::Finishing { until: now.plus(self.policy.finish_limit) };
+                        effects.push(Effect::FinishLane(run));
+                    }
+                }
+                LiveState::Finishing { until } if now >= until => {
+                    live.state = LiveState::Killed { until: now.plus(self.policy.kill_limit) };
+                    effects.push(Effect::KillLane(run));
+                }
+                LiveState::Killed { until } if now >= until => {
+                    record.live = None;
+                    effects.push(Effect::Wedged(run));
+                }
+                LiveState::Finishing { .. } | LiveState::Killed { .. } => {}
+            }
+        }
+        for wish in wanted.values() {
+            let found = self.records.iter().position(|r| r.lane == wish.lane && r.takeover == self.takeover);
+            let at = found.unwrap_or_else(|| {
+                self.records.push(Record::new(self.takeover, wish.lane.clone(), &self.spec));
+                self.records.len() - 1
+            });
+            let record = &mut self.records[at];
+            if record.live.is_some() || record.not_before.is_some_and(|at| now < at) {
+                continue;
+            }
+            if !wish.complete {
+                let since = *record.merge_since.get_or_insert(now);
+                if now < since.plus(self.policy.merge_wait) {
+                    continue;
+                }
+            }
+            record.merge_since = None;
+            record.not_before = None;
+            let run = self.next_run;
+            self.next_run += 1;
+            record.runs.push(run);
+            record.live = Some(Live { run, audio: wish.audio, video: wish.video, state: LiveState::Running });
+            let run = LaneRun { task: self.id.clone(), lane: wish.lane.clone(), run };
+            effects.push(Effect::StartLane { run, audio: wish.audio, video: wish.video });
+        }
+    }
+
+    fn drive_end(&mut self, since: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
+        for at in 0..self.records.len() {
+            if self.records[at].settled() && self.records[at].closed.is_none() {
+                effects.extend(self.publish(at, true));
+            }
+        }
+        if self.records.iter().all(Record::complete) {
+            let lost = self.records.iter().flat_map(|r| r.pieces.values()).any(|p| p.fate == PieceFate::Lost);
+            // A lost piece never arrives: the task ends with Status 1, said once.
+            let status = match (lost, self.told_left_behind) {
+                (false, false) => Some(0),
+                (false, true) => Some(2),
+                (true, false) => Some(1),
+                (true, true) => None,
+            };
+            if let Some(status) = status {
+                effects.push(self.announce(EventBody::UploadStop { status }, now));
+            }
+            self.phase = Phase::Done;
+            effects.push(Effect::Forget);
+        } else if !self.told_left_behind && now >= since.plus(self.policy.grace) {
+            self.told_left_behind = true;
+            effects.push(self.announce(EventBody::UploadStop { status: 1 }, now));
+        }
+    }
+}

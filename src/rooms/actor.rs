@@ -1,0 +1,625 @@
+//! The actor's loop: everything that happens becomes one input, and what follows from it is done in order.
+//!
+//! Owns: the live rooms and tasks. Must not touch: decisions (they are the task's), frames, the network.
+//! Law: the saves and announcements of one step are one commit, made before anything else of that step is done.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{Ask, Error, TaskStatus, TaskView};
+use crate::config::{Config, OnStop};
+use crate::health::Reporter;
+use crate::media::{LaneEnd, LaneOrder, MediaClock, MediaEngine, MediaNews};
+use crate::model::event::LeaveCode;
+use crate::model::recording::{Fate, RecordingSpec, StorageKeys};
+use crate::model::room::{Room, Track};
+use crate::model::segment::object_key;
+use crate::model::task::{Effect, Input, Phase, Piece, PieceFate, Policy, RecordingTask};
+use crate::model::{LaneKind, MediaTime, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp};
+use crate::spool::{Recovered, Spool};
+use crate::store::records::{self, OutboxEntry};
+use crate::store::seal::BoxKey;
+use crate::store::{Batch, Store};
+
+/// After the last task has left, so long for its files to arrive before the daemon goes.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What the actor is built from.
+pub struct Parts {
+    pub config: Arc<Config>,
+    pub store: Store,
+    pub spool: Arc<Spool>,
+    pub engine: Arc<dyn MediaEngine>,
+    pub media_clock: MediaClock,
+    pub box_key: Arc<BoxKey>,
+    /// Told whenever an event was committed.
+    pub outbox: Arc<Notify>,
+    pub health: Reporter,
+}
+
+/// A task and what the actor keeps beside it.
+struct Running {
+    task: RecordingTask,
+    keys: Option<StorageKeys>,
+    dir: PathBuf,
+    /// Files' timelines count from here: shared by the task's lanes.
+    base: MediaTime,
+}
+
+fn to_bytes(record: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(record).expect("records have text keys and no floats")
+}
+
+pub struct Actor {
+    parts: Parts,
+    rooms: BTreeMap<RoomKey, Room>,
+    sessions: BTreeMap<SessionId, RoomKey>,
+    tasks: BTreeMap<TaskId, Running>,
+    /// What follows from effects themselves (a lane that could not start), taken in turn.
+    queue: VecDeque<(TaskId, Input)>,
+    /// Writes that the index refused; they go with the next commit.
+    unsaved: BTreeMap<String, Option<Vec<u8>>>,
+    /// Files that the shelf could not take when they were handed to it.
+    unshelved: Vec<(TaskId, Effect)>,
+    stopping: bool,
+}
+
+impl Actor {
+    /// Takes up the tasks of the index. `recovered` is what the spool found on the disk.
+    pub async fn restore(parts: Parts, mut recovered: Recovered) -> Result<Actor, Error> {
+        let store = parts.store.clone();
+        let mut actor = Actor {
+            parts,
+            rooms: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            queue: VecDeque::new(),
+            unsaved: BTreeMap::new(),
+            unshelved: Vec::new(),
+            stopping: false,
+        };
+        let failed = |e: crate::store::Error| Error::Store(e.to_string());
+        for (key, bytes) in store.scan(records::TASKS).await.map_err(failed)? {
+            let task: RecordingTask = match serde_json::from_slice(&bytes) {
+                Ok(task) => task,
+                Err(e) => {
+                    error!(%key, error = %e, "a task's record cannot be read; its files stay on the shelf");
+                    actor.parts.health.degraded("index", "a task's record cannot be read");
+                    continue;
+                }
+            };
+            let id = task.id.clone();
+            let mut pieces: Vec<Piece> = Vec::new();
+            for (key, bytes) in store.scan(records::segments_prefix(&id)).await.map_err(failed)? {
+                match serde_json::from_slice(&bytes) {
+                    Ok(piece) => pieces.push(piece),
+                    Err(e) => error!(%key, error = %e, "a segment's record cannot be read"),
+                }
+            }
+            let keys = records::load_keys(&store, &actor.parts.box_key, &id).await.map_err(failed)?;
+            let now = actor.now();
+            let (task, effects) = task.restore(pieces, actor.policy(), now);
+            info!(task = %id, phase = ?task.phase, takeover = task.takeover, "task taken up again");
+            let dir = actor.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
+            let base = actor.parts.media_clock.now();
+            actor.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base });
+            actor.perform(&id, effects).await;
+
+            // The shelf's own word on each file comes first; what neither it nor recovery knows is lost.
+            let found = recovered.tasks.remove(&id).unwrap_or_default();
+            let mut known: BTreeSet<(u32, u32)> = BTreeSet::new();
+            let mut tell = |input: Input| actor.queue.push_back((id.clone(), input));
+            for segment in found.adopted {
+                known.insert((segment.run.run, segment.index));
+                tell(Input::SegmentClosed(segment));
+            }
+            for (_, segment) in found.spooled {
+                known.insert((segment.run.run, segment.index));
+                tell(Input::Fate(Fate::Spooled(segment)));
+            }
+            for object in found.uploaded {
+                tell(Input::Fate(Fate::SegmentUploaded { object }));
+            }
+            for (_, segment, why) in found.lost {
+                tell(Input::Fate(Fate::Lost { segment, why }));
+            }
+            actor.drain().await;
+            let now = actor.now();
+            let Some(running) = actor.tasks.get_mut(&id) else { continue };
+            let effects = running.task.settle_unfound(&known, now);
+            actor.perform(&id, effects).await;
+            actor.reconcile_task(&id).await;
+            actor.drain().await;
+        }
+        for (task, found) in recovered.tasks {
+            let files = found.adopted.len() + found.spooled.len();
+            warn!(%task, files, "the shelf holds files of a task that the index does not know; they are left alone");
+            actor.parts.health.degraded("spool", "files of an unknown task are on the shelf");
+        }
+        Ok(actor)
+    }
+
+    /// Runs until `cancel`, then ends what is running within its bounds and returns.
+    pub async fn run(
+        mut self,
+        mut asks: mpsc::Receiver<Ask>,
+        mut news: mpsc::Receiver<MediaNews>,
+        mut fates: mpsc::Receiver<(TaskId, Fate)>,
+        cancel: CancellationToken,
+    ) {
+        let mut linger = None;
+        loop {
+            self.drain().await;
+            self.tell_gauges();
+            if self.stopping && self.all_left() {
+                // What is at the destination in a moment is told now rather than after the next start.
+                let until = *linger.get_or_insert_with(|| self.now().plus(LINGER));
+                if self.tasks.is_empty() || self.parts.config.recording.on_stop == OnStop::Resume || self.now() >= until
+                {
+                    break;
+                }
+            }
+            let wake = self.next_wake();
+            tokio::select! {
+                ask = asks.recv(), if !self.stopping => match ask {
+                    Some(ask) => self.ask(ask).await,
+                    None => self.begin_stop().await,
+                },
+                Some(told) = news.recv() => self.news(told).await,
+                Some((task, fate)) = fates.recv() => self.queue.push_back((task, Input::Fate(fate))),
+                () = tokio::time::sleep(wake) => self.tick().await,
+                () = cancel.cancelled(), if !self.stopping => {
+                    asks.close();
+                    self.begin_stop().await;
+                }
+            }
+        }
+        info!("rooms closed");
+    }
+
+    /// No lane runs and no task is on its way out.
+    fn all_left(&self) -> bool {
+        let left = |r: &Running| !matches!(r.task.phase, Phase::Leaving { .. }) && r.task.lanes_running() == 0;
+        self.tasks.values().all(left)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.parts.media_clock.wall(self.parts.media_clock.now())
+    }
+
+    fn policy(&self) -> Policy {
+        let config = &self.parts.config;
+        Policy {
+            segment_length: Duration::from_secs(config.recording.segment_seconds),
+            streams: config.limits.streams_per_task,
+            grace: Duration::from_secs(config.upload.grace_seconds),
+            ..Policy::default()
+        }
+    }
+
+    fn next_wake(&self) -> Duration {
+        let now = self.now();
+        let due = self.tasks.values().filter_map(|running| running.task.deadline()).min();
+        let wait = due.map_or(Duration::from_secs(3600), |due| due.since(now));
+        // A little late rather than early: an early tick finds nothing due and would spin.
+        let wait = wait + Duration::from_millis(1);
+        let calm = self.unsaved.is_empty() && self.unshelved.is_empty() && !self.stopping;
+        if calm { wait } else { wait.min(Duration::from_secs(1)) }
+    }
+
+    async fn tick(&mut self) {
+        let ids: Vec<TaskId> = self.tasks.keys().cloned().collect();
+        self.queue.extend(ids.into_iter().map(|id| (id, Input::Tick)));
+        if !self.unsaved.is_empty() {
+            self.commit(BTreeMap::new()).await;
+        }
+        for (id, effect) in std::mem::take(&mut self.unshelved) {
+            self.shelve(&id, effect);
+        }
+    }
+
+    async fn drain(&mut self) {
+        while let Some((id, input)) = self.queue.pop_front() {
+            let now = self.now();
+            let Some(running) = self.tasks.get_mut(&id) else { continue };
+            let effects = running.task.apply(input, now);
+            self.perform(&id, effects).await;
+        }
+    }
+
+    async fn begin_stop(&mut self) {
+        self.stopping = true;
+        let code = match self.parts.config.recording.on_stop {
+            OnStop::End => Some(LeaveCode::RemovedByServer),
+            OnStop::Resume => None,
+        };
+        info!(tasks = self.tasks.len(), "stopping: recordings end");
+        let ids: Vec<TaskId> = self.tasks.keys().cloned().collect();
+        for id in ids {
+            match code {
+                Some(code) => self.queue.push_back((id, Input::Stop(code))),
+                // Lanes end because their publishers are closed; the task waits in the index for the next start.
+                None => self.reconcile_with(&id, &Room::default()).await,
+            }
+        }
+        let sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
+        for session in sessions {
+            self.parts.engine.close_session(session);
+        }
+    }
+
+    async fn ask(&mut self, ask: Ask) {
+        // A caller who went away does not undo what was done: the answers below go to nobody then.
+        match ask {
+            Ask::Create { spec, keys, user_sig, reply } => {
+                let _ = reply.send(self.create(*spec, keys, user_sig).await);
+            }
+            Ask::Describe { app, task, reply } => {
+                let _ = reply.send(self.describe(app, &task));
+            }
+            Ask::Modify { app, task, subscription, reply } => {
+                let checked = self.active(app, &task);
+                if checked.is_ok() {
+                    self.queue.push_back((task.clone(), Input::Subscribe(subscription)));
+                    self.drain().await;
+                    self.save(&task).await;
+                    self.reconcile_task(&task).await;
+                }
+                let _ = reply.send(checked);
+            }
+            Ask::Delete { app, task, reply } => {
+                let checked = self.callable(app, &task).map(|_| ());
+                if checked.is_ok() {
+                    self.queue.push_back((task.clone(), Input::Stop(LeaveCode::Stopped)));
+                    self.drain().await;
+                    self.save(&task).await;
+                }
+                let _ = reply.send(checked);
+            }
+            Ask::RemoveUsers { room, users, reply } => {
+                let mut found = false;
+                for user in &users {
+                    if let Some(there) = self.rooms.get(&room) {
+                        for session in there.sessions_of(user) {
+                            found = true;
+                            self.parts.engine.close_session(session);
+                        }
+                    }
+                    let recorders = self.tasks_in(&room, |task| &task.spec.recorder == user);
+                    found |= !recorders.is_empty();
+                    self.queue.extend(recorders.into_iter().map(|id| (id, Input::Stop(LeaveCode::Removed))));
+                }
+                let exists = found || self.rooms.contains_key(&room) || !self.tasks_in(&room, |_| true).is_empty();
+                let _ = reply.send(if exists { Ok(()) } else { Err(Error::RoomUnknown) });
+            }
+            Ask::Dismiss { room, reply } => {
+                let recorders = self.tasks_in(&room, |_| true);
+                let there = self.rooms.get(&room);
+                let exists = there.is_some() || !recorders.is_empty();
+                for presence in there.map(Room::presences).unwrap_or_default() {
+                    self.parts.engine.close_session(presence.session);
+                }
+                self.queue.extend(recorders.into_iter().map(|id| (id, Input::Stop(LeaveCode::Dismissed))));
+                let _ = reply.send(if exists { Ok(()) } else { Err(Error::RoomUnknown) });
+            }
+        }
+    }
+
+    fn tasks_in(&self, room: &RoomKey, also: impl Fn(&RecordingTask) -> bool) -> Vec<TaskId> {
+        let active = |t: &RecordingTask| t.phase == Phase::Active && t.spec.room_key() == *room && also(t);
+        self.tasks.values().filter(|r| active(&r.task)).map(|r| r.task.id.clone()).collect()
+    }
+
+    /// The task, if it belongs to `app`, has not left, and still takes calls.
+    fn callable(&self, app: SdkAppId, id: &TaskId) -> Result<&RecordingTask, Error> {
+        let running = self.tasks.get(id).filter(|running| running.task.spec.app == app).ok_or(Error::TaskUnknown)?;
+        let task = &running.task;
+        if matches!(task.phase, Phase::Draining { .. } | Phase::Done) {
+            return Err(Error::TaskUnknown);
+        }
+        if self.now().since(task.created) > task.spec.call_expiry {
+            return Err(Error::CallsExpired);
+        }
+        Ok(task)
+    }
+
+    fn active(&self, app: SdkAppId, id: &TaskId) -> Result<(), Error> {
+        let task = self.callable(app, id)?;
+        if task.phase == Phase::Active { Ok(()) } else { Err(Error::TaskUnknown) }
+    }
+
+    fn describe(&self, app: SdkAppId, id: &TaskId) -> Result<TaskView, Error> {
+        let task = self.callable(app, id)?;
+        let status = match task.phase {
+            Phase::Active if task.has_media() => TaskStatus::InProgress,
+            Phase::Active => TaskStatus::Idle,
+            Phase::Leaving { .. } | Phase::Draining { .. } | Phase::Done => TaskStatus::Exited,
+        };
+        Ok(TaskView { task: id.clone(), status, files: task.files() })
+    }
+
+    async fn create(&mut self, spec: RecordingSpec, keys: StorageKeys, user_sig: Secret) -> Result<TaskId, Error> {
+        let room = spec.room_key();
+        let mut replaced = Vec::new();
+        for id in self.tasks_in(&room, |task| task.spec.recorder == spec.recorder) {
+            let Some(same) = self.tasks.get(&id) else { continue };
+            if same.task.spec == spec && same.keys.as_ref().is_none_or(|k| *k == keys) {
+                info!(task = %id, %room, "the same Create again: the task that runs is the answer");
+                return Ok(id);
+            }
+            replaced.push(id);
+        }
+        if self.rooms.get(&room).is_some_and(|there| there.holds(&spec.recorder)) {
+            return Err(Error::RecorderInUse);
+        }
+        let recording = |r: &&Running| matches!(r.task.phase, Phase::Active | Phase::Leaving { .. });
+        let running = self.tasks.values().filter(recording).count() - replaced.len();
+        let limit = self.parts.config.limits.tasks;
+        if running >= limit {
+            return Err(Error::TooManyTasks { running, limit });
+        }
+        let id = TaskId::from_random(uuid::Uuid::new_v4().as_bytes());
+        let dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
+        let (task, effects) = RecordingTask::create(id.clone(), spec, self.policy(), self.now());
+        let batch = Batch::new().put(records::task_key(&id), to_bytes(&task));
+        let destination = &task.spec.destination;
+        let batch = records::put_destination(batch, &id, destination, &keys, &user_sig, &self.parts.box_key);
+        self.parts.store.commit(batch).await.map_err(|e| Error::Store(e.to_string()))?;
+        info!(task = %id, %room, recorder = %task.spec.recorder, "task created");
+        let base = self.parts.media_clock.now();
+        self.tasks.insert(id.clone(), Running { task, keys: Some(keys), dir, base });
+        self.perform(&id, effects).await;
+        self.queue.extend(replaced.into_iter().map(|old| (old, Input::Stop(LeaveCode::SameUserEntered))));
+        self.reconcile_task(&id).await;
+        Ok(id)
+    }
+
+    async fn news(&mut self, news: MediaNews) {
+        match news {
+            MediaNews::Entered { session, room, user, media, offers } => {
+                info!(%room, %user, %media, session = session.0, "participant entered");
+                self.sessions.insert(session, room.clone());
+                if self.stopping {
+                    self.parts.engine.close_session(session);
+                    return;
+                }
+                let clash = self.tasks_in(&room, |task| task.spec.recorder == user);
+                self.queue.extend(clash.into_iter().map(|id| (id, Input::Stop(LeaveCode::SameUserEntered))));
+                let there = self.rooms.entry(room.clone()).or_default();
+                if let Some(older) = there.enter(session, user, media, offers) {
+                    info!(%room, session = older.0, "the same user entered again: the newer session stays");
+                    self.parts.engine.close_session(older);
+                }
+                self.reconcile_room(&room).await;
+            }
+            MediaNews::TrackUp { session, track, kind, codec } => {
+                let Some(room) = self.sessions.get(&session).cloned() else { return };
+                info!(%room, session = session.0, track = track.0, ?kind, ?codec, "track up");
+                if let Some(there) = self.rooms.get_mut(&room) {
+                    there.track_up(session, kind, Track { id: track, codec });
+                }
+                self.reconcile_room(&room).await;
+            }
+            MediaNews::TrackDown { session, track } => {
+                let Some(room) = self.sessions.get(&session).cloned() else { return };
+                if let Some(there) = self.rooms.get_mut(&room) {
+                    there.track_down(session, track);
+                }
+                self.reconcile_room(&room).await;
+            }
+            MediaNews::Left { session, reason } => {
+                let Some(room) = self.sessions.remove(&session) else { return };
+                info!(%room, session = session.0, ?reason, "participant left");
+                if let Some(there) = self.rooms.get_mut(&room) {
+                    there.leave(session);
+                    if there.is_empty() {
+                        self.rooms.remove(&room);
+                    }
+                }
+                self.reconcile_room(&room).await;
+            }
+            MediaNews::FirstMedia { run, at } => {
+                info!(task = %run.task, lane = ?run.lane, run = run.run, begin_ms = at.ms(), "first media");
+                self.queue.push_back((run.task.clone(), Input::FirstMedia { run, at }));
+            }
+            MediaNews::SegmentClosed(segment) => {
+                self.queue.push_back((segment.run.task.clone(), Input::SegmentClosed(segment)));
+            }
+            MediaNews::LaneEnded { run, end } => {
+                let failed = match &end {
+                    LaneEnd::Finished | LaneEnd::TrackGone => false,
+                    LaneEnd::Killed => true,
+                    LaneEnd::Failed(why) => {
+                        warn!(task = %run.task, lane = ?run.lane, run = run.run, why, "lane failed");
+                        true
+                    }
+                };
+                self.queue.push_back((run.task.clone(), Input::LaneEnded { run, failed }));
+            }
+        }
+    }
+
+    async fn reconcile_room(&mut self, room: &RoomKey) {
+        for id in self.tasks_in(room, |_| true) {
+            self.reconcile_task(&id).await;
+        }
+    }
+
+    async fn reconcile_task(&mut self, id: &TaskId) {
+        let Some(running) = self.tasks.get(id) else { return };
+        let room = self.rooms.get(&running.task.spec.room_key()).cloned().unwrap_or_default();
+        self.reconcile_with(id, &room).await;
+    }
+
+    async fn reconcile_with(&mut self, id: &TaskId, room: &Room) {
+        let now = self.now();
+        let Some(running) = self.tasks.get_mut(id) else { return };
+        let effects = running.task.reconcile(room, now);
+        self.perform(id, effects).await;
+    }
+
+    async fn save(&mut self, id: &TaskId) {
+        let Some(running) = self.tasks.get(id) else { return };
+        let writes = BTreeMap::from([(records::task_key(id), Some(to_bytes(&running.task)))]);
+        self.commit(writes).await;
+    }
+
+    /// One commit of `writes` and of what was refused before. A refusal is kept for the next one: the files on the
+    /// disk are the truth, and recording goes on.
+    async fn commit(&mut self, writes: BTreeMap<String, Option<Vec<u8>>>) {
+        self.unsaved.extend(writes);
+        if self.unsaved.is_empty() {
+            return;
+        }
+        let mut batch = Batch::new();
+        for (key, value) in &self.unsaved {
+            batch = match value {
+                Some(bytes) => batch.put(key.clone(), bytes.clone()),
+                None => batch.delete(key.clone()),
+            };
+        }
+        match self.parts.store.commit(batch).await {
+            Ok(()) => {
+                self.unsaved.clear();
+                self.parts.health.ok("index");
+            }
+            Err(e) => {
+                error!(error = %e, waiting = self.unsaved.len(), "the index refuses writes; recording goes on");
+                self.parts.health.degraded("index", "the index refuses writes");
+            }
+        }
+    }
+
+    async fn perform(&mut self, id: &TaskId, effects: Vec<Effect>) {
+        if effects.is_empty() {
+            return;
+        }
+        let Some(running) = self.tasks.get(id) else { return };
+        let mut writes = BTreeMap::new();
+        let mut announced = false;
+        for effect in &effects {
+            match effect {
+                Effect::SavePiece(piece) => {
+                    writes.insert(records::segment_key(id, &piece.object), Some(to_bytes(piece)));
+                    // The shelf's entry goes in the commit that notes its fate, so that no crash hides the news.
+                    if matches!(piece.fate, PieceFate::Uploaded | PieceFate::Lost) {
+                        writes.insert(records::spool_key(id, &piece.object), None);
+                    }
+                }
+                Effect::Announce(event) => {
+                    info!(task = %id, event = event.body.event_type(), seq = event.seq, "event");
+                    metrics::counter!("holdfast_events_total", "type" => event.body.event_type().to_string())
+                        .increment(1);
+                    let key = records::outbox_key(event.app, &event.task, event.seq);
+                    writes.insert(key, Some(OutboxEntry { event: event.clone() }.to_bytes()));
+                    announced = true;
+                }
+                _ => {}
+            }
+        }
+        writes.insert(records::task_key(id), Some(to_bytes(&running.task)));
+        self.commit(writes).await;
+        if announced {
+            self.parts.outbox.notify_one();
+        }
+        for effect in effects {
+            self.act(id, effect).await;
+        }
+    }
+
+    async fn act(&mut self, id: &TaskId, effect: Effect) {
+        let Some(running) = self.tasks.get(id) else { return };
+        let spec = &running.task.spec;
+        match effect {
+            Effect::SavePiece(_) | Effect::Announce(_) => {}
+            Effect::StartLane { run, audio, video } => {
+                let recording = &self.parts.config.recording;
+                let order = LaneOrder {
+                    run: run.clone(),
+                    audio,
+                    video,
+                    dir: running.dir.clone(),
+                    segment_length: Duration::from_secs(recording.segment_seconds),
+                    gap_limit: Duration::from_secs(recording.gap_seconds),
+                    sync_interval: Duration::from_secs(recording.sync_seconds),
+                    fill_black: spec.fill_black && run.lane.kind != LaneKind::Audio,
+                    base: running.base,
+                };
+                if let Err(e) = self.parts.engine.start_lane(order) {
+                    warn!(task = %id, lane = ?run.lane, run = run.run, error = %e, "lane did not start");
+                    self.queue.push_back((id.clone(), Input::LaneEnded { run, failed: true }));
+                }
+            }
+            Effect::FinishLane(run) => self.parts.engine.finish_lane(&run),
+            Effect::KillLane(run) => {
+                warn!(task = %id, lane = ?run.lane, run = run.run, "lane did not finish in time: killed");
+                self.parts.engine.kill_lane(&run);
+            }
+            Effect::Wedged(run) => {
+                error!(task = %id, lane = ?run.lane, run = run.run, "lane did not even die: given up");
+                metrics::counter!("holdfast_lanes_wedged_total").increment(1);
+                self.parts.health.degraded("media", "a pipeline is wedged");
+            }
+            Effect::Spool { .. } | Effect::PublishPlaylist { .. } => self.shelve(id, effect),
+            Effect::Forget => self.forget(id).await,
+        }
+    }
+
+    /// Hands a file to the shelf. One that it cannot take now is handed over again: it is on the disk meanwhile.
+    fn shelve(&mut self, id: &TaskId, effect: Effect) {
+        let Some(running) = self.tasks.get(id) else { return };
+        let key = |object: &str| object_key(&running.task.spec.destination.prefix, id, object);
+        let spool = &self.parts.spool;
+        let shelved = match effect.clone() {
+            Effect::Spool { segment, object } => {
+                let key = key(&object);
+                spool.accept_segment(segment, object, key)
+            }
+            Effect::PublishPlaylist { object, version, text } => {
+                let key = key(&object);
+                spool.accept_playlist(id, object, key, version, text)
+            }
+            _ => return,
+        };
+        if let Err(e) = shelved {
+            error!(task = %id, error = %e, "the shelf takes nothing now; it is asked again");
+            self.parts.health.degraded("spool", "the shelf takes nothing");
+            self.unshelved.push((id.clone(), effect));
+        } else if self.unshelved.is_empty() {
+            self.parts.health.ok("spool");
+        }
+    }
+
+    /// The task is done: its records go, its events stay until they are delivered.
+    async fn forget(&mut self, id: &TaskId) {
+        info!(task = %id, "task done");
+        let mut writes = BTreeMap::from([(records::task_key(id), None)]);
+        match self.parts.store.scan(records::segments_prefix(id)).await {
+            Ok(pieces) => writes.extend(pieces.into_iter().map(|(key, _)| (key, None))),
+            Err(e) => error!(task = %id, error = %e, "a finished task's segments could not be listed"),
+        }
+        self.commit(writes).await;
+        self.tasks.remove(id);
+        if let Err(e) = self.parts.spool.forget_task(id).await {
+            warn!(task = %id, error = %e, "something of a finished task stays on the shelf");
+        }
+    }
+
+    fn tell_gauges(&self) {
+        let count = |n: usize| n as f64;
+        let recording = |r: &&Running| matches!(r.task.phase, Phase::Active | Phase::Leaving { .. });
+        let tasks = self.tasks.values().filter(recording).count();
+        let lanes: usize = self.tasks.values().map(|r| r.task.lanes_running()).sum();
+        metrics::gauge!("holdfast_rooms").set(count(self.rooms.len()));
+        metrics::gauge!("holdfast_sessions").set(count(self.sessions.len()));
+        metrics::gauge!("holdfast_tasks").set(count(tasks));
+        metrics::gauge!("holdfast_tasks_draining").set(count(self.tasks.len() - tasks));
+        self.parts.health.recording(lanes > 0);
+    }
+}
