@@ -8,7 +8,7 @@ use recording::*;
 
 #[test]
 fn h264_is_cut_at_keyframes_and_nothing_of_it_changes() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::H264);
     let order = b.order(LaneKind::Video, None, Some(&ann));
     b.start(&order);
@@ -43,7 +43,7 @@ fn h264_is_cut_at_keyframes_and_nothing_of_it_changes() {
 
 #[test]
 fn opus_becomes_aac_of_the_same_length() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::Opus);
     let order = b.order(LaneKind::Audio, Some(&ann), None);
     b.start(&order);
@@ -77,7 +77,7 @@ fn offsets_ms(flashes: &[f64], tones: &[f64]) -> Vec<f64> {
 
 #[test]
 fn flash_and_beep_are_together_in_two_lanes() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let (sound, picture) = (b.publish(Codec::Opus), b.publish(Codec::H264));
     let heard = b.order(LaneKind::Audio, Some(&sound), None);
     let seen = b.order(LaneKind::Video, None, Some(&picture));
@@ -102,7 +102,7 @@ fn flash_and_beep_are_together_in_two_lanes() {
 
 #[test]
 fn a_clock_that_drifts_stays_in_step_for_two_minutes() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::Opus);
     let mut order = b.order(LaneKind::Audio, Some(&ann), None);
     order.segment_length = std::time::Duration::from_secs(60);
@@ -128,7 +128,7 @@ fn a_clock_that_drifts_stays_in_step_for_two_minutes() {
 
 #[test]
 fn silence_that_is_not_sent_and_packets_that_are_lost_keep_their_place() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::Opus);
     let order = b.order(LaneKind::Audio, Some(&ann), None);
     b.start(&order);
@@ -164,7 +164,7 @@ fn silence_that_is_not_sent_and_packets_that_are_lost_keep_their_place() {
 
 #[test]
 fn a_gap_is_a_jump_of_the_times_and_a_discontinuity() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::H264);
     let order = b.order(LaneKind::Video, None, Some(&ann));
     b.start(&order);
@@ -189,7 +189,7 @@ fn a_gap_is_a_jump_of_the_times_and_a_discontinuity() {
 
 #[test]
 fn a_stream_that_falls_silent_is_closed_before_anything_else_happens() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let (sound, picture) = (b.publish(Codec::Opus), b.publish(Codec::H264));
     for (publisher, frames, kind) in
         [(&sound, opus(40, 500), LaneKind::Audio), (&picture, h264(30, (320, 240), 30, 500), LaneKind::Video)]
@@ -226,7 +226,7 @@ fn a_stream_that_falls_silent_is_closed_before_anything_else_happens() {
 
 #[test]
 fn a_change_of_size_begins_a_file_that_says_its_size() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::H264);
     let order = b.order(LaneKind::Video, None, Some(&ann));
     b.start(&order);
@@ -250,7 +250,7 @@ fn a_change_of_size_begins_a_file_that_says_its_size() {
 
 #[test]
 fn lost_packets_cost_pictures_and_not_the_recording() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::H264);
     let order = b.order(LaneKind::Video, None, Some(&ann));
     b.start(&order);
@@ -283,7 +283,7 @@ fn lost_packets_cost_pictures_and_not_the_recording() {
 
 #[test]
 fn a_lane_that_begins_in_mid_stream_waits_for_a_keyframe_and_asks_for_it() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::H264);
     let frames = h264(90, (320, 240), 60, 0);
     ann.push(&frames[..30]);
@@ -302,7 +302,7 @@ fn a_lane_that_begins_in_mid_stream_waits_for_a_keyframe_and_asks_for_it() {
 
 #[test]
 fn a_track_that_goes_ends_the_lane_and_all_it_sent_is_there() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::Opus);
     let order = b.order(LaneKind::Audio, Some(&ann), None);
     b.start(&order);
@@ -317,7 +317,7 @@ fn a_track_that_goes_ends_the_lane_and_all_it_sent_is_there() {
 
 #[test]
 fn a_lane_without_data_ends_without_files() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::H264);
     let order = b.order(LaneKind::Video, None, Some(&ann));
     b.start(&order);
@@ -330,7 +330,7 @@ fn a_lane_without_data_ends_without_files() {
 
 #[test]
 fn a_killed_lane_tells_what_it_had_written() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::H264);
     let order = b.order(LaneKind::Video, None, Some(&ann));
     b.start(&order);
@@ -353,7 +353,7 @@ fn a_killed_lane_tells_what_it_had_written() {
 
 #[test]
 fn nonsense_does_not_end_the_lane() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     for codec in [Codec::H264, Codec::Opus, Codec::Vp8] {
         let ann = b.publish(codec);
         let kind = if codec == Codec::Opus { LaneKind::Audio } else { LaneKind::Video };
@@ -401,7 +401,7 @@ fn other_codecs_become_h264() {
         (Codec::Vp8, "vp8enc deadline=1 keyframe-max-dist=1000 ! rtpvp8pay pt=96"),
         (Codec::Vp9, "vp9enc deadline=1 cpu-used=8 keyframe-max-dist=1000 ! rtpvp9pay pt=96"),
     ] {
-        let mut b = Box_::new();
+        let mut b = Site::new();
         let ann = b.publish(codec);
         let order = b.order(LaneKind::Video, None, Some(&ann));
         b.start(&order);
@@ -424,7 +424,7 @@ fn other_codecs_become_h264() {
 
 #[test]
 fn a_merged_lane_has_both_in_step() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let (sound, picture) = (b.publish(Codec::Opus), b.publish(Codec::H264));
     let order = b.order(LaneKind::AudioVideo, Some(&sound), Some(&picture));
     b.start(&order);
@@ -464,7 +464,7 @@ fn push_together(one: &Publisher, ones: &[Frame], two: &Publisher, twos: &[Frame
 
 #[test]
 fn a_merged_lane_goes_on_with_whichever_side_there_is() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let (sound, picture) = (b.publish(Codec::Opus), b.publish(Codec::H264));
     let order = b.order(LaneKind::AudioVideo, Some(&sound), Some(&picture));
     b.start(&order);
@@ -497,7 +497,7 @@ fn a_merged_lane_goes_on_with_whichever_side_there_is() {
 #[test]
 fn a_merged_lane_with_one_track_is_a_lane_of_that_track() {
     for with_sound in [true, false] {
-        let mut b = Box_::new();
+        let mut b = Site::new();
         let ann = b.publish(if with_sound { Codec::Opus } else { Codec::H264 });
         let order = b.order(LaneKind::AudioVideo, with_sound.then_some(&ann), (!with_sound).then_some(&ann));
         b.start(&order);
@@ -516,7 +516,7 @@ fn a_merged_lane_with_one_track_is_a_lane_of_that_track() {
 
 #[test]
 fn black_fills_the_time_in_which_pictures_had_stopped() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::H264);
     let mut order = b.order(LaneKind::Video, None, Some(&ann));
     order.fill_black = true;
@@ -544,7 +544,7 @@ fn black_fills_the_time_in_which_pictures_had_stopped() {
 
 #[test]
 fn black_comes_by_the_clock_when_nothing_comes_back() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::H264);
     let mut order = b.order(LaneKind::Video, None, Some(&ann));
     order.fill_black = true;
@@ -570,7 +570,7 @@ fn black_comes_by_the_clock_when_nothing_comes_back() {
 
 #[test]
 fn two_recordings_of_one_track_do_not_know_of_each_other() {
-    let mut b = Box_::new();
+    let mut b = Site::new();
     let ann = b.publish(Codec::H264);
     let first = b.order(LaneKind::Video, None, Some(&ann));
     let mut second = first.clone();

@@ -152,11 +152,14 @@ impl Chain {
     /// The next picture out of an encoder in this chain will be a keyframe.
     pub fn force_keyframe(&self) {
         let order = gst::Structure::builder("GstForceKeyUnit")
+            .field("timestamp", gst::ClockTime::NONE)
+            .field("stream-time", gst::ClockTime::NONE)
             .field("running-time", gst::ClockTime::NONE)
             .field("all-headers", true)
             .field("count", 0_u32)
             .build();
-        self.output.push_event(gst::event::CustomUpstream::new(order));
+        // with the data, not against it: so it belongs to what is pushed next, whatever stands between
+        self.input.push_event(gst::event::CustomDownstream::new(order));
     }
 
     /// Takes what has come out.

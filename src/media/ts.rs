@@ -137,7 +137,7 @@ struct Adaptation {
 }
 
 fn ticks(at: Duration) -> u64 {
-    u64::try_from(at.as_nanos() * 9 / 100_000).unwrap_or(u64::MAX) & 0x1_ffff_ffff
+    u64::try_from((at.as_nanos() * 9 + 50_000) / 100_000).unwrap_or(u64::MAX) & 0x1_ffff_ffff
 }
 
 fn clock_reference(pts: Duration) -> u64 {

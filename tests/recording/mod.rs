@@ -48,7 +48,7 @@ impl Asked {
 pub type Frame = Vec<StampedPacket>;
 
 /// A box's recording side, with a folder of its own.
-pub struct Box_ {
+pub struct Site {
     pub dir: tempfile::TempDir,
     pub clock: MediaClock,
     pub tracks: Tracks,
@@ -71,14 +71,14 @@ pub struct Publisher {
     pub asked: Arc<Asked>,
 }
 
-impl Box_ {
-    pub fn new() -> Box_ {
+impl Site {
+    pub fn new() -> Site {
         holdfast::media::init().expect("GStreamer with what a recording needs");
         let clock = MediaClock::new(Instant::now(), WALL);
         let tracks = Tracks::default();
         let (to, news) = mpsc::channel(64);
         let engine = Engine::new(clock, tracks.clone(), to, Arc::new(NoSessions));
-        Box_ { dir: tempfile::tempdir().expect("a folder"), clock, tracks, engine, news, ids: 0 }
+        Site { dir: tempfile::tempdir().expect("a folder"), clock, tracks, engine, news, ids: 0 }
     }
 
     pub fn publish(&mut self, codec: Codec) -> Publisher {
