@@ -13,6 +13,7 @@ mod mux;
 mod pace;
 mod peer;
 mod picture;
+pub mod publish;
 mod reorder;
 mod sdp;
 mod segmenter;
