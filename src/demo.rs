@@ -389,7 +389,15 @@ struct Probed {
 
 async fn probe(address: &str) -> Result<Probed, Error> {
     let asked = tokio::process::Command::new("ffprobe")
-        .args(["-v", "error", "-of", "json", "-show_entries", "format=duration:stream=codec_name,width,height", address])
+        .args([
+            "-v",
+            "error",
+            "-of",
+            "json",
+            "-show_entries",
+            "format=duration:stream=codec_name,width,height",
+            address,
+        ])
         .output()
         .await
         .map_err(|e| Error::NotSo(format!("ffprobe can be run (Debian package ffmpeg): {e}")))?;
@@ -404,7 +412,8 @@ async fn probe(address: &str) -> Result<Probed, Error> {
         (Some(codec), ..) => codec.to_owned(),
         _ => String::new(),
     };
-    let streams: Vec<String> = told["streams"].as_array().map(|all| all.iter().map(stream).collect()).unwrap_or_default();
+    let streams: Vec<String> =
+        told["streams"].as_array().map(|all| all.iter().map(stream).collect()).unwrap_or_default();
     Ok(Probed { seconds, streams: streams.join(" + ") })
 }
 

@@ -6,7 +6,8 @@ use serde_json::json;
 use support::beat::{self, Film};
 use support::bucket::{Kind, S3};
 use support::receiver::{Receiver, sign};
-use support::{BUCKET, CALLBACK_KEY};
+use support::recorded::{PREFIX, Recording};
+use support::{APP, BUCKET, CALLBACK_KEY};
 
 #[test]
 fn flash_and_beep_of_the_film_fall_together() {
@@ -60,4 +61,47 @@ async fn both_s3_servers_keep_what_they_are_given() {
             assert_eq!(server.get(key).await, b"#EXTM3U\n", "over a restart");
         }
     }
+}
+
+/// Two segments of two seconds, made by ffmpeg, in a list as the box writes it.
+fn made_recording(second_stamp: &str) -> Recording {
+    let dir = tempfile::TempDir::new().expect("a temporary folder can be made");
+    let mut ffmpeg = std::process::Command::new(support::program("ffmpeg"));
+    ffmpeg
+        .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=320x240:r=30:d=4", "-pix_fmt", "yuv420p"])
+        .args(["-c:v", "libx264", "-bf", "0", "-g", "30", "-f", "segment", "-segment_time", "2"])
+        .args(["-segment_format", "mpegts"])
+        .arg(dir.path().join("%d.ts"));
+    support::output_of(&mut ffmpeg);
+    let name = format!("{APP}_77__UserId_s_ZHI.__UserId_e_main_video");
+    let (first, second) = (format!("{name}_20260131235958500.ts"), format!("{name}_{second_stamp}.ts"));
+    let text = format!(
+        "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXT-X-TRTC-START-REC-TIME:1769903998500\n\
+         #EXT-X-TRTC-VIDEO-METADATA:WIDTH:320 HEIGHT:240\n#EXTINF:2.000,\n{first}\n#EXTINF:2.000,\n{second}\n#EXT-X-ENDLIST\n"
+    );
+    let read = |n: &str| std::fs::read(dir.path().join(n)).expect("ffmpeg made two segments");
+    let key = |name: &str| format!("{PREFIX}/task/{name}");
+    let objects =
+        [(key(&first), read("0.ts")), (key(&second), read("1.ts")), (key(&format!("{name}.m3u8")), text.into_bytes())];
+    Recording::of(&objects.into_iter().collect(), "task")
+}
+
+#[test]
+fn a_sound_recording_passes_and_a_false_stamp_does_not() {
+    let recording = made_recording("20260201000000500");
+    recording.assert_whole();
+    let lane = recording.lane("dr", "video");
+    lane.assert_sound();
+    lane.assert_frames(0.01);
+    let broken = made_recording("20260201000001500");
+    let told = std::panic::catch_unwind(|| broken.lane("dr", "video").assert_sound());
+    assert!(told.is_err(), "a name that is a second off must be seen");
+}
+
+#[test]
+fn a_list_that_names_what_is_not_there_is_not_whole() {
+    let mut recording = made_recording("20260201000000500");
+    let (name, _) = recording.objects.pop_first().expect("it has objects");
+    let told = std::panic::catch_unwind(|| recording.assert_whole());
+    assert!(told.is_err(), "{name} is missing and nobody said so");
 }

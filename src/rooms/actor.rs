@@ -24,7 +24,8 @@ use crate::model::task::{Effect, Input, Phase, Piece, PieceFate, Policy, Recordi
 use crate::model::{LaneKind, MediaTime, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp};
 use crate::spool::{Recovered, Spool};
 use crate::store::records::{self, OutboxEntry};
-use crate::store::{Batch, BoxKey, Store};
+use crate::store::seal::BoxKey;
+use crate::store::{Batch, Store};
 
 /// After the last task has left, so long for its files to arrive before the daemon goes.
 const LINGER: Duration = Duration::from_secs(5);
@@ -159,7 +160,8 @@ impl Actor {
             if self.stopping && self.all_left() {
                 // What is at the destination in a moment is told now rather than after the next start.
                 let until = *linger.get_or_insert_with(|| self.now().plus(LINGER));
-                if self.tasks.is_empty() || self.parts.config.recording.on_stop == OnStop::Resume || self.now() >= until {
+                if self.tasks.is_empty() || self.parts.config.recording.on_stop == OnStop::Resume || self.now() >= until
+                {
                     break;
                 }
             }
@@ -618,7 +620,6 @@ impl Actor {
         metrics::gauge!("holdfast_sessions").set(count(self.sessions.len()));
         metrics::gauge!("holdfast_tasks").set(count(tasks));
         metrics::gauge!("holdfast_tasks_draining").set(count(self.tasks.len() - tasks));
-        metrics::gauge!("holdfast_lanes").set(count(lanes));
         self.parts.health.recording(lanes > 0);
     }
 }

@@ -13,6 +13,7 @@ pub mod publisher;
 pub mod receiver;
 pub mod recorded;
 pub mod relay;
+pub mod scene;
 pub mod sdk;
 
 use std::future::Future;

@@ -133,7 +133,12 @@ impl Recording {
                 let object = self.objects.get(&segment.name);
                 let object =
                     object.unwrap_or_else(|| panic!("{} lists {}, which is not there", lane.name, segment.name));
-                assert!(!object.is_empty() && object.len() % 188 == 0, "{}: {} bytes", segment.name, object.len());
+                assert!(
+                    !object.is_empty() && object.len().is_multiple_of(188),
+                    "{}: {} bytes",
+                    segment.name,
+                    object.len()
+                );
                 assert!(listed.insert(segment.name.clone()), "{} is listed twice", segment.name);
             }
         }

@@ -4,6 +4,7 @@
 //! candidates, and the box's answer back with its own UDP port, so that all media passes here.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -146,13 +147,15 @@ async fn carry(near: Arc<UdpSocket>, far: SocketAddr, weather: Arc<Weather>, see
     let mut packet = vec![0u8; 65_536];
     loop {
         let Ok((length, from)) = near.recv_from(&mut packet).await else { continue };
-        if !ways.contains_key(&from) {
-            let out = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("loopback has free ports"));
-            out.connect(far).await.expect("loopback is there");
-            tokio::spawn(back(out.clone(), near.clone(), from, weather.clone(), seed ^ u64::from(from.port())));
-            ways.insert(from, out);
-        }
-        let out = ways[&from].clone();
+        let out = match ways.entry(from) {
+            Entry::Occupied(way) => way.get().clone(),
+            Entry::Vacant(way) => {
+                let out = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("loopback has free ports"));
+                out.connect(far).await.expect("loopback is there");
+                tokio::spawn(back(out.clone(), near.clone(), from, weather.clone(), seed ^ u64::from(from.port())));
+                way.insert(out).clone()
+            }
+        };
         let bytes = packet[..length].to_vec();
         if let Some(at) = fate(&weather, &mut dice) {
             tokio::spawn(async move {

@@ -1,0 +1,383 @@
+//! The actor with a real index and a real shelf, and a media engine and a destination that do as the test says.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use holdfast::config::Config;
+use holdfast::health::Reporter;
+use holdfast::media::{LaneEnd, LaneOrder, LeaveReason, MediaClock, MediaEngine, MediaError, MediaNews};
+use holdfast::model::event::EventBody;
+use holdfast::model::playlist::Playlist;
+use holdfast::model::recording::{
+    Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
+};
+use holdfast::model::segment::{ClosedSegment, LocalName};
+use holdfast::model::{
+    Codec, LaneRun, MediaId, RoomId, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackId, TrackKind,
+    UserId,
+};
+use holdfast::rooms::{Actor, Error, Parts, Rooms, TaskStatus};
+use holdfast::spool::Spool;
+use holdfast::store::Store;
+use holdfast::store::records::{self, OutboxEntry};
+use holdfast::store::seal::BoxKey;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Far more than anything here takes: only a hang reaches it.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What the actor asked of the engine, in order.
+#[derive(Debug, Clone)]
+enum Asked {
+    Start(Box<LaneOrder>),
+    Finish(LaneRun),
+    CloseSession(SessionId),
+}
+
+struct ScriptedEngine {
+    asked: mpsc::Sender<Asked>,
+    refuse: Mutex<bool>,
+}
+
+impl MediaEngine for ScriptedEngine {
+    fn start_lane(&self, order: LaneOrder) -> Result<(), MediaError> {
+        if *self.refuse.lock().unwrap() {
+            return Err(MediaError::Pipeline("as the test says".into()));
+        }
+        self.asked.try_send(Asked::Start(Box::new(order))).expect("room in the test's channel");
+        Ok(())
+    }
+    fn finish_lane(&self, run: &LaneRun) {
+        self.asked.try_send(Asked::Finish(run.clone())).expect("room in the test's channel");
+    }
+    fn kill_lane(&self, run: &LaneRun) {
+        panic!("{run:?} was killed, though it always answers");
+    }
+    fn close_session(&self, session: SessionId) {
+        self.asked.try_send(Asked::CloseSession(session)).expect("room in the test's channel");
+    }
+}
+
+/// One life of the box's deciding half.
+struct Life {
+    rooms: Rooms,
+    news: mpsc::Sender<MediaNews>,
+    asked: mpsc::Receiver<Asked>,
+    engine: Arc<ScriptedEngine>,
+    fates: mpsc::Sender<(TaskId, holdfast::model::recording::Fate)>,
+    spool: Arc<Spool>,
+    store: Store,
+    outbox: Arc<Notify>,
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Life {
+    async fn begin(dir: &Path, config: Config) -> Life {
+        let store = Store::open(&dir.join("index")).unwrap().store;
+        let box_key = Arc::new(BoxKey::load_or_create(&dir.join("box.key")).unwrap());
+        let (fates, fates_out) = mpsc::channel(1024);
+        let (news, news_out) = mpsc::channel(1024);
+        let (asks, asks_out) = mpsc::channel(64);
+        let (asked_in, asked) = mpsc::channel(1024);
+        let spool = Spool::open(&dir.join("spool"), store.clone(), fates.clone()).unwrap();
+        let recovered = spool.recover().await.unwrap();
+        let engine = Arc::new(ScriptedEngine { asked: asked_in, refuse: Mutex::new(false) });
+        let outbox = Arc::new(Notify::new());
+        let parts = Parts {
+            config: Arc::new(config),
+            store: store.clone(),
+            spool: spool.clone(),
+            engine: engine.clone(),
+            media_clock: MediaClock::new(Instant::now(), Timestamp::from_ms(1_800_000_000_000)),
+            box_key,
+            outbox: outbox.clone(),
+            health: Reporter::default(),
+        };
+        let actor = Actor::restore(parts, recovered).await.unwrap();
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(actor.run(asks_out, news_out, fates_out, cancel.clone()));
+        Life { rooms: Rooms::new(asks), news, asked, engine, fates, spool, store, outbox, cancel, task }
+    }
+
+    async fn next_asked(&mut self) -> Asked {
+        tokio::time::timeout(LIMIT, self.asked.recv()).await.expect("the actor asks the engine").expect("it lives")
+    }
+
+    async fn started(&mut self) -> LaneOrder {
+        match self.next_asked().await {
+            Asked::Start(order) => *order,
+            other => panic!("a lane starts, not {other:?}"),
+        }
+    }
+
+    async fn enter(&self, session: u64, user: &str, kinds: &[TrackKind]) {
+        self.tell(MediaNews::Entered {
+            session: SessionId(session),
+            room: room(),
+            user: UserId::parse(user).unwrap(),
+            media: MediaId::Main,
+            offers: kinds.to_vec(),
+        })
+        .await;
+        for (i, kind) in kinds.iter().enumerate() {
+            let codec = if *kind == TrackKind::Audio { Codec::Opus } else { Codec::H264 };
+            let track = TrackId(session * 10 + i as u64);
+            self.tell(MediaNews::TrackUp { session: SessionId(session), track, kind: *kind, codec }).await;
+        }
+    }
+
+    async fn tell(&self, news: MediaNews) {
+        self.news.send(news).await.expect("the actor lives");
+    }
+
+    /// A lane of the engine writes a segment.
+    async fn write_segment(&self, order: &LaneOrder, index: u32) {
+        let mut segment = ClosedSegment {
+            run: order.run.clone(),
+            index,
+            start: Timestamp::from_ms(1_800_000_000_000 + i64::from(index) * 10_000),
+            duration: Duration::from_secs(10),
+            bytes: 188 * 10,
+            size: None,
+            discontinuity: false,
+            part_name: String::new(),
+        };
+        segment.part_name = LocalName::of(&segment).part().to_string();
+        std::fs::write(order.dir.join(&segment.part_name), [0x47; 188 * 10]).unwrap();
+        if index == 0 {
+            self.tell(MediaNews::FirstMedia { run: order.run.clone(), at: segment.start }).await;
+        }
+        self.tell(MediaNews::SegmentClosed(segment)).await;
+    }
+
+    /// The destination takes everything that is on the shelf, until `done`.
+    async fn carry_until(&self, bucket: &mut BTreeMap<String, Vec<u8>>, done: impl Fn(&[EventBody]) -> bool) {
+        let all = async {
+            while !done(&self.events().await) {
+                let Some(job) = self.spool.lease(8).await.unwrap() else {
+                    tokio::select! {
+                        () = self.spool.wait_ready() => {}
+                        () = self.outbox.notified() => {}
+                    }
+                    continue;
+                };
+                let task = job.task().clone();
+                bucket.insert(job.entry().object_key.clone(), std::fs::read(job.path()).unwrap());
+                let fate = job.ack_uploaded().await.unwrap();
+                self.fates.send((task, fate)).await.unwrap();
+            }
+        };
+        tokio::time::timeout(LIMIT, all).await.expect("the task comes to where the test waits for it");
+    }
+
+    async fn events(&self) -> Vec<EventBody> {
+        let entries = self.store.scan(records::OUTBOX).await.unwrap();
+        entries.iter().map(|(key, bytes)| OutboxEntry::from_bytes(key, bytes).unwrap().event.body).collect()
+    }
+
+    async fn end(self) {
+        self.cancel.cancel();
+        tokio::time::timeout(LIMIT, self.task).await.expect("it stops").unwrap();
+        self.spool.drained().await.unwrap();
+        self.store.close().await.unwrap();
+    }
+}
+
+fn room() -> RoomKey {
+    RoomKey { app: SdkAppId(1_400_000_001), room: RoomId::Number(12345) }
+}
+
+fn spec() -> RecordingSpec {
+    RecordingSpec {
+        app: SdkAppId(1_400_000_001),
+        room: RoomId::Number(12345),
+        recorder: UserId::parse("recorder").unwrap(),
+        streams: StreamType::AudioVideo,
+        media: MediaFilter::Both,
+        subscription: Subscription::default(),
+        max_idle: Duration::from_secs(86_400),
+        av_merge: false,
+        fill_black: false,
+        call_expiry: Duration::from_secs(72 * 3600),
+        destination: Destination {
+            vendor: Vendor::S3,
+            region: "r".into(),
+            bucket: "b".into(),
+            prefix: vec!["p1".into(), "p2".into()],
+        },
+    }
+}
+
+fn keys() -> StorageKeys {
+    StorageKeys { access_key: Secret::new("AKIDstorage"), secret_key: Secret::new("hush-storage") }
+}
+
+async fn create(life: &Life, spec: RecordingSpec) -> Result<TaskId, Error> {
+    life.rooms.create(spec, keys(), Secret::new("hush-sig")).await
+}
+
+fn stopped(events: &[EventBody]) -> bool {
+    events.iter().any(|e| matches!(e, EventBody::UploadStop { .. }))
+}
+
+#[tokio::test]
+async fn a_recording_from_create_to_the_last_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(dir.path(), Config::default()).await;
+    life.enter(1, "alice", &[TrackKind::Audio]).await;
+    let task = create(&life, spec()).await.unwrap();
+    let app = SdkAppId(1_400_000_001);
+    assert_eq!(life.rooms.describe(app, task.clone()).await.unwrap().status, TaskStatus::Idle);
+    let order = life.started().await;
+    assert_eq!(order.audio, Some(TrackId(10)));
+    life.write_segment(&order, 0).await;
+    life.write_segment(&order, 1).await;
+
+    let mut bucket = BTreeMap::new();
+    life.carry_until(&mut bucket, |e| e.iter().any(|e| matches!(e, EventBody::FileInfo { .. }))).await;
+    let view = life.rooms.describe(app, task.clone()).await.unwrap();
+    assert_eq!(view.status, TaskStatus::InProgress);
+    assert_eq!(view.files[0].begin, Timestamp::from_ms(1_800_000_000_000));
+    assert_eq!(view.files[0].file_name, "1400000001_12345__UserId_s_YWxpY2U.__UserId_e_main_audio.m3u8");
+
+    life.rooms.delete(app, task.clone()).await.unwrap();
+    match life.next_asked().await {
+        Asked::Finish(run) => life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Finished }).await,
+        other => panic!("the lane is finished, not {other:?}"),
+    }
+    life.carry_until(&mut bucket, stopped).await;
+    assert_eq!(life.rooms.describe(app, task.clone()).await, Err(Error::TaskUnknown), "an ended task is an error");
+
+    let key = format!("p1/p2/{task}/{}", view.files[0].file_name);
+    let list = Playlist::parse(std::str::from_utf8(&bucket[&key]).unwrap()).unwrap();
+    assert!(list.ended && list.items.len() == 2);
+    assert_eq!(list.begin, view.files[0].begin);
+    for item in &list.items {
+        assert!(bucket.contains_key(&format!("p1/p2/{task}/{}", item.name)));
+    }
+    assert_eq!(list.items[0].name, "1400000001_12345__UserId_s_YWxpY2U.__UserId_e_main_audio_20270115080000000.ts");
+    let types: Vec<u32> = life.events().await.iter().map(EventBody::event_type).collect();
+    assert_eq!(types, [301, 303, 307, 304, 302, 305]);
+    assert!(!dir.path().join("spool").join(task.as_str()).exists(), "nothing of a finished task is left");
+    life.end().await;
+}
+
+#[tokio::test]
+async fn create_again_is_the_same_task_and_another_with_that_recorder_replaces_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.limits.tasks = 1;
+    let mut life = Life::begin(dir.path(), config).await;
+    let first = create(&life, spec()).await.unwrap();
+    assert_eq!(create(&life, spec()).await.unwrap(), first);
+    let mut other = spec();
+    other.recorder = UserId::parse("second").unwrap();
+    assert_eq!(create(&life, other).await, Err(Error::TooManyTasks { running: 1, limit: 1 }));
+    let mut changed = spec();
+    changed.streams = StreamType::Audio;
+    let second = create(&life, changed.clone()).await.unwrap();
+    assert_ne!(first, second);
+    life.carry_until(&mut BTreeMap::new(), stopped).await;
+    let codes: Vec<u32> = (life.events().await.iter())
+        .filter_map(|e| if let EventBody::RecorderStop { code } = e { Some(code.code()) } else { None })
+        .collect();
+    assert_eq!(codes, [101]);
+
+    life.enter(1, "alice", &[]).await;
+    life.enter(2, "alice", &[]).await;
+    assert!(matches!(life.next_asked().await, Asked::CloseSession(SessionId(1))), "the newer session stays");
+    let mut taken = spec();
+    taken.recorder = UserId::parse("alice").unwrap();
+    assert_eq!(create(&life, taken).await, Err(Error::RecorderInUse));
+    assert_eq!(life.rooms.delete(SdkAppId(7), second).await, Err(Error::TaskUnknown), "another app's task");
+    life.end().await;
+}
+
+#[tokio::test]
+async fn modify_and_leaving_move_the_lanes_and_a_lane_that_fails_is_started_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(dir.path(), Config::default()).await;
+    let task = create(&life, spec()).await.unwrap();
+    life.enter(1, "alice", &[TrackKind::Audio]).await;
+    let order = life.started().await;
+    let nobody = Subscription { audio: Subscribers::AllBut(vec!["a.*$".into()]), video: Subscribers::Everybody };
+    life.rooms.modify(SdkAppId(1_400_000_001), task.clone(), nobody).await.unwrap();
+    let Asked::Finish(run) = life.next_asked().await else { panic!("the lane is finished") };
+    assert_eq!(run, order.run);
+    life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Finished }).await;
+    life.rooms.modify(SdkAppId(1_400_000_001), task.clone(), Subscription::default()).await.unwrap();
+    let again = life.started().await;
+    assert_eq!(again.run.run, order.run.run + 1, "a new run of the same lane");
+
+    *life.engine.refuse.lock().unwrap() = true;
+    life.tell(MediaNews::LaneEnded { run: again.run.clone(), end: LaneEnd::Failed("codec".into()) }).await;
+    // Describe comes after the news in the actor's order only by chance; the relaunch below is what counts.
+    *life.engine.refuse.lock().unwrap() = false;
+    let relaunched = life.started().await;
+    assert!(relaunched.run.run > again.run.run);
+    life.tell(MediaNews::Left { session: SessionId(1), reason: LeaveReason::Vanished }).await;
+    assert!(matches!(life.next_asked().await, Asked::Finish(_)));
+    life.tell(MediaNews::LaneEnded { run: relaunched.run, end: LaneEnd::TrackGone }).await;
+
+    assert_eq!(life.rooms.dismiss(room()).await, Ok(()), "the recorder is in the room still");
+    life.carry_until(&mut BTreeMap::new(), stopped).await;
+    assert_eq!(life.rooms.dismiss(room()).await, Err(Error::RoomUnknown));
+    life.end().await;
+}
+
+#[tokio::test]
+async fn a_task_is_taken_over_after_a_crash_and_what_was_written_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(dir.path(), Config::default()).await;
+    life.enter(1, "alice", &[TrackKind::Audio]).await;
+    let task = create(&life, spec()).await.unwrap();
+    let order = life.started().await;
+    life.write_segment(&order, 0).await;
+    // Wait until it is on the shelf, then the process dies: nothing is told to anybody.
+    let on_shelf = async {
+        while !life.events().await.iter().any(|e| matches!(e, EventBody::FileSlice { .. })) {
+            life.outbox.notified().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, on_shelf).await.expect("307");
+    life.task.abort();
+    let _ = life.task.await;
+    life.spool.drained().await.unwrap();
+    life.store.close().await.unwrap();
+    drop(life.spool);
+
+    let mut life = Life::begin(dir.path(), Config::default()).await;
+    assert_eq!(life.rooms.describe(SdkAppId(1_400_000_001), task.clone()).await.unwrap().files.len(), 1);
+    life.enter(1, "alice", &[TrackKind::Audio]).await;
+    let order = life.started().await;
+    life.write_segment(&order, 0).await;
+    life.rooms.delete(SdkAppId(1_400_000_001), task.clone()).await.unwrap();
+    let mut bucket = BTreeMap::new();
+    let finishing = async {
+        loop {
+            if let Asked::Finish(run) = life.next_asked().await {
+                break run;
+            }
+        }
+    };
+    let run = finishing.await;
+    life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Finished }).await;
+    life.carry_until(&mut bucket, stopped).await;
+    let names: Vec<&str> = bucket.keys().filter_map(|k| k.rsplit('/').next()).filter(|n| n.ends_with("m3u8")).collect();
+    assert_eq!(
+        names,
+        [
+            "1400000001_12345__UserId_s_YWxpY2U.__UserId_e_main_audio.m3u8",
+            "ha1_1400000001_12345__UserId_s_YWxpY2U.__UserId_e_main_audio.m3u8"
+        ]
+    );
+    let types: Vec<u32> = life.events().await.iter().map(EventBody::event_type).collect();
+    assert_eq!(types.iter().filter(|t| **t == 306).count(), 1);
+    assert_eq!(types.last(), Some(&305));
+    life.end().await;
+}
