@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -27,7 +27,8 @@ use crate::media::{self, MediaClock};
 use crate::model::{Secret, Timestamp, WallClock};
 use crate::rooms::{Actor, Parts, Rooms};
 use crate::spool::Spool;
-use crate::store::{BoxKey, Store};
+use crate::store::seal::BoxKey;
+use crate::store::{Store, records};
 use crate::upload::Uploader;
 use crate::webhook::Webhook;
 
@@ -70,7 +71,6 @@ pub struct RunningBox {
     whip: Arc<WhipServer>,
     spool: Arc<Spool>,
     store: Store,
-    webhook: Arc<Webhook>,
     door_tasks: Vec<JoinHandle<()>>,
     rooms_task: JoinHandle<()>,
     work_tasks: Vec<JoinHandle<()>>,
@@ -133,7 +133,9 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         WhipServer::bind(settings, media_clock, tracks.clone(), news_in.clone()).await.map_err(failed("whip"))?;
     let engine = Arc::new(Engine::new(media_clock, tracks, news_in, whip.clone()));
 
-    let webhook = Webhook::new(config.clone(), store.clone(), clock.clone());
+    let outbox = Arc::new(Notify::new());
+    let webhook =
+        Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone()).map_err(failed("callbacks"))?;
     let parts = Parts {
         config: config.clone(),
         store: store.clone(),
@@ -141,7 +143,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         engine,
         media_clock,
         box_key: box_key.clone(),
-        outbox: webhook.notify(),
+        outbox,
         health: health.clone(),
     };
     let actor = Actor::restore(parts, recovered).await.map_err(failed("rooms"))?;
@@ -150,9 +152,9 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let rooms_task = tokio::spawn(actor.run(asks, news, fates, rooms_cancel.clone()));
     let uploader =
-        Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone());
+        Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in);
     let work_tasks =
-        vec![tokio::spawn(uploader.run(work_cancel.clone())), tokio::spawn(webhook.clone().run(work_cancel.clone()))];
+        vec![tokio::spawn(uploader.run(work_cancel.clone())), tokio::spawn(webhook.run(work_cancel.clone()))];
 
     let mut door_tasks = Vec::new();
     let router = api::router(Door {
@@ -192,7 +194,6 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         whip,
         spool,
         store,
-        webhook,
         door_tasks,
         rooms_task,
         work_tasks,
@@ -202,6 +203,13 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
 async fn bounded(what: &str, limit: Duration, done: impl Future<Output = ()>) {
     if tokio::time::timeout(limit, done).await.is_err() {
         error!(what, ?limit, "did not stop in time");
+    }
+}
+
+/// Returns when every event has been taken.
+async fn emptied(store: &Store) {
+    while store.scan(records::OUTBOX).await.is_ok_and(|left| !left.is_empty()) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -219,8 +227,8 @@ impl RunningBox {
             }
         })
         .await;
-        bounded("spool", SPOOL_STOP, self.spool.flush()).await;
-        bounded("callbacks", NEWS_STOP, self.webhook.drained()).await;
+        bounded("spool", SPOOL_STOP, async { drop(self.spool.drained().await) }).await;
+        bounded("callbacks", NEWS_STOP, emptied(&self.store)).await;
         self.work_cancel.cancel();
         bounded("carriers", NEWS_STOP, async {
             for task in self.work_tasks {

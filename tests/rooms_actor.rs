@@ -21,7 +21,8 @@ use holdfast::model::{
 use holdfast::rooms::{Actor, Error, Parts, Rooms, TaskStatus};
 use holdfast::spool::Spool;
 use holdfast::store::records::{self, OutboxEntry};
-use holdfast::store::{BoxKey, Store};
+use holdfast::store::Store;
+use holdfast::store::seal::BoxKey;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

@@ -4,14 +4,38 @@
 //! not know why it records, it writes `.part` files where it is told to and says what it closed.
 //! Law: no frame leaves this folder, and sources never wait for a recording.
 
+mod chain;
+pub mod engine;
+mod inbox;
+mod intake;
+mod keyframe;
+mod mux;
+mod pace;
+mod peer;
+mod picture;
+pub mod publish;
+mod reorder;
+mod sdp;
+mod segmenter;
+mod session;
+mod single;
+mod sound;
 pub mod tracks;
+mod ts;
 pub mod whip;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+
 use crate::model::segment::ClosedSegment;
-use crate::model::{Codec, LaneRun, MediaId, MediaTime, RoomKey, SessionId, Timestamp, TrackId, TrackKind, UserId};
+use crate::model::{
+    Codec, LaneRun, MediaId, MediaTime, RoomKey, SessionId, Timestamp, TrackId, TrackKind, UserId, encoder,
+};
 
 /// The one clock of media: monotonic time since the process began, tied to wall time once.
 ///
@@ -131,6 +155,10 @@ pub enum MediaError {
     Pipeline(String),
     #[error("no {0}")]
     NoSession(&'static str),
+    #[error("UDP port {0} cannot be taken: {1}")]
+    Port(std::net::SocketAddr, #[source] std::io::Error),
+    #[error("the DTLS certificate cannot be made: {0}")]
+    Certificate(String),
 }
 
 /// The seam between deciding and GStreamer. `rooms` is tested with a fake.
@@ -145,4 +173,83 @@ pub trait MediaEngine: Send + Sync + 'static {
     fn kill_lane(&self, run: &LaneRun);
     /// Ends a publisher's session; `Left(Closed)` follows if it was there.
     fn close_session(&self, session: SessionId);
+}
+
+/// What the engine asks of whoever holds the publishers' sessions.
+pub trait Sessions: Send + Sync + 'static {
+    /// Ends a session; returns at once.
+    fn close_session(&self, session: SessionId);
+}
+
+/// Elements that every recording needs, and the Debian package that brings each.
+const NEEDED: [(&str, &str); 9] = [
+    ("rtph264depay", "gstreamer1.0-plugins-good"),
+    ("rtpvp8depay", "gstreamer1.0-plugins-good"),
+    ("rtpvp9depay", "gstreamer1.0-plugins-good"),
+    ("vp8dec", "gstreamer1.0-plugins-good"),
+    ("h264parse", "gstreamer1.0-plugins-bad"),
+    ("aacparse", "gstreamer1.0-plugins-good"),
+    ("opusdec", "gstreamer1.0-plugins-base"),
+    ("audioconvert", "gstreamer1.0-plugins-base"),
+    ("videoconvert", "gstreamer1.0-plugins-base"),
+];
+
+/// Starts GStreamer and looks for what recordings need; the first that is missing is named.
+pub fn init() -> Result<(), MediaError> {
+    gstreamer::init().map_err(|e| MediaError::Pipeline(e.to_string()))?;
+    for (factory, package) in NEEDED {
+        if gstreamer::ElementFactory::find(factory).is_none() {
+            return Err(MediaError::MissingElement(factory, package));
+        }
+    }
+    let present = present();
+    if encoder::sound_encoder(&present).is_none() {
+        return Err(MediaError::MissingElement("avenc_aac", "gstreamer1.0-libav"));
+    }
+    if encoder::picture_encoder(&present).is_none() {
+        return Err(MediaError::MissingElement("x264enc", "gstreamer1.0-plugins-ugly"));
+    }
+    Ok(())
+}
+
+/// The encoders of the tables that this board has.
+fn present() -> BTreeSet<&'static str> {
+    encoder::candidates().filter(|factory| gstreamer::ElementFactory::find(factory).is_some()).collect()
+}
+
+/// A stamp on the line of a lane's files, ns; `None` before its beginning.
+fn timeline(at: MediaTime, base: MediaTime) -> Option<u64> {
+    at.0.checked_sub(base.0)
+}
+
+/// A lane's mouth. Once the lane's end was told, by whomever, it is silent.
+#[derive(Clone)]
+struct Teller {
+    news: mpsc::Sender<MediaNews>,
+    over: Arc<AtomicBool>,
+}
+
+impl Teller {
+    fn new(news: mpsc::Sender<MediaNews>) -> Teller {
+        Teller { news, over: Arc::default() }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// May wait for the listener; so only plain threads tell.
+    fn tell(&self, news: MediaNews) {
+        if !self.is_over() {
+            // a listener that is gone wants no news
+            let _ = self.news.blocking_send(news);
+        }
+    }
+
+    /// Tells the end, once.
+    fn end(&self, run: LaneRun, end: LaneEnd) {
+        if !self.over.swap(true, Ordering::AcqRel) {
+            let _ = self.news.blocking_send(MediaNews::LaneEnded { run, end });
+        }
+    }
 }

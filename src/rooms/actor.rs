@@ -24,7 +24,8 @@ use crate::model::task::{Effect, Input, Phase, Piece, PieceFate, Policy, Recordi
 use crate::model::{LaneKind, MediaTime, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp};
 use crate::spool::{Recovered, Spool};
 use crate::store::records::{self, OutboxEntry};
-use crate::store::{Batch, BoxKey, Store};
+use crate::store::seal::BoxKey;
+use crate::store::{Batch, Store};
 
 /// After the last task has left, so long for its files to arrive before the daemon goes.
 const LINGER: Duration = Duration::from_secs(5);

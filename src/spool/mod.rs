@@ -1,1 +1,561 @@
-//! The safe shelf.
+//! The safe shelf: where every finished file lies until its destination has it.
+//!
+//! Owns: task folders, the order of sync, rename and record, the backlog in memory, recovery after a restart. Must not
+//! touch: the network, GStreamer, the states of tasks.
+//! Law: a segment is told as spooled only when its bytes, its name and its record are on the disk, in this order; a
+//! sync that failed is never tried again (what is in the file is then unknown); a file is unlinked only after the
+//! record says that its destination has it. The record of an uploaded or lost segment stays until its task has noted
+//! it ([`records::settle`]) or is forgotten, so that a crash between the two repeats the news and never loses it.
+//!
+//! ```text
+//! <dir>/<task>/<local name>.part      media writes                      model::segment::LocalName
+//!              <local name>.ts        synced, renamed, folder synced, recorded: on the shelf
+//!              <object>.m3u8.v<n>     version n of a playlist
+//! ```
+//! One plain thread named `spool` does the work in the order in which it was handed over, several files for one sync
+//! of a folder and one commit. The actor never waits for it.
+
+pub mod recovery;
+pub mod ts;
+
+mod lease;
+mod shelf;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+pub use lease::UploadJob;
+
+use crate::model::TaskId;
+use crate::model::backlog::{Backlog, Class, Pending, Waiting};
+use crate::model::recording::Fate;
+use crate::model::segment::{ClosedSegment, LocalName};
+use crate::store::records::{self, DestinationEntry, SpoolEntry, SpoolKind, SpoolState};
+use crate::store::{self, Batch, Store};
+use recovery::{ShelfFile, Step};
+
+/// Files that may wait for the thread; past it the actor is told.
+const QUEUE: usize = 4096;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("{QUEUE} files wait for the disk already")]
+    Full,
+    #[error("the spool has stopped")]
+    Stopped,
+    #[error("{segments} segments and {playlists} playlists of the task are still on the shelf")]
+    NotEmpty { segments: usize, playlists: usize },
+}
+
+/// What was handed over.
+enum Order {
+    Segment {
+        segment: ClosedSegment,
+        object: String,
+        object_key: String,
+    },
+    Playlist(Playlist),
+    /// Answered when everything before it is done.
+    Drain(oneshot::Sender<()>),
+}
+
+struct Playlist {
+    task: TaskId,
+    object: String,
+    object_key: String,
+    version: u64,
+    text: String,
+}
+
+/// What recovery found of one task.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Shelved {
+    /// Segments that the index did not know, in the order of lane, run, index. Each is to be handed to
+    /// [`Spool::accept_segment`] with its object name; until then it is on the disk and nowhere else.
+    pub adopted: Vec<ClosedSegment>,
+    /// On the shelf, known, and waiting for the destination: (object, segment).
+    pub spooled: Vec<(String, ClosedSegment)>,
+    /// At the destination since, which the task may not have heard: objects.
+    pub uploaded: Vec<String>,
+    /// Gone, or not to be trusted: (object, segment, why).
+    pub lost: Vec<(String, ClosedSegment, String)>,
+}
+
+/// What [`Spool::recover`] found.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Recovered {
+    /// Every task that has a folder or a record.
+    pub tasks: BTreeMap<TaskId, Shelved>,
+    /// Files and folders that nobody knows; they were left alone.
+    pub unknown: usize,
+}
+
+/// The shelf. Shared by the actor, which puts files on it, and the uploader, which takes them off.
+#[derive(Debug)]
+pub struct Spool {
+    shared: Arc<Shared>,
+    to: SyncSender<Order>,
+}
+
+/// How a file is made safe; another one only in tests.
+type Sync = fn(&File) -> io::Result<()>;
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    store: Store,
+    fates: mpsc::Sender<(TaskId, Fate)>,
+    sync: Sync,
+    state: Mutex<State>,
+    /// A file became ready.
+    ready: Notify,
+    epoch: Instant,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    backlog: Backlog,
+    /// Handed over, not yet on the shelf.
+    queued: BTreeMap<TaskId, Pending>,
+    /// The version of each playlist that waits.
+    playlists: BTreeMap<Waiting, u64>,
+    /// The destination's line of each task.
+    lines: BTreeMap<TaskId, String>,
+    last_order: u64,
+}
+
+impl Spool {
+    /// Makes the folder and starts the thread. Nothing can be leased before [`Spool::recover`].
+    ///
+    /// `fates` gets `Spooled`, `Lost` of segments that were handed over; it may be full, then the thread waits.
+    pub fn open(dir: &Path, store: Store, fates: mpsc::Sender<(TaskId, Fate)>) -> Result<Arc<Spool>, Error> {
+        Spool::open_with(dir, store, fates, File::sync_all)
+    }
+
+    fn open_with(
+        dir: &Path,
+        store: Store,
+        fates: mpsc::Sender<(TaskId, Fate)>,
+        sync: Sync,
+    ) -> Result<Arc<Spool>, Error> {
+        fs::create_dir_all(dir).map_err(at(dir))?;
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            store,
+            fates,
+            sync,
+            state: Mutex::default(),
+            ready: Notify::new(),
+            epoch: Instant::now(),
+        });
+        let (to, from) = sync_channel(QUEUE);
+        let hands = shelf::Hands::new(shared.clone());
+        std::thread::Builder::new().name("spool".into()).spawn(move || hands.serve(&from)).map_err(at(dir))?;
+        Ok(Arc::new(Spool { shared, to }))
+    }
+
+    /// The folder of a task; it exists after [`Spool::begin_task`].
+    pub fn task_dir(&self, task: &TaskId) -> PathBuf {
+        self.shared.task_dir(task)
+    }
+
+    /// Makes a task's folder, durably, and says where it is. Repeating it is harmless.
+    pub async fn begin_task(&self, task: &TaskId) -> Result<PathBuf, Error> {
+        let (root, dir) = (self.shared.dir.clone(), self.task_dir(task));
+        blocking(move || {
+            fs::create_dir_all(&dir).map_err(at(&dir))?;
+            sync_dir(&root).map_err(at(&root))?;
+            Ok(dir)
+        })
+        .await
+    }
+
+    /// Puts a closed segment on the shelf. Returns at once; `Fate::Spooled` or `Fate::Lost` follows.
+    ///
+    /// `segment.part_name` may be the `.part` that was written, or the final name of one that recovery adopted.
+    pub fn accept_segment(&self, segment: ClosedSegment, object: String, object_key: String) -> Result<(), Error> {
+        let (task, pending) = (segment.run.task.clone(), of_segment(&segment));
+        self.hand_over(&task, pending, Order::Segment { segment, object, object_key })
+    }
+
+    /// Puts a version of a playlist on the shelf. Returns at once; a newer one replaces an older one that is not yet
+    /// uploaded, an older one than what is there is ignored. Versions count from 1 for each playlist.
+    pub fn accept_playlist(
+        &self,
+        task: &TaskId,
+        object: String,
+        object_key: String,
+        version: u64,
+        text: String,
+    ) -> Result<(), Error> {
+        let playlist = Playlist { task: task.clone(), object, object_key, version, text };
+        self.hand_over(task, of_playlist(&playlist), Order::Playlist(playlist))
+    }
+
+    fn hand_over(&self, task: &TaskId, pending: Pending, order: Order) -> Result<(), Error> {
+        // counted first: the thread may be done with it before this call returns
+        self.shared.state().enqueue(task, pending);
+        let Err(refused) = self.to.try_send(order) else { return Ok(()) };
+        self.shared.state().dequeue(task, pending);
+        Err(match refused {
+            TrySendError::Full(_) => Error::Full,
+            TrySendError::Disconnected(_) => Error::Stopped,
+        })
+    }
+
+    /// Returns when everything that was handed over before is on the shelf.
+    pub async fn drained(&self) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        let to = self.to.clone();
+        blocking(move || to.send(Order::Drain(reply)).map_err(|_| Error::Stopped)).await?;
+        answer.await.map_err(|_| Error::Stopped)
+    }
+
+    /// What of a task has not reached its destination: on the shelf, or handed over and not yet there.
+    pub fn pending(&self, task: &TaskId) -> Pending {
+        let state = self.shared.state();
+        let (a, b) = (state.backlog.pending(task), state.queued.get(task).copied().unwrap_or_default());
+        Pending { segments: a.segments + b.segments, playlists: a.playlists + b.playlists, bytes: a.bytes + b.bytes }
+    }
+
+    /// What of all tasks lies on the shelf.
+    pub fn total(&self) -> Pending {
+        self.shared.state().backlog.total()
+    }
+
+    /// Removes a task's folder, its records, destination and keys. Refused while something of it waits.
+    ///
+    /// Files that nobody knows keep their folder, and are told.
+    pub async fn forget_task(&self, task: &TaskId) -> Result<(), Error> {
+        let pending = self.pending(task);
+        if !pending.is_empty() {
+            return Err(Error::NotEmpty { segments: pending.segments, playlists: pending.playlists });
+        }
+        let mut batch = Batch::new().delete(records::destination_key(task)).delete(records::keys_key(task));
+        for (key, _) in self.shared.store.scan(records::spool_prefix(task)).await? {
+            batch = batch.delete(key);
+        }
+        self.shared.store.commit(batch).await?;
+        {
+            let mut state = self.shared.state();
+            state.backlog.remove_task(task);
+            state.lines.remove(task);
+            state.playlists.retain(|waiting, _| waiting.task != *task);
+        }
+        let (dir, task) = (self.task_dir(task), task.clone());
+        blocking(move || remove_folder(&dir, &task)).await
+    }
+
+    /// Looks at everything on the shelf against the index, repairs, and fills the backlog.
+    ///
+    /// Once, before anything writes into a task's folder and before anything is leased.
+    pub async fn recover(&self) -> Result<Recovered, Error> {
+        let shared = self.shared.clone();
+        blocking(move || shared.recover()).await
+    }
+
+    /// The next file to carry; at most `per_line` at once of one destination. `None`: nothing is ready now.
+    pub async fn lease(&self, per_line: usize) -> Result<Option<UploadJob>, Error> {
+        lease::lease(&self.shared, per_line).await
+    }
+
+    /// Returns when a file may have become ready, by being put there or by time.
+    pub async fn wait_ready(&self) {
+        let now = self.shared.now();
+        let wake = self.shared.state().backlog.next_wake(now);
+        match wake {
+            Some(at) => {
+                let _ = tokio::time::timeout(at.saturating_sub(now), self.shared.ready.notified()).await;
+            }
+            None => self.shared.ready.notified().await,
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// The backlog's time: monotonic, so that a step of the wall clock stops no upload.
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn task_dir(&self, task: &TaskId) -> PathBuf {
+        self.dir.join(task.as_str())
+    }
+
+    /// Blocks. A task without a destination (a local one, a test's) is a line of its own.
+    fn line_of(&self, task: &TaskId) -> String {
+        if let Some(line) = self.state().lines.get(task) {
+            return line.clone();
+        }
+        let key = records::destination_key(task);
+        let read = self.store.get_blocking(&key).and_then(|bytes| {
+            bytes.map(|bytes| DestinationEntry::from_bytes(&key, &bytes).map(|entry| entry.line)).transpose()
+        });
+        let line = match read {
+            Ok(Some(line)) => line,
+            Ok(None) => task.to_string(),
+            Err(error) => {
+                tracing::warn!(%task, %error, "the task's destination cannot be read");
+                return task.to_string();
+            }
+        };
+        self.state().lines.insert(task.clone(), line.clone());
+        line
+    }
+
+    /// Puts a recorded entry into the backlog and wakes the uploader.
+    fn put(&self, entry: &SpoolEntry) {
+        let line = self.line_of(&entry.task);
+        let waiting = Waiting { task: entry.task.clone(), object: entry.object.clone() };
+        let class = match entry.kind {
+            SpoolKind::Segment(_) => Class::Segment,
+            SpoolKind::Playlist { .. } => Class::Playlist,
+        };
+        let mut state = self.state();
+        if let SpoolKind::Playlist { version } = entry.kind {
+            state.playlists.insert(waiting.clone(), version);
+        }
+        state.backlog.put(waiting, &line, class, entry.order, entry.bytes);
+        state.tell_size();
+        drop(state);
+        self.ready.notify_one();
+    }
+
+    fn recover(&self) -> Result<Recovered, Error> {
+        let mut entries = Vec::new();
+        for (key, bytes) in self.store.scan_blocking(records::SPOOL)? {
+            match SpoolEntry::from_bytes(&key, &bytes) {
+                Ok(entry) => entries.push(entry),
+                // its file is adopted like any other that the index does not know
+                Err(error) => tracing::warn!(%error, "a record of the shelf cannot be read"),
+            }
+        }
+        entries.sort_by_key(|entry| entry.order);
+        self.state().last_order = entries.last().map_or(0, |entry| entry.order);
+
+        let mut recovered = Recovered::default();
+        let files = self.files(&mut recovered)?;
+        for step in recovery::plan(&files, &entries) {
+            self.recover_step(step, &mut recovered)?;
+        }
+        for (task, shelved) in &recovered.tasks {
+            let Shelved { adopted, spooled, uploaded, lost } = shelved;
+            tracing::info!(
+                %task,
+                adopted = adopted.len(),
+                spooled = spooled.len(),
+                uploaded = uploaded.len(),
+                lost = lost.len(),
+                "found on the shelf"
+            );
+        }
+        Ok(recovered)
+    }
+
+    fn recover_step(&self, step: Step, recovered: &mut Recovered) -> Result<(), Error> {
+        match step {
+            Step::Keep(entry) => {
+                let shelved = recovered.of(&entry.task);
+                if let Some(segment) = entry.segment() {
+                    shelved.spooled.push((entry.object.clone(), segment.clone()));
+                }
+                self.put(&entry);
+            }
+            Step::Adopt { task, name, bytes } => {
+                recovered.of(&task).adopted.push(name.closed(&task, Duration::ZERO, bytes));
+            }
+            Step::Examine { task, name } => {
+                let path = self.task_dir(&task).join(name.to_string());
+                match trim(&path, name.lane.kind.has_video()).map_err(at(&path))? {
+                    Some(usable) => {
+                        tracing::info!(%task, lane = ?name.lane, segment = name.index, ?usable, "a torn segment is adopted");
+                        metrics::counter!("holdfast_segments_adopted_total").increment(1);
+                        recovered.of(&task).adopted.push(name.closed(&task, usable.duration, usable.bytes));
+                    }
+                    None => {
+                        tracing::warn!(%task, lane = ?name.lane, segment = name.index, "a torn segment holds nothing that plays");
+                        recovered.of(&task);
+                        fs::remove_file(&path).map_err(at(&path))?;
+                    }
+                }
+            }
+            Step::Lose { mut entry, why } => {
+                let Some(segment) = entry.segment().cloned() else { return Ok(()) };
+                tracing::error!(task = %entry.task, segment = entry.object, why, "a segment is lost");
+                metrics::counter!("holdfast_segments_lost_total").increment(1);
+                set_aside(&self.task_dir(&entry.task).join(&entry.file));
+                entry.state = SpoolState::Lost { why: why.clone() };
+                self.store.commit_blocking(Batch::new().put(entry.key(), entry.to_bytes()))?;
+                recovered.of(&entry.task).lost.push((entry.object, segment, why));
+            }
+            Step::Tell(entry) => {
+                let shelved = recovered.of(&entry.task);
+                match (entry.state, entry.kind) {
+                    (SpoolState::Lost { why }, SpoolKind::Segment(segment)) => {
+                        shelved.lost.push((entry.object, segment, why));
+                    }
+                    _ => shelved.uploaded.push(entry.object),
+                }
+            }
+            Step::Unlink { task, name } => {
+                let path = self.task_dir(&task).join(name);
+                fs::remove_file(&path).map_err(at(&path))?;
+            }
+            Step::Drop(entry) => self.store.commit_blocking(Batch::new().delete(entry.key()))?,
+            Step::Leave { task, name } => {
+                tracing::warn!(%task, name, "a file on the shelf that nobody knows is left alone");
+                recovered.unknown += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// What lies in the tasks' folders. Folders that are no task's are counted and left.
+    fn files(&self, recovered: &mut Recovered) -> Result<Vec<ShelfFile>, Error> {
+        let mut files = Vec::new();
+        for folder in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
+            let folder = folder.map_err(at(&self.dir))?.path();
+            let name = folder.file_name().and_then(|name| name.to_str());
+            let Some(task) = name.and_then(|name| TaskId::parse(name).ok()).filter(|_| folder.is_dir()) else {
+                tracing::warn!(path = %folder.display(), "not a task's folder: left alone");
+                recovered.unknown += 1;
+                continue;
+            };
+            recovered.of(&task);
+            for file in fs::read_dir(&folder).map_err(at(&folder))? {
+                let file = file.map_err(at(&folder))?;
+                let bytes = file.metadata().map_err(at(&file.path()))?.len();
+                files.push(ShelfFile {
+                    task: task.clone(),
+                    name: file.file_name().to_string_lossy().into_owned(),
+                    bytes,
+                });
+            }
+        }
+        files.sort_by(|a, b| (&a.task, &a.name).cmp(&(&b.task, &b.name)));
+        Ok(files)
+    }
+}
+
+impl Recovered {
+    fn of(&mut self, task: &TaskId) -> &mut Shelved {
+        self.tasks.entry(task.clone()).or_default()
+    }
+}
+
+impl State {
+    fn enqueue(&mut self, task: &TaskId, pending: Pending) {
+        let queued = self.queued.entry(task.clone()).or_default();
+        queued.segments += pending.segments;
+        queued.playlists += pending.playlists;
+        queued.bytes += pending.bytes;
+    }
+
+    fn dequeue(&mut self, task: &TaskId, pending: Pending) {
+        let Some(queued) = self.queued.get_mut(task) else { return };
+        queued.segments -= pending.segments;
+        queued.playlists -= pending.playlists;
+        queued.bytes -= pending.bytes;
+        if queued.is_empty() {
+            self.queued.remove(task);
+        }
+    }
+
+    fn next_order(&mut self) -> u64 {
+        self.last_order += 1;
+        self.last_order
+    }
+
+    fn tell_size(&self) {
+        let total = self.backlog.total();
+        metrics::gauge!("holdfast_spool_files").set((total.segments + total.playlists) as f64);
+        metrics::gauge!("holdfast_spool_bytes").set(total.bytes as f64);
+    }
+}
+
+/// As what it is counted while it waits for the thread.
+fn of_segment(segment: &ClosedSegment) -> Pending {
+    Pending { segments: 1, playlists: 0, bytes: segment.bytes }
+}
+
+fn of_playlist(playlist: &Playlist) -> Pending {
+    Pending { segments: 0, playlists: 1, bytes: playlist.text.len() as u64 }
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { path: path.to_owned(), source }
+}
+
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(run).await {
+        Ok(outcome) => outcome,
+        Err(stopped) => match stopped.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Stopped),
+        },
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Cuts a torn segment behind its last whole packet; `None` when nothing in it plays.
+fn trim(path: &Path, wants_picture: bool) -> io::Result<Option<ts::Usable>> {
+    let usable = ts::examine(io::BufReader::with_capacity(256 * 1024, File::open(path)?), wants_picture)?;
+    if let Some(usable) = usable {
+        OpenOptions::new().write(true).open(path)?.set_len(usable.bytes)?;
+    }
+    Ok(usable)
+}
+
+/// Keeps what cannot be trusted under a name that nothing reads.
+fn set_aside(path: &Path) {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(recovery::LOST);
+    if let Err(error) = fs::rename(path, aside)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "a lost segment cannot be set aside");
+    }
+}
+
+fn remove_folder(dir: &Path, task: &TaskId) -> Result<(), Error> {
+    let files = match fs::read_dir(dir) {
+        Ok(files) => files,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(at(dir)(e)),
+    };
+    let mut left = 0;
+    for file in files {
+        let path = file.map_err(at(dir))?.path();
+        if path.extension().is_some_and(|ext| ext == "lost" || ext == "tmp") {
+            fs::remove_file(&path).map_err(at(&path))?;
+        } else {
+            left += 1;
+        }
+    }
+    if left > 0 {
+        tracing::warn!(%task, left, "the task is forgotten, and its folder holds files that nobody knows");
+        return Ok(());
+    }
+    fs::remove_dir(dir).map_err(at(dir))
+}
+
+#[cfg(test)]
+mod tests;

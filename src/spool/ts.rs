@@ -106,7 +106,14 @@ mod tests {
 
     fn packet(pid: u16, stream_id: u8, pts: i64, keyframe: bool) -> Vec<u8> {
         let mut packet = vec![0xff; PACKET];
-        packet[..6].copy_from_slice(&[SYNC, 0x40 | (pid >> 8) as u8, pid as u8, 0x30, 1, if keyframe { 0x40 } else { 0 }]);
+        packet[..6].copy_from_slice(&[
+            SYNC,
+            0x40 | (pid >> 8) as u8,
+            pid as u8,
+            0x30,
+            1,
+            if keyframe { 0x40 } else { 0 },
+        ]);
         packet[6..15].copy_from_slice(&[0, 0, 1, stream_id, 0, 0, 0x80, 0x80, 5]);
         packet[15] = 0x21 | ((pts >> 29) & 0x0e) as u8;
         packet[16] = (pts >> 22) as u8;

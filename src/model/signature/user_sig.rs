@@ -166,7 +166,7 @@ pub fn check_user_sig(
     Ok(facts)
 }
 
-fn gen_with(key: &Secret, app: SdkAppId, user: &str, now: Timestamp, lasts: i64, userbuf: Option<&[u8]>) -> String {
+fn gen_with(key: &str, app: SdkAppId, user: &str, now: Timestamp, lasts: i64, userbuf: Option<&[u8]>) -> String {
     let userbuf = userbuf.map(|bytes| STANDARD.encode(bytes));
     let made_at = now.secs();
     let text = text_to_sign(user, app, made_at, lasts, userbuf.as_deref());
@@ -176,7 +176,7 @@ fn gen_with(key: &Secret, app: SdkAppId, user: &str, now: Timestamp, lasts: i64,
         "TLS.sdkappid": app.0,
         "TLS.expire": lasts,
         "TLS.time": made_at,
-        "TLS.sig": STANDARD.encode(hmac_sha256(key.expose().as_bytes(), text.as_bytes())),
+        "TLS.sig": STANDARD.encode(hmac_sha256(key.as_bytes(), text.as_bytes())),
     });
     if let Some(userbuf) = userbuf {
         fields["TLS.userbuf"] = Value::String(userbuf);
@@ -185,8 +185,8 @@ fn gen_with(key: &Secret, app: SdkAppId, user: &str, now: Timestamp, lasts: i64,
 }
 
 /// Makes a UserSig that is good for `lasts` seconds.
-pub fn gen_user_sig(key: &Secret, app: SdkAppId, user: &UserId, now: Timestamp, lasts: i64) -> String {
-    gen_with(key, app, user.as_str(), now, lasts, None)
+pub fn gen_user_sig(key: &str, app: SdkAppId, user: &str, now: Timestamp, lasts: i64) -> String {
+    gen_with(key, app, user, now, lasts, None)
 }
 
 /// Which room a PrivateMapKey opens.
@@ -309,7 +309,7 @@ pub fn check_private_map_key(
 }
 
 /// Makes a PrivateMapKey for `map.account` that is good for `lasts` seconds.
-pub fn gen_private_map_key(key: &Secret, map: &PrivateMap, now: Timestamp, lasts: i64) -> String {
+pub fn gen_private_map_key(key: &str, map: &PrivateMap, now: Timestamp, lasts: i64) -> String {
     gen_with(key, map.app, &map.account, now, lasts, Some(&map.to_bytes()))
 }
 
@@ -395,13 +395,13 @@ mod tests {
         };
         let room = RoomId::text("r").unwrap();
         let check = |map: &PrivateMap| {
-            let ticket = gen_private_map_key(&key, map, at(1000), 1000);
+            let ticket = gen_private_map_key(key.expose(), map, at(1000), 1000);
             check_private_map_key(&ticket, Some(&key), app, &user, &room, at(1500)).map(|_| ())
         };
         assert_eq!(check(&map), Err(UserSigError::NoPrivilege));
         map.privileges = 42;
         assert_eq!(check(&map), Ok(()));
-        let plain = gen_user_sig(&key, app, &user, at(1000), 1000);
+        let plain = gen_user_sig(key.expose(), app, user.as_str(), at(1000), 1000);
         assert!(check_private_map_key(&plain, None, app, &user, &room, at(1500)).is_err());
     }
 
@@ -418,7 +418,7 @@ mod tests {
         let key = Secret::new("k");
         let (app, user) = (SdkAppId(1), UserId::parse("someone").unwrap());
         for lasts in 60..63 {
-            let sig = gen_user_sig(&key, app, &user, at(0), lasts);
+            let sig = gen_user_sig(key.expose(), app, user.as_str(), at(0), lasts);
             assert!(check_user_sig(sig.trim_end_matches('_'), &key, app, &user, at(1)).is_ok());
         }
     }
@@ -428,7 +428,7 @@ mod tests {
         fn what_is_made_is_good(user in "[a-zA-Z0-9_\u{4e00}-\u{4eff} -]{1,20}", key in ".{0,64}", app in 1u32.., made in 0i64..4_000_000_000, lasts in 1i64..100_000_000) {
             let user = UserId::parse(&user).unwrap();
             let key = Secret::new(key);
-            let sig = gen_user_sig(&key, SdkAppId(app), &user, at(made), lasts);
+            let sig = gen_user_sig(key.expose(), SdkAppId(app), user.as_str(), at(made), lasts);
             prop_assert!(check_user_sig(&sig, &key, SdkAppId(app), &user, at(made)).is_ok());
             prop_assert_eq!(check_user_sig(&sig, &key, SdkAppId(app), &user, at(made + lasts)), Err(UserSigError::Expired));
         }

@@ -1,0 +1,474 @@
+//! The words of the wire: actions, their requests as orders of the model, their answers as JSON.
+//!
+//! Owns: what fields mean together, the conversion both ways. Must not touch: single fields (`schema`), HTTP, the actor.
+//! Law: a request is well-formed first and possible second: what the box does not do is refused with
+//! `UnsupportedOperation` after everything else was found good, never taken and ignored. Keys and tickets leave here as
+//! `Secret`s.
+//! Source: API.md §1.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::error::{ApiError, Code};
+use super::schema::{self, Field};
+use crate::model::recording::{
+    Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
+};
+use crate::model::{BadId, RoomId, RoomKey, SdkAppId, Secret, TaskId, UserId};
+use crate::rooms::{TaskStatus, TaskView};
+
+pub const VERSION: &str = "2019-07-22";
+
+/// What the box answers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    CreateCloudRecording,
+    DescribeCloudRecording,
+    ModifyCloudRecording,
+    DeleteCloudRecording,
+    RemoveUser,
+    RemoveUserByStrRoomId,
+    DismissRoom,
+    DismissRoomByStrRoomId,
+}
+
+impl Action {
+    pub const ALL: [Action; 8] = [
+        Action::CreateCloudRecording,
+        Action::DescribeCloudRecording,
+        Action::ModifyCloudRecording,
+        Action::DeleteCloudRecording,
+        Action::RemoveUser,
+        Action::RemoveUserByStrRoomId,
+        Action::DismissRoom,
+        Action::DismissRoomByStrRoomId,
+    ];
+
+    pub fn parse(name: &str) -> Option<Action> {
+        Action::ALL.into_iter().find(|action| action.name() == name)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::CreateCloudRecording => "CreateCloudRecording",
+            Action::DescribeCloudRecording => "DescribeCloudRecording",
+            Action::ModifyCloudRecording => "ModifyCloudRecording",
+            Action::DeleteCloudRecording => "DeleteCloudRecording",
+            Action::RemoveUser => "RemoveUser",
+            Action::RemoveUserByStrRoomId => "RemoveUserByStrRoomId",
+            Action::DismissRoom => "DismissRoom",
+            Action::DismissRoomByStrRoomId => "DismissRoomByStrRoomId",
+        }
+    }
+
+    pub fn fields(self) -> &'static [Field] {
+        match self {
+            Action::CreateCloudRecording => schema::CREATE,
+            Action::DescribeCloudRecording => schema::DESCRIBE,
+            Action::ModifyCloudRecording => schema::MODIFY,
+            Action::DeleteCloudRecording => schema::DELETE,
+            Action::RemoveUser => schema::REMOVE_USER,
+            Action::RemoveUserByStrRoomId => schema::REMOVE_USER_BY_STR_ROOM_ID,
+            Action::DismissRoom => schema::DISMISS_ROOM,
+            Action::DismissRoomByStrRoomId => schema::DISMISS_ROOM_BY_STR_ROOM_ID,
+        }
+    }
+}
+
+/// Create, well-formed and possible. Printing it shows no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateOrder {
+    pub spec: RecordingSpec,
+    pub keys: StorageKeys,
+    pub user_sig: Secret,
+    pub private_map_key: Option<Secret>,
+}
+
+/// A request, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    Create(Box<CreateOrder>),
+    Describe { app: SdkAppId, task: TaskId },
+    Modify { app: SdkAppId, task: TaskId, subscription: Subscription },
+    Delete { app: SdkAppId, task: TaskId },
+    RemoveUsers { room: RoomKey, users: Vec<UserId> },
+    Dismiss { room: RoomKey },
+}
+
+impl Call {
+    /// The application that it speaks of.
+    pub fn app(&self) -> SdkAppId {
+        match self {
+            Call::Create(order) => order.spec.app,
+            Call::Describe { app, .. } | Call::Modify { app, .. } | Call::Delete { app, .. } => *app,
+            Call::RemoveUsers { room, .. } | Call::Dismiss { room } => room.app,
+        }
+    }
+}
+
+/// A checked structure, read by field names. Absent and `null` are one.
+#[derive(Clone, Copy)]
+struct Fields<'a>(Option<&'a Map<String, Value>>);
+
+impl<'a> Fields<'a> {
+    fn value(&self, name: &str) -> Option<&'a Value> {
+        self.0?.get(name).filter(|value| !value.is_null())
+    }
+    fn int(&self, name: &str, default: i64) -> i64 {
+        self.value(name).and_then(Value::as_i64).unwrap_or(default)
+    }
+    fn text(&self, name: &str) -> &'a str {
+        self.value(name).and_then(Value::as_str).unwrap_or_default()
+    }
+    fn secret(&self, name: &str) -> Secret {
+        Secret::new(self.text(name))
+    }
+    fn list(&self, name: &str) -> &'a [Value] {
+        self.value(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    }
+    fn texts(&self, name: &str) -> Vec<String> {
+        self.list(name).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+    fn has(&self, name: &str) -> bool {
+        self.value(name).is_some()
+    }
+    fn object(&self, name: &str) -> Fields<'a> {
+        Fields(self.value(name).and_then(Value::as_object))
+    }
+    fn app(&self) -> SdkAppId {
+        SdkAppId(u32::try_from(self.int("SdkAppId", 0)).unwrap_or_default())
+    }
+    fn task(&self) -> Result<TaskId, ApiError> {
+        TaskId::parse(self.text("TaskId")).map_err(ApiError::from)
+    }
+    fn room(&self, numeric: bool) -> Result<RoomId, ApiError> {
+        let room = match self.value("RoomId") {
+            Some(Value::Number(number)) => RoomId::number(&number.to_string()),
+            _ if numeric => RoomId::number(self.text("RoomId")),
+            _ => RoomId::text(self.text("RoomId")),
+        };
+        room.map_err(ApiError::from)
+    }
+}
+
+impl From<BadId> for ApiError {
+    fn from(bad: BadId) -> ApiError {
+        ApiError::invalid(bad.field, bad.field, bad.reason)
+    }
+}
+
+/// Understands an action's parameters.
+pub fn read(action: Action, params: &Map<String, Value>) -> Result<Call, ApiError> {
+    schema::check(action.fields(), params, "")?;
+    let given = Fields(Some(params));
+    let app = given.app();
+    match action {
+        Action::CreateCloudRecording => create(given).map(|order| Call::Create(Box::new(order))),
+        Action::DescribeCloudRecording => {
+            let task = given.task()?;
+            if !given.text("RecorderKey").is_empty() {
+                return Err(ApiError::unsupported(
+                    "RecorderKey names recordings started by a relay task, which this box does not have: leave it out",
+                ));
+            }
+            Ok(Call::Describe { app, task })
+        }
+        Action::ModifyCloudRecording => {
+            let task = given.task()?;
+            layout(given.object("MixLayoutParams"), None)?;
+            let subscription = subscription(given.object("SubscribeStreamUserIds"))?;
+            Ok(Call::Modify { app, task, subscription })
+        }
+        Action::DeleteCloudRecording => Ok(Call::Delete { app, task: given.task()? }),
+        Action::RemoveUser | Action::RemoveUserByStrRoomId => {
+            let room = given.room(action == Action::RemoveUser)?;
+            let users: Result<Vec<UserId>, BadId> =
+                given.texts("UserIds").iter().map(|user| UserId::parse(user)).collect();
+            let users = users.map_err(|bad| ApiError::invalid("UserIds", "UserIds", bad.reason))?;
+            Ok(Call::RemoveUsers { room: RoomKey { app, room }, users })
+        }
+        Action::DismissRoom | Action::DismissRoomByStrRoomId => {
+            let room = given.room(action == Action::DismissRoom)?;
+            Ok(Call::Dismiss { room: RoomKey { app, room } })
+        }
+    }
+}
+
+fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
+    let room = given.room(given.int("RoomIdType", 1) == 1)?;
+    let recorder = UserId::parse(given.text("UserId"))?;
+    let record = given.object("RecordParams");
+    let subscription = subscription(record.object("SubscribeStreamUserIds"))?;
+    let transcode = given.object("MixTranscodeParams");
+    let canvas = canvas(transcode)?;
+    layout(given.object("MixLayoutParams"), Some(canvas))?;
+    let stream_type = record.int("StreamType", 0);
+
+    let storage = given.object("StorageParams");
+    match (storage.has("CloudStorage"), storage.has("CloudVod")) {
+        (true, true) => {
+            return Err(ApiError::invalid(
+                "StorageParams",
+                "StorageParams",
+                "must hold CloudStorage or CloudVod, not both",
+            ));
+        }
+        (false, false) => return Err(ApiError::missing("CloudStorage", "StorageParams.CloudStorage")),
+        (false, true) => vod(storage.object("CloudVod").object("TencentVod"), stream_type)?,
+        (true, false) => {}
+    }
+    let cloud = storage.object("CloudStorage");
+    let prefix = cloud.texts("FileNamePrefix");
+    // Task id and file name come behind it, and an object key ends at 1024 bytes.
+    if prefix.iter().map(|part| part.len() + 1).sum::<usize>() > 512 {
+        return Err(ApiError::invalid(
+            "FileNamePrefix",
+            "StorageParams.CloudStorage.FileNamePrefix",
+            "must be at most 512 bytes long when joined",
+        ));
+    }
+    refuse_what_is_not_done(record, storage)?;
+    let spec = RecordingSpec {
+        app: given.app(),
+        room,
+        recorder,
+        streams: match stream_type {
+            1 => StreamType::Audio,
+            2 => StreamType::Video,
+            _ => StreamType::AudioVideo,
+        },
+        media: match record.int("MediaId", 0) {
+            1 => MediaFilter::Main,
+            2 => MediaFilter::Aux,
+            _ => MediaFilter::Both,
+        },
+        subscription,
+        max_idle: Duration::from_secs(record.int("MaxIdleTime", 30).unsigned_abs()),
+        av_merge: record.int("AvMerge", 0) == 1,
+        fill_black: record.int("FillType", 0) == 1,
+        call_expiry: Duration::from_secs(given.int("ResourceExpiredHour", 72).unsigned_abs() * 3600),
+        destination: Destination {
+            vendor: if cloud.int("Vendor", 0) == 1 { Vendor::S3 } else { Vendor::Cos },
+            region: cloud.text("Region").to_owned(),
+            bucket: cloud.text("Bucket").to_owned(),
+            prefix,
+        },
+    };
+    let private_map_key = given.secret("PrivateMapKey");
+    Ok(CreateOrder {
+        spec,
+        keys: StorageKeys { access_key: cloud.secret("AccessKey"), secret_key: cloud.secret("SecretKey") },
+        user_sig: given.secret("UserSig"),
+        private_map_key: (!private_map_key.is_empty()).then_some(private_map_key),
+    })
+}
+
+/// What is well-formed, and not (yet) within the box's power.
+fn refuse_what_is_not_done(record: Fields<'_>, storage: Fields<'_>) -> Result<(), ApiError> {
+    if record.int("RecordMode", 1) == 2 {
+        return Err(ApiError::unsupported(
+            "RecordParams.RecordMode 2 (mixed) is not done by this version of the box: record single streams (1)",
+        ));
+    }
+    if storage.has("CloudVod") {
+        return Err(ApiError::unsupported(
+            "StorageParams.CloudVod is not done by this version of the box: give StorageParams.CloudStorage",
+        ));
+    }
+    if record.int("OutputFormat", 0) != 0 {
+        return Err(ApiError::unsupported(
+            "RecordParams.OutputFormat other than 0 (hls) is not done by this version of the box",
+        ));
+    }
+    Ok(())
+}
+
+/// Allow and deny list of one kind exclude each other; an empty list is as good as none (API.md §1.6).
+fn subscription(given: Fields<'_>) -> Result<Subscription, ApiError> {
+    Ok(Subscription {
+        audio: subscribers(given, "SubscribeAudioUserIds", "UnSubscribeAudioUserIds")?,
+        video: subscribers(given, "SubscribeVideoUserIds", "UnSubscribeVideoUserIds")?,
+    })
+}
+
+fn subscribers(given: Fields<'_>, allow: &'static str, deny: &'static str) -> Result<Subscribers, ApiError> {
+    let (allowed, denied) = (given.texts(allow), given.texts(deny));
+    match (allowed.is_empty(), denied.is_empty()) {
+        (true, true) => Ok(Subscribers::Everybody),
+        (false, true) => Ok(Subscribers::Only(allowed)),
+        (true, false) => Ok(Subscribers::AllBut(denied)),
+        (false, false) => Err(ApiError::invalid(
+            allow,
+            &format!("SubscribeStreamUserIds.{allow}"),
+            &format!("must not be given together with {deny}"),
+        )),
+    }
+}
+
+/// Width and height of the mixed picture, its defaults where none are given (API.md §1.8).
+fn canvas(transcode: Fields<'_>) -> Result<(i64, i64), ApiError> {
+    let video = transcode.object("VideoParams");
+    let (width, height) = (video.int("Width", 360), video.int("Height", 640));
+    if width * height > 1920 * 1080 {
+        return Err(ApiError::new(
+            Code::OutOfRange,
+            "MixTranscodeParams.VideoParams.Width times Height must be at most 1920 * 1080",
+        ));
+    }
+    Ok((width, height))
+}
+
+/// The rules of a layout that concern several fields. Modify does not know the canvas.
+fn layout(given: Fields<'_>, canvas: Option<(i64, i64)>) -> Result<(), ApiError> {
+    if given.int("MixLayoutMode", 3) == 4 && given.list("MixLayoutList").is_empty() {
+        return Err(ApiError::missing("MixLayoutList", "MixLayoutParams.MixLayoutList (MixLayoutMode is 4)"));
+    }
+    for (at, picture) in given.list("MixLayoutList").iter().enumerate() {
+        inside(Fields(picture.as_object()), canvas, &format!("MixLayoutParams.MixLayoutList[{at}]"))?;
+    }
+    for (at, mark) in given.list("WaterMarkList").iter().enumerate() {
+        let here = format!("MixLayoutParams.WaterMarkList[{at}]");
+        let mark = Fields(mark.as_object());
+        let block = match mark.int("WaterMarkType", 0) {
+            1 => "WaterMarkChar",
+            2 => "WaterMarkTimestamp",
+            _ => "WaterMarkImage",
+        };
+        if !mark.has(block) {
+            return Err(ApiError::missing(block, &format!("{here}.{block}")));
+        }
+        if block == "WaterMarkImage" {
+            inside(mark.object(block), canvas, &format!("{here}.{block}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn inside(rect: Fields<'_>, canvas: Option<(i64, i64)>, here: &str) -> Result<(), ApiError> {
+    let Some((width, height)) = canvas else { return Ok(()) };
+    let fits =
+        rect.int("Left", 0) + rect.int("Width", 0) <= width && rect.int("Top", 0) + rect.int("Height", 0) <= height;
+    if fits {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        Code::OutOfRange,
+        format!("{here}: Left + Width and Top + Height must be within the picture of {width} * {height}"),
+    ))
+}
+
+/// Two formats are for recordings of sound alone (API.md §1.7).
+fn vod(given: Fields<'_>, stream_type: i64) -> Result<(), ApiError> {
+    if matches!(given.int("MediaType", 0), 2 | 4) && stream_type != 1 {
+        return Err(ApiError::invalid(
+            "MediaType",
+            "StorageParams.CloudVod.TencentVod.MediaType",
+            "must not be 2 or 4 unless StreamType is 1",
+        ));
+    }
+    Ok(())
+}
+
+/// What stands in `Response` beside `RequestId`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    Task(TaskAnswer),
+    View(ViewAnswer),
+    Nothing {},
+}
+
+/// Create, Modify, Delete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct TaskAnswer {
+    pub task_id: TaskId,
+}
+
+/// Describe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ViewAnswer {
+    pub task_id: TaskId,
+    /// `Idle`, `InProgress` or `Exited`
+    pub status: &'static str,
+    pub storage_file_list: Vec<StorageFile>,
+    /// The box has no relay tasks that could have one.
+    pub recorder_key: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct StorageFile {
+    pub user_id: String,
+    pub file_name: String,
+    /// `audio`, `video` or `audio_video`
+    pub track_type: &'static str,
+    /// Unix milliseconds; spelled as the API spells it.
+    #[serde(rename = "BeginTimeStamp")]
+    pub begin_time_stamp: i64,
+}
+
+impl From<TaskView> for ViewAnswer {
+    fn from(view: TaskView) -> ViewAnswer {
+        let file = |file: crate::model::segment::LaneFile| StorageFile {
+            user_id: file.lane.user.as_str().to_owned(),
+            file_name: file.file_name,
+            track_type: file.lane.kind.track_type(),
+            begin_time_stamp: file.begin.ms(),
+        };
+        ViewAnswer {
+            task_id: view.task,
+            status: match view.status {
+                TaskStatus::Idle => "Idle",
+                TaskStatus::InProgress => "InProgress",
+                TaskStatus::Exited => "Exited",
+            },
+            storage_file_list: view.files.into_iter().map(file).collect(),
+            recorder_key: None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Envelope<T: Serialize> {
+    response: T,
+}
+
+#[derive(Serialize)]
+struct Good<'a> {
+    #[serde(flatten)]
+    answer: &'a Answer,
+    #[serde(rename = "RequestId")]
+    request_id: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Bad<'a> {
+    error: Fault<'a>,
+    request_id: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Fault<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+/// The body of an answer. `Error` is there or not there, never `null`; `RequestId` always (API.md §0.7).
+pub fn body(outcome: &Result<Answer, ApiError>, request_id: &str) -> Vec<u8> {
+    let written = match outcome {
+        Ok(answer) => serde_json::to_vec(&Envelope { response: Good { answer, request_id } }),
+        Err(error) => {
+            let code = error.code.text();
+            let error = Fault { code: &code, message: &error.outside };
+            serde_json::to_vec(&Envelope { response: Bad { error, request_id } })
+        }
+    };
+    written.expect("texts and integers can be written as JSON")
+}

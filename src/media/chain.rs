@@ -1,0 +1,167 @@
+//! A chain of GStreamer elements that the lane's own thread runs: what goes in at one end comes out before the call
+//! returns.
+//!
+//! Owns: elements, pads, bus. Must not touch: what the media means.
+//! Law: no thread and no queue of its own: a push that returns has done its work, an EOS that returns was seen at the
+//! far end. So a lane is one thread, its cuts are exact, and a broken element is an error here and nowhere else.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use super::MediaError;
+
+/// What comes out of a chain, in order.
+#[derive(Debug)]
+pub enum Out {
+    Caps(gst::Caps),
+    Buffer(gst::Buffer),
+}
+
+#[derive(Default)]
+struct Far {
+    out: Vec<Out>,
+    ended: bool,
+    error: Option<String>,
+    /// An element asked for a keyframe.
+    wants_keyframe: bool,
+}
+
+type Shared = Arc<Mutex<Far>>;
+
+fn lock(far: &Shared) -> std::sync::MutexGuard<'_, Far> {
+    far.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub struct Chain {
+    pipeline: gst::Pipeline,
+    input: gst::Pad,
+    output: gst::Pad,
+    far: Shared,
+    described: String,
+}
+
+impl Chain {
+    /// Builds and starts the elements of a launch description (`a ! b ! c`) for data of `caps`.
+    pub fn new(described: &str, caps: &gst::Caps) -> Result<Chain, MediaError> {
+        let far = Shared::default();
+        let bin = gst::parse::bin_from_description(described, true)
+            .map_err(|e| MediaError::Pipeline(format!("{described}: {e}")))?;
+        let pipeline = gst::Pipeline::new();
+        pipeline.add(&bin).expect("a new bin has no parent");
+
+        let asked = far.clone();
+        let input = gst::Pad::builder(gst::PadDirection::Src)
+            .name("in")
+            .event_function(move |_, _, event| {
+                if event.structure().is_some_and(|s| s.name() == "GstForceKeyUnit") {
+                    lock(&asked).wants_keyframe = true;
+                }
+                true
+            })
+            .build();
+        let (taken, told) = (far.clone(), far.clone());
+        let output = gst::Pad::builder(gst::PadDirection::Sink)
+            .name("out")
+            .chain_function(move |_, _, buffer| {
+                lock(&taken).out.push(Out::Buffer(buffer));
+                Ok(gst::FlowSuccess::Ok)
+            })
+            .event_function(move |_, _, event| {
+                match event.view() {
+                    gst::EventView::Caps(caps) => lock(&told).out.push(Out::Caps(caps.caps_owned())),
+                    gst::EventView::Eos(_) => lock(&told).ended = true,
+                    _ => {}
+                }
+                true
+            })
+            .build();
+        let heard = far.clone();
+        pipeline.bus().expect("a pipeline has a bus").set_sync_handler(move |_, message| {
+            if let gst::MessageView::Error(e) = message.view() {
+                let from = e.src().map(|s| s.name().to_string()).unwrap_or_default();
+                lock(&heard).error.get_or_insert(format!("{from}: {}", e.error()));
+            }
+            // nobody polls this bus; kept messages would only pile up
+            gst::BusSyncReply::Drop
+        });
+
+        let chain = Chain { pipeline, input, output, far, described: described.to_owned() };
+        let (Some(first), Some(last)) = (bin.static_pad("sink"), bin.static_pad("src")) else {
+            return Err(chain.fault("it has no two open ends"));
+        };
+        chain.output.set_active(true).map_err(|e| chain.fault(&e.to_string()))?;
+        chain.input.set_active(true).map_err(|e| chain.fault(&e.to_string()))?;
+        chain.input.link(&first).map_err(|e| chain.fault(&e.to_string()))?;
+        last.link(&chain.output).map_err(|e| chain.fault(&e.to_string()))?;
+        chain.pipeline.set_state(gst::State::Playing).map_err(|e| chain.fault(&e.to_string()))?;
+        chain.input.push_event(gst::event::StreamStart::new("lane"));
+        chain.input.push_event(gst::event::Caps::new(caps));
+        chain.input.push_event(gst::event::Segment::new(gst::FormattedSegment::<gst::ClockTime>::new().as_ref()));
+        Ok(chain)
+    }
+
+    fn fault(&self, why: &str) -> MediaError {
+        let told = lock(&self.far).error.take();
+        MediaError::Pipeline(format!("{}: {}", self.described, told.as_deref().unwrap_or(why)))
+    }
+
+    fn flown(&self, flow: Result<gst::FlowSuccess, gst::FlowError>) -> Result<(), MediaError> {
+        match flow {
+            Ok(_) => Ok(()),
+            Err(e) => Err(self.fault(&format!("{e:?}"))),
+        }
+    }
+
+    pub fn push(&self, buffer: gst::Buffer) -> Result<(), MediaError> {
+        self.flown(self.input.push(buffer))
+    }
+
+    pub fn push_list(&self, list: gst::BufferList) -> Result<(), MediaError> {
+        self.flown(self.input.push_list(list))
+    }
+
+    /// Nothing comes for this stretch: a decoder conceals it.
+    pub fn push_gap(&self, at: gst::ClockTime, duration: gst::ClockTime) {
+        self.input.push_event(gst::event::Gap::builder(at).duration(duration).build());
+    }
+
+    /// The next picture out of an encoder in this chain will be a keyframe.
+    pub fn force_keyframe(&self) {
+        let order = gst::Structure::builder("GstForceKeyUnit")
+            .field("running-time", gst::ClockTime::NONE)
+            .field("all-headers", true)
+            .field("count", 0_u32)
+            .build();
+        self.output.push_event(gst::event::CustomUpstream::new(order));
+    }
+
+    /// Takes what has come out.
+    pub fn take(&self) -> Vec<Out> {
+        std::mem::take(&mut lock(&self.far).out)
+    }
+
+    /// Whether an element asked for a keyframe since the last call.
+    pub fn wants_keyframe(&self) -> bool {
+        std::mem::take(&mut lock(&self.far).wants_keyframe)
+    }
+
+    /// Sends EOS through and takes what it drove out. It has arrived at the far end when this is `Ok`.
+    pub fn finish(&self) -> Result<Vec<Out>, MediaError> {
+        self.input.push_event(gst::event::Eos::new());
+        if !lock(&self.far).ended {
+            return Err(self.fault("the end did not come through"));
+        }
+        Ok(self.take())
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        // stopping cannot be refused by elements that have no device behind them
+        let _ = self.pipeline.set_state(gst::State::Null);
+        let _ = self.input.set_active(false);
+        let _ = self.output.set_active(false);
+    }
+}

@@ -1,0 +1,201 @@
+//! The engine: starts lanes, passes words on to them, and sees to it that each one ends.
+//!
+//! Owns: the threads of lanes and the watchdog over them. Must not touch: media.
+//! Law: exactly one `LaneEnded` for each lane that was started, even if its thread hangs in a codec for ever.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::inbox::Inbox;
+use super::single::{self, Sides};
+use super::tracks::Tracks;
+use super::{LaneEnd, LaneOrder, MediaClock, MediaEngine, MediaError, MediaNews, Sessions, Teller, present};
+use crate::model::{LaneKind, LaneRun, SessionId};
+
+/// A lane that was told to finish, or to die, has so long for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    clock: MediaClock,
+    tracks: Tracks,
+    news: mpsc::Sender<MediaNews>,
+    sessions: Arc<dyn Sessions>,
+    lanes: Mutex<Lanes>,
+    /// The watchdog waits here.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Lanes {
+    running: BTreeMap<Key, Running>,
+    watched: bool,
+}
+
+/// A run as a key: task, user, stream, kind, number.
+type Key = (String, String, &'static str, &'static str, u32);
+
+fn key(run: &LaneRun) -> Key {
+    let lane = &run.lane;
+    (run.task.to_string(), lane.user.to_string(), lane.media.as_str(), lane.kind.in_names(), run.run)
+}
+
+struct Running {
+    run: LaneRun,
+    inbox: Arc<Inbox>,
+    teller: Teller,
+    /// Told to finish: dies at this time.
+    kill_at: Option<Instant>,
+    /// Told to die: given up at this time.
+    give_up_at: Option<Instant>,
+}
+
+impl Engine {
+    /// `news` is sent to from plain threads, which wait when it is full.
+    pub fn new(
+        clock: MediaClock,
+        tracks: Tracks,
+        news: mpsc::Sender<MediaNews>,
+        sessions: Arc<dyn Sessions>,
+    ) -> Engine {
+        let lanes = Mutex::default();
+        Engine { inner: Arc::new(Inner { clock, tracks, news, sessions, lanes, changed: Condvar::new() }) }
+    }
+
+    /// Lanes that have not ended.
+    pub fn lanes(&self) -> usize {
+        self.inner.lanes().running.len()
+    }
+}
+
+impl MediaEngine for Engine {
+    fn start_lane(&self, order: LaneOrder) -> Result<(), MediaError> {
+        let inner = &self.inner;
+        let kind = order.run.lane.kind;
+        let (wants_sound, wants_picture) = (kind != LaneKind::Video, kind != LaneKind::Audio);
+        let inbox = Arc::new(Inbox::default());
+        let subscribe = |wanted: bool, track| match track {
+            Some(track) if wanted => inner.tracks.subscribe(track, &inbox).map(Some),
+            _ => Ok(None),
+        };
+        let sides =
+            Sides { sound: subscribe(wants_sound, order.audio)?, picture: subscribe(wants_picture, order.video)? };
+        if sides.sound.is_none() && sides.picture.is_none() {
+            return Err(MediaError::Pipeline(format!("a lane of {} without a track", kind.track_type())));
+        }
+        let run = order.run.clone();
+        let key = key(&run);
+        let teller = Teller::new(inner.news.clone());
+        let mut lanes = inner.lanes();
+        if lanes.running.contains_key(&key) {
+            return Err(MediaError::Pipeline(format!("run {} of this lane is there already", run.run)));
+        }
+        watch(inner, &mut lanes)?;
+        let lane = {
+            let (inner, inbox, teller, key) = (inner.clone(), inbox.clone(), teller.clone(), key.clone());
+            move || {
+                let run = order.run.clone();
+                let made = catch_unwind(AssertUnwindSafe(|| {
+                    single::run(order, sides, &inbox, inner.clock, teller.clone(), &present())
+                }));
+                let end = made.unwrap_or_else(|_| LaneEnd::Failed("the lane's thread panicked".into()));
+                info!(task = %run.task, lane = ?run.lane, run = run.run, ?end, "lane ended");
+                inner.lanes().running.remove(&key);
+                teller.end(run, end);
+            }
+        };
+        std::thread::Builder::new()
+            .name("lane".into())
+            .spawn(lane)
+            .map_err(|e| MediaError::Pipeline(format!("a thread for the lane: {e}")))?;
+        info!(task = %run.task, lane = ?run.lane, run = run.run, "lane started");
+        lanes.running.insert(key, Running { run, inbox, teller, kill_at: None, give_up_at: None });
+        metrics::gauge!("holdfast_lanes").set(lanes.running.len() as f64);
+        Ok(())
+    }
+
+    fn finish_lane(&self, run: &LaneRun) {
+        let mut lanes = self.inner.lanes();
+        if let Some(lane) = lanes.running.get_mut(&key(run)) {
+            lane.inbox.finish();
+            lane.kill_at.get_or_insert(Instant::now() + PATIENCE);
+            self.inner.changed.notify_all();
+        }
+    }
+
+    fn kill_lane(&self, run: &LaneRun) {
+        let mut lanes = self.inner.lanes();
+        if let Some(lane) = lanes.running.get_mut(&key(run)) {
+            lane.inbox.kill();
+            lane.give_up_at.get_or_insert(Instant::now() + PATIENCE);
+            self.inner.changed.notify_all();
+        }
+    }
+
+    fn close_session(&self, session: SessionId) {
+        self.inner.sessions.close_session(session);
+    }
+}
+
+impl Inner {
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts the watchdog, if there is none.
+fn watch(inner: &Arc<Inner>, lanes: &mut Lanes) -> Result<(), MediaError> {
+    if lanes.watched {
+        return Ok(());
+    }
+    let weak = Arc::downgrade(inner);
+    std::thread::Builder::new()
+        .name("lane watchdog".into())
+        .spawn(move || while watch_once(&weak) {})
+        .map_err(|e| MediaError::Pipeline(format!("a thread for the watchdog: {e}")))?;
+    lanes.watched = true;
+    Ok(())
+}
+
+/// `false`: the engine is gone.
+fn watch_once(inner: &Weak<Inner>) -> bool {
+    let Some(inner) = inner.upgrade() else {
+        return false;
+    };
+    let now = Instant::now();
+    let mut lanes = inner.lanes();
+    let mut wedged = Vec::new();
+    for (key, lane) in &mut lanes.running {
+        let run = &lane.run;
+        if lane.give_up_at.is_none() && lane.kill_at.is_some_and(|at| at <= now) {
+            warn!(task = %run.task, lane = ?run.lane, run = run.run, "the end did not come in time; killing the lane");
+            lane.inbox.kill();
+            lane.give_up_at = Some(now + PATIENCE);
+        }
+        if lane.give_up_at.is_some_and(|at| at <= now) {
+            error!(task = %run.task, lane = ?run.lane, run = run.run, "lane hangs and is given up");
+            wedged.push(key.clone());
+        }
+    }
+    let wedged: Vec<Running> = wedged.iter().filter_map(|key| lanes.running.remove(key)).collect();
+    if wedged.is_empty() {
+        // looks again each second; an engine that nobody holds any more is noticed too
+        drop(inner.changed.wait_timeout(lanes, Duration::from_secs(1)).unwrap_or_else(PoisonError::into_inner));
+        return true;
+    }
+    drop(lanes);
+    for lane in wedged {
+        metrics::counter!("holdfast_lanes_wedged_total").increment(1);
+        lane.teller.end(lane.run, LaneEnd::Killed);
+    }
+    true
+}

@@ -1,0 +1,104 @@
+//! Whether an RTP payload begins a keyframe, for each codec that the box takes.
+//!
+//! Owns: the first bytes of payload formats. Must not touch: anything else of them.
+//! Law: torn payloads are no keyframes; nothing panics.
+
+use crate::model::Codec;
+
+/// `true` when a decoder can begin with the packet. Every sound packet can be begun with.
+pub(super) fn begins_keyframe(codec: Codec, payload: &[u8]) -> bool {
+    match codec {
+        Codec::Opus => !payload.is_empty(),
+        Codec::H264 => h264(payload),
+        Codec::Vp8 => vp8(payload).unwrap_or(false),
+        Codec::Vp9 => vp9(payload).unwrap_or(false),
+        // Aggregation header (AV1 RTP §4.4): N says a coded video sequence begins.
+        Codec::Av1 => payload.first().is_some_and(|header| header & 0x08 != 0),
+    }
+}
+
+/// RFC 6184 §5.2: an IDR slice or the parameter sets before it, alone, aggregated or as a fragment's start.
+fn h264(payload: &[u8]) -> bool {
+    const IDR: u8 = 5;
+    const SPS: u8 = 7;
+    const STAP_A: u8 = 24;
+    const FU_A: u8 = 28;
+    let Some(first) = payload.first() else { return false };
+    match first & 0x1f {
+        IDR | SPS => true,
+        FU_A => payload.get(1).is_some_and(|fu| fu & 0x80 != 0 && matches!(fu & 0x1f, IDR | SPS)),
+        STAP_A => {
+            let mut rest = &payload[1..];
+            while let [high, low, unit @ ..] = rest {
+                if unit.first().is_some_and(|nal| matches!(nal & 0x1f, IDR | SPS)) {
+                    return true;
+                }
+                let length = usize::from(u16::from_be_bytes([*high, *low]));
+                let Some(next) = unit.get(length..) else { return false };
+                rest = next;
+            }
+            false
+        }
+        _ => false,
+    }
+}
+
+/// RFC 7741 §4.2, 4.3: the start of partition 0, and its P bit is clear.
+fn vp8(payload: &[u8]) -> Option<bool> {
+    let first = *payload.first()?;
+    let mut at = 1;
+    if first & 0x80 != 0 {
+        let extended = *payload.get(1)?;
+        at += 1;
+        if extended & 0x80 != 0 {
+            at += if *payload.get(at)? & 0x80 != 0 { 2 } else { 1 };
+        }
+        at += usize::from(extended & 0x40 != 0);
+        at += usize::from(extended & 0x30 != 0);
+    }
+    Some(first & 0x10 != 0 && first & 0x07 == 0 && payload.get(at)? & 0x01 == 0)
+}
+
+/// RFC 9628 §4.2: begins a frame, and is not predicted from others.
+fn vp9(payload: &[u8]) -> Option<bool> {
+    let first = *payload.first()?;
+    Some(first & 0x08 != 0 && first & 0x40 == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn keyframes_are_known_by_their_first_bytes() {
+        let cases: [(Codec, &[u8], bool); 14] = [
+            (Codec::H264, &[0x65, 1], true),
+            (Codec::H264, &[0x67, 1], true),
+            (Codec::H264, &[0x41, 1], false),
+            (Codec::H264, &[0x7c, 0x85], true),
+            (Codec::H264, &[0x7c, 0x05], false),
+            (Codec::H264, &[0x78, 0, 1, 0x09, 0, 1, 0x67], true),
+            (Codec::H264, &[0x78, 0, 1, 0x09, 0, 1, 0x41], false),
+            (Codec::Vp8, &[0x10, 0x00], true),
+            (Codec::Vp8, &[0x10, 0x01], false),
+            (Codec::Vp8, &[0x90, 0x80, 0x81, 0x02, 0x00], true),
+            (Codec::Vp9, &[0x08], true),
+            (Codec::Vp9, &[0x48], false),
+            (Codec::Av1, &[0x18], true),
+            (Codec::Opus, &[], false),
+        ];
+        for (codec, payload, expected) in cases {
+            assert_eq!(begins_keyframe(codec, payload), expected, "{codec:?} {payload:02x?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(payload in prop::collection::vec(any::<u8>(), 0..40)) {
+            for codec in [Codec::H264, Codec::Vp8, Codec::Vp9, Codec::Av1] {
+                let _ = begins_keyframe(codec, &payload);
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Pictures: RTP in, whole H.264 access units out; what is H.264 already is never touched.
+//!
+//! Owns: the chains for pictures, the black ones too. Must not touch: files, when to cut.
+//! Law: each unit carries its time on the file's line, and says when it belongs to another stream of pictures (size or
+//! encoder changed), since a decoder must then begin anew.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use gstreamer as gst;
+
+use super::chain::{Chain, Out};
+use super::tracks::{StampedPacket, TrackSource};
+use super::{MediaError, timeline};
+use crate::model::encoder::{self, Encoder};
+use crate::model::{Codec, MediaTime};
+
+const PARSE: &str =
+    "h264parse config-interval=-1 ! capsfilter caps=video/x-h264,stream-format=byte-stream,alignment=au";
+
+/// How often pictures changed between the publisher's and black ones, and the publisher's their size.
+pub type StreamId = (u32, u32);
+
+/// One picture, ready for the file.
+#[derive(Debug)]
+pub struct PictureUnit {
+    pub pts: Duration,
+    pub key: bool,
+    /// Pixels.
+    pub size: (u32, u32),
+    /// Units of one stream can be decoded one after the other.
+    pub stream: StreamId,
+    pub bytes: gst::Buffer,
+}
+
+/// Turns one track's packets into units.
+pub struct Pictures {
+    chain: Chain,
+    transcodes: bool,
+    size: (u32, u32),
+    sizes: u32,
+}
+
+impl Pictures {
+    pub fn new(source: &TrackSource, present: &BTreeSet<&str>) -> Result<Pictures, MediaError> {
+        let encoding = match source.codec {
+            Codec::H264 => "H264",
+            Codec::Vp8 => "VP8",
+            Codec::Vp9 => "VP9",
+            Codec::Av1 => "AV1",
+            Codec::Opus => return Err(MediaError::Pipeline("a picture track carries Opus".into())),
+        };
+        let caps = gst::Caps::builder("application/x-rtp")
+            .field("media", "video")
+            .field("payload", i32::from(source.payload_type))
+            .field("clock-rate", i32::try_from(source.clock_rate).unwrap_or(90_000))
+            .field("encoding-name", encoding)
+            .build();
+        let (described, transcodes) = match encoder::picture_decoder(source.codec) {
+            None => (format!("rtph264depay ! {PARSE}"), false),
+            Some(decoder) => (format!("{decoder} ! videoconvert ! {}", encoder_chain(present)?), true),
+        };
+        let chain = Chain::new(&described, &caps)?;
+        Ok(Pictures { chain, transcodes, size: (0, 0), sizes: 0 })
+    }
+
+    /// Whether the pictures are encoded here, so that keyframes are ours to make.
+    pub fn transcodes(&self) -> bool {
+        self.transcodes
+    }
+
+    pub fn force_keyframe(&self) {
+        self.chain.force_keyframe();
+    }
+
+    /// A decoder or depayloader asked for a keyframe of the publisher since the last call.
+    pub fn wants_keyframe(&self) -> bool {
+        self.chain.wants_keyframe()
+    }
+
+    /// Takes packets; those stamped before `base` are left out. Gives the units that they completed.
+    pub fn push(&mut self, packets: &[StampedPacket], base: MediaTime) -> Result<Vec<PictureUnit>, MediaError> {
+        let mut list = gst::BufferList::new_sized(packets.len());
+        {
+            let list = list.get_mut().expect("a new list has one owner");
+            for packet in packets {
+                let Some(at) = timeline(packet.at, base) else {
+                    continue;
+                };
+                let mut buffer = gst::Buffer::from_slice(packet.rtp.clone());
+                let fresh = buffer.get_mut().expect("a new buffer has one owner");
+                fresh.set_pts(gst::ClockTime::from_nseconds(at));
+                list.add(buffer);
+            }
+        }
+        if list.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.chain.push_list(list)?;
+        let out = self.chain.take();
+        Ok(self.units(out))
+    }
+
+    /// What is still inside.
+    pub fn finish(&mut self) -> Result<Vec<PictureUnit>, MediaError> {
+        let out = self.chain.finish()?;
+        Ok(self.units(out))
+    }
+
+    fn units(&mut self, out: Vec<Out>) -> Vec<PictureUnit> {
+        let mut units = Vec::with_capacity(out.len());
+        for out in out {
+            match out {
+                Out::Caps(caps) => {
+                    let size = size_of(&caps);
+                    if size != self.size {
+                        self.size = size;
+                        self.sizes += 1;
+                    }
+                }
+                Out::Buffer(bytes) => units.extend(unit(bytes, self.size, (0, self.sizes))),
+            }
+        }
+        units
+    }
+}
+
+fn encoder_chain(present: &BTreeSet<&str>) -> Result<String, MediaError> {
+    let encoder: Encoder =
+        encoder::picture_encoder(present).ok_or(MediaError::MissingElement("x264enc", "gstreamer1.0-plugins-ugly"))?;
+    Ok(format!("capsfilter caps=video/x-raw,format=I420 ! {} ! {PARSE}", encoder.described))
+}
+
+fn size_of(caps: &gst::Caps) -> (u32, u32) {
+    let Some(of) = caps.structure(0) else {
+        return (0, 0);
+    };
+    let side = |name| of.get::<i32>(name).ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    (side("width"), side("height"))
+}
+
+fn unit(bytes: gst::Buffer, size: (u32, u32), stream: StreamId) -> Option<PictureUnit> {
+    // a unit without a time was never on the line
+    let pts = Duration::from_nanos(bytes.pts()?.nseconds());
+    let key = !bytes.flags().contains(gst::BufferFlags::DELTA_UNIT);
+    Some(PictureUnit { pts, key, size, stream, bytes })
+}
+
+/// Makes black pictures, each a keyframe.
+pub struct Black {
+    chain: Chain,
+    frame: gst::Buffer,
+    size: (u32, u32),
+}
+
+impl Black {
+    /// Pictures of `size`.
+    pub fn new(size: (u32, u32), present: &BTreeSet<&str>) -> Result<Black, MediaError> {
+        // what cannot be halved cannot be I420 without padding; a player shows one row less
+        let (width, height) = ((size.0 & !1).max(2), (size.1 & !1).max(2));
+        let caps = gst::Caps::builder("video/x-raw")
+            .field("format", "I420")
+            .field("width", width as i32)
+            .field("height", height as i32)
+            .field("framerate", gst::Fraction::new(0, 1))
+            .build();
+        let chain = Chain::new(&encoder_chain(present)?, &caps)?;
+        // rows of I420 in GStreamer's default layout are rounded up to four bytes
+        let round = |n: u32| n.next_multiple_of(4) as usize;
+        let luma = round(width) * height as usize;
+        let chroma = 2 * round(width / 2) * (height as usize / 2);
+        let mut bytes = vec![16; luma];
+        bytes.resize(luma + chroma, 128);
+        Ok(Black { chain, frame: gst::Buffer::from_slice(bytes), size: (width, height) })
+    }
+
+    pub fn picture(&mut self, pts: Duration) -> Result<Vec<PictureUnit>, MediaError> {
+        self.chain.force_keyframe();
+        let mut frame = self.frame.copy();
+        frame.get_mut().expect("a new copy has one owner").set_pts(gst::ClockTime::try_from(pts).ok());
+        self.chain.push(frame)?;
+        let out = self.chain.take();
+        let buffers = out.into_iter().filter_map(|out| match out {
+            Out::Buffer(buffer) => Some(buffer),
+            Out::Caps(_) => None,
+        });
+        Ok(buffers.filter_map(|buffer| unit(buffer, self.size, (0, 0))).collect())
+    }
+}

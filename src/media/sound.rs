@@ -1,0 +1,305 @@
+//! Sound: Opus packets in, AAC frames out, in step with the stamps to a few milliseconds.
+//!
+//! Owns: the chains for sound, and what makes up for the delays of two codecs. Must not touch: files, when to cut.
+//! Law: an AAC frame's time is where its samples were captured: the look-ahead of the Opus encoder and the priming of
+//! the AAC encoder are taken off.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use gstreamer as gst;
+
+use super::chain::{Chain, Out};
+use super::pace::{Pace, nanos};
+use super::tracks::StampedPacket;
+use super::{MediaError, timeline};
+use crate::model::MediaTime;
+use crate::model::encoder::{self, Encoder};
+
+/// Samples in an AAC frame.
+const FRAME: i64 = 1024;
+/// What an Opus encoder looks ahead, in samples: 6.5 ms in every mode that WebRTC uses (RFC 7845 calls it pre-skip).
+const LOOK_AHEAD: i64 = 312;
+/// A loss up to this long is concealed by the decoder; a longer one is silence.
+const MOST_CONCEALED: i64 = 100_000_000;
+
+/// One AAC frame with its ADTS header, ready for the file.
+#[derive(Debug)]
+pub struct SoundFrame {
+    pub pts: Duration,
+    pub bytes: gst::Buffer,
+}
+
+impl SoundFrame {
+    pub const DURATION: Duration = Duration::from_nanos(21_333_333);
+}
+
+#[derive(Debug)]
+pub enum SoundOut {
+    Frame(SoundFrame),
+    /// What follows does not join on to what came before.
+    Break,
+}
+
+/// Turns one track's packets into AAC frames.
+pub struct Sound {
+    encoder: Encoder,
+    gap_limit: i64,
+    decoder: Option<(usize, Chain)>,
+    stretch: Option<Stretch>,
+    channels: usize,
+    /// Where the last packet ended, ns on the file's line.
+    heard_until: i64,
+    frames: Vec<SoundOut>,
+}
+
+struct Stretch {
+    pace: Pace,
+    chain: Chain,
+    frames: i64,
+}
+
+impl Sound {
+    pub fn new(gap_limit: Duration, present: &BTreeSet<&str>) -> Result<Sound, MediaError> {
+        let encoder =
+            encoder::sound_encoder(present).ok_or(MediaError::MissingElement("avenc_aac", "gstreamer1.0-libav"))?;
+        let gap_limit = i64::try_from(gap_limit.as_nanos()).unwrap_or(i64::MAX);
+        Ok(Sound { encoder, gap_limit, decoder: None, stretch: None, channels: 1, heard_until: 0, frames: Vec::new() })
+    }
+
+    /// Takes packets; those stamped before `base` are left out. Gives what they completed.
+    pub fn push(&mut self, packets: &[StampedPacket], base: MediaTime) -> Result<Vec<SoundOut>, MediaError> {
+        let mut pcm = Vec::new();
+        for packet in packets {
+            let Some(at) = timeline(packet.at, base) else {
+                continue;
+            };
+            let at = i64::try_from(at).expect("a recording is shorter than 292 years") - nanos(LOOK_AHEAD);
+            let Some(opus) = payload(&packet.rtp) else {
+                metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "audio").increment(1);
+                continue;
+            };
+            self.packet(at, packet.after_loss, opus, &mut pcm)?;
+        }
+        self.encode(&mut pcm)?;
+        Ok(std::mem::take(&mut self.frames))
+    }
+
+    /// Silence up to `at`, for a picture that goes on while nothing is heard. Without sound so far: from `since` on.
+    pub fn silence_to(&mut self, since: Duration, at: Duration) -> Result<Vec<SoundOut>, MediaError> {
+        let line = |at: Duration| i64::try_from(at.as_nanos()).unwrap_or(i64::MAX);
+        self.begin(line(since))?;
+        let mut pcm = Vec::new();
+        if let Some(stretch) = &mut self.stretch {
+            stretch.pace.silence_to(line(at), &mut pcm);
+        }
+        self.encode(&mut pcm)?;
+        Ok(std::mem::take(&mut self.frames))
+    }
+
+    /// Where sound has come to.
+    pub fn end(&self) -> Option<Duration> {
+        self.stretch.as_ref().map(|stretch| Duration::from_nanos(u64::try_from(stretch.pace.end()).unwrap_or(0)))
+    }
+
+    /// Ends the stretch: gives the frames that were still inside the encoder.
+    pub fn pause(&mut self) -> Result<Vec<SoundOut>, MediaError> {
+        if let Some(mut stretch) = self.stretch.take() {
+            let out = stretch.chain.finish()?;
+            stretch.collect(out, self.encoder.priming, &mut self.frames);
+            count_lies(&stretch.pace);
+        }
+        Ok(std::mem::take(&mut self.frames))
+    }
+
+    fn packet(&mut self, at: i64, after_loss: bool, opus: &[u8], pcm: &mut Vec<i16>) -> Result<(), MediaError> {
+        let Some(toc) = Toc::read(opus) else {
+            metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "audio").increment(1);
+            return Ok(());
+        };
+        let missing = at - self.heard_until;
+        let more_channels = toc.channels > self.channels;
+        if self.stretch.is_some() && (missing >= self.gap_limit || more_channels) {
+            self.encode(pcm)?;
+            let frames = self.pause()?;
+            self.frames = frames;
+            self.frames.push(SoundOut::Break);
+        }
+        if more_channels {
+            // never fewer again: an encoder that falls back to mono for a while is still a stereo source
+            self.channels = toc.channels;
+        }
+        self.begin(at)?;
+
+        let decoder = match &self.decoder {
+            Some((channels, chain)) if *channels == self.channels => chain,
+            _ => &self.decoder.insert((self.channels, decoder(self.channels)?)).1,
+        };
+        let pace = &mut self.stretch.as_mut().expect("begun above").pace;
+        let concealable = (missing / 2_500_000) * 2_500_000;
+        if after_loss && (2_500_000..=MOST_CONCEALED).contains(&concealable) {
+            decoder.push_gap(clock(self.heard_until), clock(concealable));
+            for samples in decoded(decoder) {
+                pace.sound(self.heard_until, &samples, pcm);
+                self.heard_until += nanos((samples.len() / self.channels) as i64);
+            }
+        }
+        let mut buffer = gst::Buffer::from_slice(opus.to_vec());
+        {
+            let buffer = buffer.get_mut().expect("a new buffer has one owner");
+            buffer.set_pts(clock(at));
+            buffer.set_duration(clock(nanos(toc.samples)));
+        }
+        decoder.push(buffer)?;
+        let mut at = at;
+        for samples in decoded(decoder) {
+            pace.sound(at, &samples, pcm);
+            at += nanos((samples.len() / self.channels) as i64);
+        }
+        self.heard_until = at;
+        Ok(())
+    }
+
+    fn begin(&mut self, at: i64) -> Result<(), MediaError> {
+        if self.stretch.is_some() {
+            return Ok(());
+        }
+        let channels = self.channels as u32;
+        let caps = raw_caps(channels);
+        let described = format!(
+            "audioconvert ! {} bitrate={} ! aacparse ! capsfilter caps=audio/mpeg,mpegversion=4,stream-format=adts",
+            self.encoder.described,
+            encoder::sound_bitrate(channels)
+        );
+        let chain = Chain::new(&described, &caps)?;
+        self.heard_until = at;
+        self.stretch = Some(Stretch { pace: Pace::new(self.channels, at), chain, frames: 0 });
+        Ok(())
+    }
+
+    fn encode(&mut self, pcm: &mut Vec<i16>) -> Result<(), MediaError> {
+        if pcm.is_empty() {
+            return Ok(());
+        }
+        let stretch = self.stretch.as_mut().expect("samples come from a stretch");
+        let bytes: Vec<u8> = pcm.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        pcm.clear();
+        stretch.chain.push(gst::Buffer::from_slice(bytes))?;
+        let out = stretch.chain.take();
+        stretch.collect(out, self.encoder.priming, &mut self.frames);
+        Ok(())
+    }
+}
+
+impl Stretch {
+    fn collect(&mut self, out: Vec<Out>, priming: u32, frames: &mut Vec<SoundOut>) {
+        for out in out {
+            let Out::Buffer(bytes) = out else {
+                continue;
+            };
+            let at = self.pace.origin() + nanos(self.frames * FRAME - i64::from(priming));
+            self.frames += 1;
+            // the priming before the line begins
+            let Ok(at) = u64::try_from(at) else {
+                continue;
+            };
+            frames.push(SoundOut::Frame(SoundFrame { pts: Duration::from_nanos(at), bytes }));
+        }
+    }
+}
+
+fn count_lies(pace: &Pace) {
+    metrics::counter!("holdfast_lane_silence_samples_total").increment(pace.filled);
+    metrics::counter!("holdfast_lane_overlap_samples_total").increment(pace.cut);
+}
+
+fn clock(ns: i64) -> gst::ClockTime {
+    gst::ClockTime::from_nseconds(u64::try_from(ns).unwrap_or(0))
+}
+
+fn raw_caps(channels: u32) -> gst::Caps {
+    let caps = gst::Caps::builder("audio/x-raw")
+        .field("format", "S16LE")
+        .field("layout", "interleaved")
+        .field("rate", 48_000_i32)
+        .field("channels", channels as i32);
+    if channels == 2 { caps.field("channel-mask", gst::Bitmask::new(3)).build() } else { caps.build() }
+}
+
+fn decoder(channels: usize) -> Result<Chain, MediaError> {
+    let caps = gst::Caps::builder("audio/x-opus")
+        .field("channel-mapping-family", 0_i32)
+        .field("channels", channels as i32)
+        .field("rate", 48_000_i32)
+        .build();
+    let raw = format!("audio/x-raw,format=S16LE,layout=interleaved,rate=48000,channels={channels}");
+    Chain::new(&format!("opusdec plc=true ! capsfilter caps={raw}"), &caps)
+}
+
+fn decoded(chain: &Chain) -> Vec<Vec<i16>> {
+    let buffers = chain.take().into_iter().filter_map(|out| match out {
+        Out::Buffer(buffer) => buffer.into_mapped_buffer_readable().ok(),
+        Out::Caps(_) => None,
+    });
+    buffers.map(|map| map.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect()).collect()
+}
+
+/// The payload of an RTP packet that has neither extensions nor padding.
+fn payload(rtp: &[u8]) -> Option<&[u8]> {
+    let sources = usize::from(rtp.first()? & 0x0f);
+    rtp.get(12 + 4 * sources..).filter(|payload| !payload.is_empty())
+}
+
+/// What the first bytes of an Opus packet say (RFC 6716 §3.1).
+struct Toc {
+    channels: usize,
+    /// At 48 kHz.
+    samples: i64,
+}
+
+impl Toc {
+    fn read(opus: &[u8]) -> Option<Toc> {
+        let toc = *opus.first()?;
+        let frame = match toc >> 3 {
+            config @ 0..=11 => [480, 960, 1920, 2880][usize::from(config & 3)],
+            config @ 12..=15 => [480, 960][usize::from(config & 1)],
+            config => [120, 240, 480, 960][usize::from(config & 3)],
+        };
+        let frames = match toc & 3 {
+            0 => 1,
+            1 | 2 => 2,
+            _ => i64::from(opus.get(1)? & 0x3f),
+        };
+        // more than 120 ms is no Opus packet
+        (1..=5760)
+            .contains(&(frame * frames))
+            .then_some(Toc { channels: if toc & 4 == 0 { 1 } else { 2 }, samples: frame * frames })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_says_how_long_it_is() {
+        let samples = |opus: &[u8]| Toc::read(opus).map(|toc| (toc.samples, toc.channels));
+        assert_eq!(samples(&[0x78, 1]), Some((960, 1)), "hybrid, 20 ms");
+        assert_eq!(samples(&[0xfc, 1]), Some((960, 2)), "CELT, 20 ms, stereo");
+        assert_eq!(samples(&[0x18, 1]), Some((2880, 1)), "SILK, 60 ms");
+        assert_eq!(samples(&[0x0b, 0x03]), Some((2880, 1)), "SILK, three of 20 ms");
+        assert_eq!(samples(&[0x1b, 0x03]), None, "180 ms");
+        assert_eq!(samples(&[0x0b]), None);
+        assert_eq!(samples(&[]), None);
+    }
+
+    #[test]
+    fn the_payload_begins_after_the_contributing_sources() {
+        let mut rtp = vec![0x82; 12];
+        rtp.extend([0; 8]);
+        assert_eq!(payload(&rtp), None);
+        rtp.push(7);
+        assert_eq!(payload(&rtp), Some(&[7_u8][..]));
+        assert_eq!(payload(&[]), None);
+    }
+}

@@ -1,0 +1,192 @@
+//! Leases: an upload's claim on a file of the shelf.
+//!
+//! Owns: taking a file off the shelf and giving it back. Must not touch: how it is carried.
+//! Law: a job that ends in any way but an acknowledgement puts its file back; an uploaded segment is recorded as such,
+//! then unlinked.
+
+use super::*;
+use crate::model::backlog::{Fault, Lease};
+
+/// A leased file. Acknowledge it, or drop it to put it back.
+#[derive(Debug)]
+pub struct UploadJob {
+    shared: Arc<Shared>,
+    lease: Lease,
+    entry: SpoolEntry,
+    settled: bool,
+}
+
+pub(super) async fn lease(shared: &Arc<Shared>, per_line: usize) -> Result<Option<UploadJob>, Error> {
+    loop {
+        let now = shared.now();
+        let Some((lease, key)) = ({
+            let mut state = shared.state();
+            state.backlog.lease(now, per_line).map(|lease| {
+                let Waiting { task, object } = &lease.waiting;
+                let name = match state.playlists.get(&lease.waiting) {
+                    Some(version) => records::versioned(object, *version),
+                    None => object.clone(),
+                };
+                let key = records::spool_key(task, &name);
+                (lease, key)
+            })
+        }) else {
+            return Ok(None);
+        };
+        // given back if this future is dropped, or the index fails, before there is a job
+        let mut held = Held { shared, waiting: Some(&lease.waiting) };
+        let bytes = shared.store.get(&key).await?;
+        let entry = bytes.map(|bytes| SpoolEntry::from_bytes(&key, &bytes)).transpose();
+        let entry = match entry {
+            Ok(Some(entry)) => entry,
+            other => {
+                held.waiting = None;
+                let superseded = {
+                    let mut state = shared.state();
+                    let current = state.playlists.get(&lease.waiting);
+                    let superseded = current.is_some_and(|v| {
+                        records::spool_key(&lease.waiting.task, &records::versioned(&lease.waiting.object, *v)) != key
+                    });
+                    match superseded {
+                        true => state.backlog.returned(&lease.waiting),
+                        false => state.backlog.remove(&lease.waiting),
+                    }
+                    superseded
+                };
+                if !superseded {
+                    tracing::error!(key, error = ?other.err(), "a file on the shelf has no record: left for recovery");
+                }
+                continue;
+            }
+        };
+        held.waiting = None;
+        drop(held);
+        return Ok(Some(UploadJob { shared: shared.clone(), lease, entry, settled: false }));
+    }
+}
+
+struct Held<'a> {
+    shared: &'a Shared,
+    waiting: Option<&'a Waiting>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.waiting {
+            self.shared.state().backlog.returned(waiting);
+        }
+    }
+}
+
+impl UploadJob {
+    pub fn task(&self) -> &TaskId {
+        &self.entry.task
+    }
+
+    pub fn entry(&self) -> &SpoolEntry {
+        &self.entry
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> PathBuf {
+        self.shared.task_dir(&self.entry.task).join(&self.entry.file)
+    }
+
+    /// Tries of this file that failed before.
+    pub fn attempts(&self) -> u32 {
+        self.lease.attempts
+    }
+
+    /// Failures in a row of its destination.
+    pub fn line_failures(&self) -> u32 {
+        self.lease.line_failures
+    }
+
+    /// The destination has it: recorded, then unlinked. Says what to tell the task.
+    ///
+    /// When the index does not take the record the file stays, and is uploaded once more later.
+    pub async fn ack_uploaded(mut self) -> Result<Fate, Error> {
+        let key = self.entry.key();
+        let (batch, fate) = match self.entry.kind {
+            SpoolKind::Segment(_) => {
+                self.entry.state = SpoolState::Uploaded;
+                let batch = Batch::new().put(key, self.entry.to_bytes());
+                (batch, Fate::SegmentUploaded { object: self.entry.object.clone() })
+            }
+            SpoolKind::Playlist { version } => {
+                let object = self.entry.object.clone();
+                (Batch::new().delete(key), Fate::PlaylistUploaded { object, version })
+            }
+        };
+        if let Err(error) = self.shared.store.commit(batch).await {
+            let wait = Duration::from_secs(5);
+            self.ack_failed(Fault::File, wait);
+            return Err(error.into());
+        }
+        let path = self.path();
+        let unlinked = tokio::task::spawn_blocking(move || fs::remove_file(path)).await;
+        if let Ok(Err(error)) = unlinked
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(task = %self.entry.task, file = self.entry.file, %error, "an uploaded file stays on the disk");
+        }
+        self.settled = true;
+        self.leave();
+        Ok(fate)
+    }
+
+    /// Off the shelf, unless a newer version has come meanwhile: that one waits in its place.
+    fn leave(&self) {
+        let waiting = &self.lease.waiting;
+        let mut state = self.shared.state();
+        match self.entry.kind {
+            SpoolKind::Playlist { version } if state.playlists.get(waiting) != Some(&version) => {
+                state.backlog.again(waiting);
+            }
+            _ => {
+                state.playlists.remove(waiting);
+                state.backlog.done(waiting);
+            }
+        }
+        state.tell_size();
+        drop(state);
+        self.shared.ready.notify_one();
+    }
+
+    /// It did not go up. It, or with `Fault::Line` everything of its destination, is tried again after `wait`.
+    pub fn ack_failed(mut self, fault: Fault, wait: Duration) {
+        self.settled = true;
+        let next_try = self.shared.now() + wait;
+        self.shared.state().backlog.failed(&self.lease.waiting, fault, next_try);
+        self.shared.ready.notify_one();
+    }
+
+    /// What lies on the shelf is not what was put there. Says what to tell the task; a playlist's task is told
+    /// nothing, since its next version mends it.
+    pub async fn ack_lost(mut self, why: String) -> Result<Option<Fate>, Error> {
+        let key = self.entry.key();
+        let (batch, fate) = match self.entry.segment().cloned() {
+            Some(segment) => {
+                self.entry.state = SpoolState::Lost { why: why.clone() };
+                (Batch::new().put(key, self.entry.to_bytes()), Some(Fate::Lost { segment, why }))
+            }
+            None => (Batch::new().delete(key), None),
+        };
+        self.shared.store.commit(batch).await?;
+        metrics::counter!("holdfast_segments_lost_total").increment(u64::from(fate.is_some()));
+        let path = self.path();
+        tokio::task::spawn_blocking(move || set_aside(&path)).await.ok();
+        self.settled = true;
+        self.leave();
+        Ok(fate)
+    }
+}
+
+impl Drop for UploadJob {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.shared.state().backlog.returned(&self.lease.waiting);
+            self.shared.ready.notify_one();
+        }
+    }
+}

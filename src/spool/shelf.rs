@@ -1,0 +1,282 @@
+//! The thread that puts files on the shelf.
+//!
+//! Owns: the order sync, rename, sync folder, record. Must not touch: leases.
+//! Law: HOUSE §5: a file whose sync failed is lost, and is not synced again; what could not be recorded is recorded
+//! later, since its file is safe.
+
+use std::sync::mpsc::Receiver;
+
+use super::*;
+use crate::model::LaneRun;
+
+/// Orders done with one sync of each folder and one commit.
+const GROUP: usize = 64;
+/// After which what the disk or the index refused is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+pub(super) struct Hands {
+    shared: Arc<Shared>,
+    /// Whose files are safe and whose record the index did not take.
+    unrecorded: Vec<Safe>,
+    /// Playlists that could not be written; a newer version replaces an older.
+    unwritten: BTreeMap<Waiting, Playlist>,
+}
+
+/// A file that is safe, and as what it was counted when it was handed over.
+struct Safe {
+    entry: SpoolEntry,
+    counted: Pending,
+}
+
+impl Hands {
+    pub(super) fn new(shared: Arc<Shared>) -> Hands {
+        Hands { shared, unrecorded: Vec::new(), unwritten: BTreeMap::new() }
+    }
+
+    /// The life of the thread: until the shelf's last holder is gone, or the index has stopped.
+    pub(super) fn serve(mut self, from: &Receiver<Order>) {
+        loop {
+            let owed = !self.unrecorded.is_empty() || !self.unwritten.is_empty();
+            let first = match if owed { from.recv_timeout(AGAIN) } else { from.recv().map_err(Into::into) } {
+                Ok(order) => Some(order),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let orders: Vec<Order> = first.into_iter().chain(from.try_iter().take(GROUP - 1)).collect();
+            if self.turn(orders).is_err() {
+                tracing::error!("the index has stopped, and the spool with it");
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self, orders: Vec<Order>) -> Result<(), Error> {
+        let mut renamed = Vec::<Safe>::new();
+        let mut lost = Vec::new();
+        let mut drains = Vec::new();
+        let mut playlists = std::mem::take(&mut self.unwritten);
+        for order in orders {
+            match order {
+                Order::Segment { segment, object, object_key } => {
+                    match self.make_safe(&segment, object.clone(), object_key) {
+                        Ok(entry) => renamed.push(Safe { entry, counted: of_segment(&segment) }),
+                        Err(why) => lost.push((object, segment, why)),
+                    }
+                }
+                Order::Playlist(playlist) => {
+                    let waiting = Waiting { task: playlist.task.clone(), object: playlist.object.clone() };
+                    match playlists.get(&waiting) {
+                        Some(older) if older.version < playlist.version => {
+                            self.uncount(older);
+                            playlists.insert(waiting, playlist);
+                        }
+                        Some(_) => self.uncount(&playlist),
+                        None => drop(playlists.insert(waiting, playlist)),
+                    }
+                }
+                Order::Drain(reply) => drains.push(reply),
+            }
+        }
+        for (waiting, playlist) in playlists {
+            match self.write(&playlist) {
+                Ok(Some(entry)) => renamed.push(Safe { entry, counted: of_playlist(&playlist) }),
+                Ok(None) => self.uncount(&playlist),
+                Err(error) => {
+                    tracing::error!(task = %playlist.task, playlist = playlist.object, %error, "a playlist cannot be written");
+                    metrics::counter!("holdfast_spool_errors_total").increment(1);
+                    self.unwritten.insert(waiting, playlist);
+                }
+            }
+        }
+
+        let folders: BTreeSet<&TaskId> = renamed.iter().map(|safe| &safe.entry.task).collect();
+        let failed: BTreeMap<TaskId, String> = folders
+            .into_iter()
+            .filter_map(|task| {
+                let synced = File::open(self.shared.task_dir(task)).and_then(|dir| (self.shared.sync)(&dir));
+                Some((task.clone(), synced.err()?.to_string()))
+            })
+            .collect();
+        for Safe { entry, counted } in renamed {
+            let Some(why) = failed.get(&entry.task) else {
+                self.unrecorded.push(Safe { entry, counted });
+                continue;
+            };
+            match entry.kind {
+                SpoolKind::Segment(segment) => {
+                    let segment = ClosedSegment { bytes: counted.bytes, ..segment };
+                    lost.push((entry.object, segment, format!("sync of the folder: {why}")));
+                }
+                SpoolKind::Playlist { .. } => {
+                    tracing::error!(task = %entry.task, playlist = entry.object, why, "a playlist's folder does not sync");
+                    metrics::counter!("holdfast_spool_errors_total").increment(1);
+                    self.shared.state().dequeue(&entry.task, counted);
+                }
+            }
+        }
+
+        for (object, segment, why) in lost {
+            self.lose(object, segment, why)?;
+        }
+        self.record()?;
+        for reply in drains {
+            // who asked may have given up waiting
+            let _ = reply.send(());
+        }
+        Ok(())
+    }
+
+    /// Steps 1 and 2 of a segment: its bytes are on the disk, and it has its final name.
+    fn make_safe(&self, segment: &ClosedSegment, object: String, object_key: String) -> Result<SpoolEntry, String> {
+        let dir = self.shared.task_dir(&segment.run.task);
+        let name = LocalName::of(segment).to_string();
+        let (part, last) = (dir.join(&segment.part_name), dir.join(&name));
+        // a hand-over that is repeated after a crash finds it renamed already
+        let from = if part.exists() { &part } else { &last };
+        let mut file = File::open(from).map_err(|e| format!("open: {e}"))?;
+        (self.shared.sync)(&file).map_err(|e| format!("sync: {e}"))?;
+        let (bytes, crc32) = checksum(&mut file).map_err(|e| format!("read: {e}"))?;
+        if from != &last {
+            fs::rename(from, &last).map_err(|e| format!("rename: {e}"))?;
+        }
+        Ok(SpoolEntry {
+            task: segment.run.task.clone(),
+            object,
+            object_key,
+            file: name,
+            bytes,
+            crc32,
+            order: self.shared.state().next_order(),
+            kind: SpoolKind::Segment(ClosedSegment { bytes, ..segment.clone() }),
+            state: SpoolState::Spooled,
+        })
+    }
+
+    /// Steps 1 and 2 of a playlist. `None`: a newer version is there already.
+    fn write(&self, playlist: &Playlist) -> io::Result<Option<SpoolEntry>> {
+        let Playlist { task, object, object_key, version, text } = playlist;
+        let waiting = Waiting { task: task.clone(), object: object.clone() };
+        if self.shared.state().playlists.get(&waiting).is_some_and(|there| there >= version) {
+            return Ok(None);
+        }
+        let file_name = records::versioned(object, *version);
+        let last = self.shared.task_dir(task).join(&file_name);
+        let unfinished = self.shared.task_dir(task).join(format!("{file_name}{}", recovery::UNFINISHED));
+        let mut file = File::create(&unfinished)?;
+        io::Write::write_all(&mut file, text.as_bytes())?;
+        (self.shared.sync)(&file)?;
+        fs::rename(&unfinished, &last)?;
+        Ok(Some(SpoolEntry {
+            task: task.clone(),
+            object: object.clone(),
+            object_key: object_key.clone(),
+            file: file_name,
+            bytes: text.len() as u64,
+            crc32: crc32fast::hash(text.as_bytes()),
+            order: self.shared.state().next_order(),
+            kind: SpoolKind::Playlist { version: *version },
+            state: SpoolState::Spooled,
+        }))
+    }
+
+    /// Step 3: the records, in one commit; then the news.
+    fn record(&mut self) -> Result<(), Error> {
+        if self.unrecorded.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        let mut replaced = Vec::new();
+        for Safe { entry, .. } in &self.unrecorded {
+            batch = batch.put(entry.key(), entry.to_bytes());
+            if let SpoolKind::Playlist { .. } = entry.kind
+                && let Some(older) = self.shared.waiting_version(&entry.task, &entry.object)
+            {
+                let file = records::versioned(&entry.object, older);
+                batch = batch.delete(records::spool_key(&entry.task, &file));
+                replaced.push(self.shared.task_dir(&entry.task).join(file));
+            }
+        }
+        match self.shared.store.commit_blocking(batch) {
+            Ok(()) => {}
+            Err(store::Error::Stopped) => return Err(Error::Stopped),
+            Err(error) => {
+                tracing::error!(%error, files = self.unrecorded.len(), "files on the shelf cannot be recorded yet");
+                return Ok(());
+            }
+        }
+        for Safe { entry, counted } in std::mem::take(&mut self.unrecorded) {
+            self.shared.put(&entry);
+            self.shared.state().dequeue(&entry.task, counted);
+            let SpoolKind::Segment(segment) = entry.kind else { continue };
+            metrics::counter!("holdfast_segments_spooled_total").increment(1);
+            metrics::counter!("holdfast_spooled_bytes_total").increment(entry.bytes);
+            let LaneRun { task, lane, run } = &segment.run;
+            tracing::debug!(%task, ?lane, run, segment = segment.index, bytes = entry.bytes, "spooled");
+            self.tell(entry.task, Fate::Spooled(segment));
+        }
+        for path in replaced {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::debug!(path = %path.display(), %error, "an older playlist is gone already");
+            }
+        }
+        Ok(())
+    }
+
+    fn lose(&self, object: String, segment: ClosedSegment, why: String) -> Result<(), Error> {
+        let LaneRun { task, lane, run } = segment.run.clone();
+        tracing::error!(%task, ?lane, run, segment = segment.index, object, why, "a segment is lost");
+        metrics::counter!("holdfast_segments_lost_total").increment(1);
+        for name in [segment.part_name.clone(), LocalName::of(&segment).to_string()] {
+            set_aside(&self.shared.task_dir(&task).join(name));
+        }
+        let entry = SpoolEntry {
+            task: task.clone(),
+            object,
+            object_key: String::new(),
+            file: String::new(),
+            bytes: segment.bytes,
+            crc32: 0,
+            order: self.shared.state().next_order(),
+            kind: SpoolKind::Segment(segment.clone()),
+            state: SpoolState::Lost { why: why.clone() },
+        };
+        match self.shared.store.commit_blocking(Batch::new().put(entry.key(), entry.to_bytes())) {
+            Ok(()) => {}
+            Err(store::Error::Stopped) => return Err(Error::Stopped),
+            Err(error) => tracing::error!(%task, %error, "a loss cannot be recorded"),
+        }
+        self.shared.state().dequeue(&task, of_segment(&segment));
+        self.tell(task, Fate::Lost { segment, why });
+        Ok(())
+    }
+
+    fn uncount(&self, playlist: &Playlist) {
+        self.shared.state().dequeue(&playlist.task, of_playlist(playlist));
+    }
+
+    fn tell(&self, task: TaskId, fate: Fate) {
+        // nobody listens any more only while the process ends; recovery tells it again
+        let _ = self.shared.fates.blocking_send((task, fate));
+    }
+}
+
+impl Shared {
+    fn waiting_version(&self, task: &TaskId, object: &str) -> Option<u64> {
+        self.state().playlists.get(&Waiting { task: task.clone(), object: object.to_owned() }).copied()
+    }
+}
+
+/// Size and CRC-32 of a file.
+fn checksum(file: &mut File) -> io::Result<(u64, u32)> {
+    let (mut bytes, mut crc) = (0, crc32fast::Hasher::new());
+    let mut chunk = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok((bytes, crc.finalize())),
+            n => {
+                bytes += n as u64;
+                crc.update(&chunk[..n]);
+            }
+        }
+    }
+}

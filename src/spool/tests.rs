@@ -1,0 +1,261 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::model::backlog::Fault;
+use crate::model::{Lane, LaneKind, LaneRun, MediaId, Timestamp, UserId};
+
+/// A guard against waiting for ever, never a wait.
+const GUARD: Duration = Duration::from_secs(20);
+
+struct Shelf {
+    dir: tempfile::TempDir,
+    store: Store,
+    spool: Arc<Spool>,
+    fates: mpsc::Receiver<(TaskId, Fate)>,
+    task: TaskId,
+}
+
+async fn shelf_with(sync: Sync) -> Shelf {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("index")).unwrap().store;
+    let (to, fates) = mpsc::channel(64);
+    let spool = Spool::open_with(&dir.path().join("spool"), store.clone(), to, sync).unwrap();
+    let task = TaskId::parse("hTask+1..").unwrap();
+    spool.recover().await.unwrap();
+    spool.begin_task(&task).await.unwrap();
+    Shelf { dir, store, spool, fates, task }
+}
+
+async fn shelf() -> Shelf {
+    shelf_with(File::sync_all).await
+}
+
+impl Shelf {
+    fn write(&self, index: u32) -> ClosedSegment {
+        let lane = Lane { user: UserId::parse("ann").unwrap(), media: MediaId::Main, kind: LaneKind::Video };
+        let mut segment = ClosedSegment {
+            run: LaneRun { task: self.task.clone(), lane, run: 0 },
+            index,
+            start: Timestamp(i64::from(index) * 10_000_000),
+            duration: Duration::from_secs(10),
+            bytes: 8,
+            size: Some((640, 360)),
+            discontinuity: false,
+            part_name: String::new(),
+        };
+        segment.part_name = LocalName::of(&segment).part().to_string();
+        fs::write(self.path(&segment.part_name), format!("bytes {index:02}")).unwrap();
+        segment
+    }
+
+    fn accept(&self, segment: &ClosedSegment) {
+        let object = format!("{:02}.ts", segment.index);
+        let key = format!("{}/{object}", self.task);
+        self.spool.accept_segment(segment.clone(), object, key).unwrap();
+    }
+
+    fn publish(&self, version: u64) {
+        let (object, key) = ("l.m3u8".to_owned(), format!("{}/l.m3u8", self.task));
+        self.spool.accept_playlist(&self.task, object, key, version, format!("version {version}")).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.spool.task_dir(&self.task).join(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let files = fs::read_dir(self.spool.task_dir(&self.task)).unwrap();
+        let mut names: Vec<String> = files.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    async fn fate(&mut self) -> Fate {
+        tokio::time::timeout(GUARD, self.fates.recv()).await.expect("a fate comes").expect("the spool lives").1
+    }
+
+    async fn lease(&self) -> UploadJob {
+        loop {
+            if let Some(job) = self.spool.lease(4).await.unwrap() {
+                return job;
+            }
+            tokio::time::timeout(GUARD, self.spool.wait_ready()).await.expect("something becomes ready");
+        }
+    }
+
+    async fn entry(&self, object: &str) -> Option<SpoolEntry> {
+        let key = records::spool_key(&self.task, object);
+        self.store.get(&key).await.unwrap().map(|bytes| SpoolEntry::from_bytes(&key, &bytes).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_segment_goes_all_the_way() {
+    let mut shelf = shelf().await;
+    let segment = shelf.write(1);
+    shelf.accept(&segment);
+    assert_eq!(shelf.spool.pending(&shelf.task).segments, 1, "counted from the hand-over on");
+    assert_eq!(shelf.fate().await, Fate::Spooled(segment.clone()));
+    let last = LocalName::of(&segment).to_string();
+    assert_eq!(shelf.names(), [last.clone()]);
+    let entry = shelf.entry("01.ts").await.unwrap();
+    assert_eq!((entry.crc32, entry.bytes, entry.state), (crc32fast::hash(b"bytes 01"), 8, SpoolState::Spooled));
+
+    let refused = shelf.spool.forget_task(&shelf.task).await.unwrap_err();
+    assert!(matches!(refused, Error::NotEmpty { segments: 1, playlists: 0 }));
+
+    let job = shelf.lease().await;
+    assert_eq!(fs::read(job.path()).unwrap(), b"bytes 01");
+    assert_eq!(job.entry().object_key, "hTask+1../01.ts");
+    assert!(shelf.spool.lease(4).await.unwrap().is_none(), "leased once");
+    assert_eq!(job.ack_uploaded().await.unwrap(), Fate::SegmentUploaded { object: "01.ts".into() });
+    assert!(shelf.names().is_empty());
+    assert_eq!(shelf.entry("01.ts").await.unwrap().state, SpoolState::Uploaded, "until the task has noted it");
+    shelf.store.commit(records::settle(Batch::new(), &shelf.task, "01.ts")).await.unwrap();
+    assert_eq!(shelf.entry("01.ts").await, None);
+
+    assert!(shelf.spool.pending(&shelf.task).is_empty());
+    shelf.spool.forget_task(&shelf.task).await.unwrap();
+    assert!(!shelf.spool.task_dir(&shelf.task).exists());
+    shelf.spool.forget_task(&shelf.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_segments_keep_their_order() {
+    let mut shelf = shelf().await;
+    let segments: Vec<_> = (0..100).map(|n| shelf.write(n)).collect();
+    segments.iter().for_each(|segment| shelf.accept(segment));
+    for segment in &segments {
+        assert_eq!(shelf.fate().await, Fate::Spooled(segment.clone()));
+    }
+    for segment in &segments {
+        let job = shelf.lease().await;
+        assert_eq!(job.entry().segment(), Some(segment));
+        job.ack_uploaded().await.unwrap();
+    }
+}
+
+static SYNCS: AtomicUsize = AtomicUsize::new(0);
+
+fn no_file_syncs(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_dir() {
+        return Ok(());
+    }
+    SYNCS.fetch_add(1, Ordering::SeqCst);
+    Err(io::Error::other("the disk has an error"))
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_is_never_repeated() {
+    let mut shelf = shelf_with(no_file_syncs).await;
+    let segment = shelf.write(1);
+    shelf.accept(&segment);
+    let Fate::Lost { segment: lost, why } = shelf.fate().await else { panic!("it cannot be safe") };
+    assert_eq!(lost, segment);
+    assert!(why.contains("the disk has an error"), "{why}");
+    shelf.spool.drained().await.unwrap();
+    assert_eq!(SYNCS.load(Ordering::SeqCst), 1);
+    assert!(matches!(shelf.entry("01.ts").await.unwrap().state, SpoolState::Lost { .. }));
+    assert_eq!(shelf.names(), [format!("{}.lost", segment.part_name)]);
+    assert!(shelf.spool.pending(&shelf.task).is_empty());
+    assert!(shelf.spool.lease(4).await.unwrap().is_none());
+
+    // told again after a restart, until the task has noted it
+    let recovered = shelf.spool.recover().await.unwrap();
+    assert_eq!(recovered.tasks[&shelf.task].lost, [("01.ts".to_owned(), segment, why)]);
+    shelf.spool.forget_task(&shelf.task).await.unwrap();
+    assert!(!shelf.spool.task_dir(&shelf.task).exists());
+}
+
+#[tokio::test]
+async fn a_segment_without_its_file_is_lost() {
+    let mut shelf = shelf().await;
+    let segment = shelf.write(1);
+    fs::remove_file(shelf.path(&segment.part_name)).unwrap();
+    shelf.accept(&segment);
+    assert!(matches!(shelf.fate().await, Fate::Lost { .. }));
+}
+
+#[tokio::test]
+async fn accepting_again_what_is_renamed_already_is_harmless() {
+    let mut shelf = shelf().await;
+    let segment = shelf.write(1);
+    for _ in 0..2 {
+        shelf.accept(&segment);
+        assert_eq!(shelf.fate().await, Fate::Spooled(segment.clone()));
+    }
+    let mut renamed = shelf.write(2);
+    let last = LocalName::of(&renamed).to_string();
+    fs::rename(shelf.path(&renamed.part_name), shelf.path(&last)).unwrap();
+    renamed.part_name = last;
+    shelf.accept(&renamed);
+    assert_eq!(shelf.fate().await, Fate::Spooled(renamed));
+    assert_eq!(shelf.spool.pending(&shelf.task).segments, 2);
+}
+
+#[tokio::test]
+async fn a_job_that_is_dropped_or_fails_goes_back() {
+    let mut shelf = shelf().await;
+    let segment = shelf.write(1);
+    shelf.accept(&segment);
+    shelf.fate().await;
+    drop(shelf.lease().await);
+    let job = shelf.lease().await;
+    assert_eq!(job.attempts(), 0);
+    job.ack_failed(Fault::Line, Duration::from_millis(20));
+    let job = shelf.lease().await;
+    assert_eq!((job.attempts(), job.line_failures()), (1, 1));
+    job.ack_failed(Fault::File, Duration::from_millis(20));
+    let job = shelf.lease().await;
+    assert_eq!((job.attempts(), job.line_failures()), (2, 1));
+    let Some(Fate::Lost { why, .. }) = job.ack_lost("rot".into()).await.unwrap() else { panic!() };
+    assert_eq!(why, "rot");
+    assert!(shelf.spool.pending(&shelf.task).is_empty());
+}
+
+#[tokio::test]
+async fn a_newer_playlist_replaces_an_older_one() {
+    let shelf = shelf().await;
+    for version in [1, 2, 3] {
+        shelf.publish(version);
+        shelf.spool.drained().await.unwrap();
+    }
+    assert_eq!(shelf.names(), ["l.m3u8.v3"]);
+    assert_eq!(shelf.spool.pending(&shelf.task).playlists, 1);
+    let job = shelf.lease().await;
+    assert_eq!(fs::read_to_string(job.path()).unwrap(), "version 3");
+
+    // the next one comes while this one flies; and an older one comes late
+    shelf.publish(4);
+    shelf.publish(2);
+    shelf.spool.drained().await.unwrap();
+    assert!(shelf.spool.lease(4).await.unwrap().is_none(), "one object is never in flight twice");
+    assert_eq!(job.ack_uploaded().await.unwrap(), Fate::PlaylistUploaded { object: "l.m3u8".into(), version: 3 });
+    let job = shelf.lease().await;
+    assert_eq!(fs::read_to_string(job.path()).unwrap(), "version 4");
+    assert_eq!(job.ack_uploaded().await.unwrap(), Fate::PlaylistUploaded { object: "l.m3u8".into(), version: 4 });
+    assert!(shelf.spool.pending(&shelf.task).is_empty());
+    assert!(shelf.names().is_empty());
+    assert!(shelf.store.scan(records::SPOOL).await.unwrap().is_empty());
+
+    // a playlist that was uploaded before is put there again
+    shelf.publish(5);
+    assert_eq!(shelf.lease().await.entry().kind, SpoolKind::Playlist { version: 5 });
+}
+
+#[tokio::test]
+async fn without_its_index_the_shelf_says_so() {
+    let mut shelf = shelf().await;
+    let segment = shelf.write(1);
+    shelf.store.close().await.unwrap();
+    shelf.accept(&segment);
+    assert!(matches!(shelf.spool.drained().await, Err(Error::Stopped)));
+    assert!(matches!(shelf.spool.lease(4).await, Ok(None)));
+    // the file is safe and is found after the restart
+    let (to, _fates) = mpsc::channel(4);
+    let store = Store::open(&shelf.dir.path().join("index")).unwrap().store;
+    let spool = Spool::open(&shelf.dir.path().join("spool"), store, to).unwrap();
+    let found = spool.recover().await.unwrap();
+    assert_eq!(found.tasks[&shelf.task].adopted.len(), 1);
+    assert!(shelf.fates.try_recv().is_err());
+}

@@ -1,0 +1,169 @@
+//! The local store: a directory laid out as the bucket would be, `<root>/<bucket>/<key>`.
+//!
+//! Owns: files below its root. Must not touch: anything outside of it, whatever a key says.
+//! Law: a file is there whole or not at all, and when `put` returns it outlasts a power cut. It never changes in
+//! place, so who is reading an older version reads it to its end.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use super::{Body, Class, ObjectStore, PutError};
+
+/// Folder below the root where files become whole; no bucket is called like it.
+const UNFINISHED: &str = ".unfinished";
+
+#[derive(Debug, Clone)]
+pub struct Local {
+    root: PathBuf,
+    bucket: String,
+}
+
+impl Local {
+    pub fn new(root: PathBuf, bucket: String) -> Local {
+        Local { root, bucket }
+    }
+
+    fn path_of(&self, key: &str) -> Result<PathBuf, PutError> {
+        let mut path = self.root.clone();
+        for part in std::iter::once(self.bucket.as_str()).chain(key.split('/')) {
+            if !is_plain(part) {
+                let message = format!("{}/{key} cannot be the name of a file", self.bucket);
+                return Err(PutError::new(Class::Never, "InvalidObjectName", message));
+            }
+            path.push(part);
+        }
+        Ok(path)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Local {
+    async fn put(&self, key: &str, body: &Body, _content_type: &str) -> Result<(), PutError> {
+        let (root, path, body) = (self.root.clone(), self.path_of(key)?, body.clone());
+        run(move || store(&root, &path, &body)).await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<u64>, PutError> {
+        let path = self.path_of(key)?;
+        run(move || match fs::metadata(path) {
+            Ok(facts) => Ok(Some(facts.len())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        })
+        .await
+    }
+}
+
+/// One step of a path that goes down and nowhere else. Names beginning with a dot are ours.
+fn is_plain(part: &str) -> bool {
+    !part.is_empty() && !part.starts_with('.') && part.len() <= 255 && !part.contains(['/', '\\', '\0'])
+}
+
+async fn run<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, PutError> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|done| done);
+    done.map_err(|e| PutError::new(Class::Later, "LocalStoreError", e.to_string()))
+}
+
+fn store(root: &Path, path: &Path, body: &Body) -> io::Result<()> {
+    let unfinished_dir = root.join(UNFINISHED);
+    fs::create_dir_all(&unfinished_dir)?;
+    let folder = path.parent().expect("a key has a bucket above it");
+    make_folders(root, folder)?;
+
+    let unfinished = unfinished_dir.join(uuid::Uuid::new_v4().to_string());
+    let placed = place(&unfinished, body).and_then(|()| fs::rename(&unfinished, path));
+    // renaming a link onto the same file leaves both
+    let _ = fs::remove_file(&unfinished);
+    placed?;
+    File::open(folder)?.sync_all()
+}
+
+/// On the shelf's own file system a second name of the file does: its bytes are on the disk already.
+fn place(to: &Path, body: &Body) -> io::Result<()> {
+    if fs::hard_link(&body.path, to).is_ok() {
+        if fs::metadata(to)?.len() == body.size {
+            return Ok(());
+        }
+        fs::remove_file(to)?;
+    }
+    let mut file = File::create_new(to)?;
+    match &body.bytes {
+        Some(bytes) => file.write_all(bytes)?,
+        None => {
+            let copied = io::copy(&mut File::open(&body.path)?, &mut file)?;
+            if copied != body.size {
+                return Err(io::Error::other(format!("{copied} bytes of {} were there", body.size)));
+            }
+        }
+    }
+    file.sync_all()
+}
+
+/// Makes the folders between `root` and `folder`, each durable in the one above it.
+fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
+    let below = folder.strip_prefix(root).expect("keys lie below the root");
+    let mut path = root.to_owned();
+    for step in below.components() {
+        let parent = path.clone();
+        path.push(step);
+        match fs::create_dir(&path) {
+            Ok(()) => File::open(parent)?.sync_all()?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keys_never_leave_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        let body = Body { path: dir.path().join("none"), bytes: Some("x".into()), size: 1 };
+        for (bucket, key) in [
+            ("b", "../x"),
+            ("b", "a/../../x"),
+            ("b", "/x"),
+            ("b", "a//x"),
+            ("b", "x/"),
+            ("..", "x"),
+            (".", "x"),
+            ("", "x"),
+            (".unfinished", "x"),
+            ("b/c", "x"),
+            ("b", "a\0"),
+        ] {
+            let local = Local::new(root.clone(), bucket.into());
+            let refused = local.put(key, &body, "").await.unwrap_err();
+            assert_eq!(refused.class, Class::Never, "{bucket} {key}");
+        }
+        assert!(!root.exists() && fs::read_dir(dir.path()).unwrap().count() == 0);
+    }
+
+    #[tokio::test]
+    async fn a_file_is_linked_where_it_can_be_and_outlives_the_shelf() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, shelf) = (dir.path().join("root"), dir.path().join("a.ts"));
+        let local = Local::new(root.clone(), "bucket".into());
+        fs::write(&shelf, b"segment").unwrap();
+        let body = Body { path: shelf.clone(), bytes: Some("segment".into()), size: 7 };
+        for _ in 0..2 {
+            local.put("p/t/a.ts", &body, "video/mp2t").await.unwrap();
+        }
+        fs::remove_file(&shelf).unwrap();
+        local.put("p/t/b.ts", &body, "video/mp2t").await.unwrap();
+        for name in ["a.ts", "b.ts"] {
+            assert_eq!(fs::read(root.join("bucket/p/t").join(name)).unwrap(), b"segment");
+        }
+        assert_eq!(local.head("p/t/b.ts").await.unwrap(), Some(7));
+        assert_eq!(local.head("p/t/c.ts").await.unwrap(), None);
+        assert_eq!(fs::read_dir(root.join(UNFINISHED)).unwrap().count(), 0);
+    }
+}
