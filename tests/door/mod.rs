@@ -92,6 +92,7 @@ impl WhipDoor for Publishers {
 }
 
 pub struct Bench {
+    pub door: Door,
     pub router: Router,
     pub heard: Arc<Mutex<Vec<Heard>>>,
     /// What the actor answers instead of its usual, one question each.
@@ -246,15 +247,16 @@ impl Bench {
         let publishers = Arc::new(Publishers::default());
         let health = Reporter::default();
         health.started();
-        let router = api::router(Door {
+        let door = Door {
             config: Arc::new(config),
             rooms: Rooms::new(to),
             whip: publishers.clone(),
             clock,
             health: health.clone(),
             metrics: figures(),
-        });
-        Bench { router, heard, fail, publishers, health, now }
+        };
+        let router = api::router(door.clone());
+        Bench { door, router, heard, fail, publishers, health, now }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Got {
