@@ -423,6 +423,42 @@ fn other_codecs_become_h264() {
 }
 
 #[test]
+fn av1_becomes_h264_too() {
+    let mut b = Site::new();
+    let ann = b.publish(Codec::Av1);
+    let order = b.order(LaneKind::Video, None, Some(&ann));
+    b.start(&order);
+    let units = flashes(
+        2,
+        "av1enc cpu-used=8 usage-profile=realtime lag-in-frames=0 keyframe-max-dist=1000 ! av1parse ! video/x-av1,stream-format=obu-stream,alignment=tu",
+    );
+    ann.push(&av1_in_rtp(units));
+    ann.settle();
+    b.engine.finish_lane(&order.run);
+    let told = b.until_end();
+    assert_eq!(told.end, Some(LaneEnd::Finished));
+    let path = b.path(&told.segments[0]);
+    assert_plays_alone(&path);
+    assert_eq!((streams(&path), times(&path, "v").len()), (vec!["h264,160,120".to_owned()], 60));
+    assert_eq!(flash_starts(&path).len(), 2);
+}
+
+#[test]
+fn a_keyframe_that_does_not_come_is_asked_for_and_the_file_goes_on() {
+    let mut b = Site::new();
+    let ann = b.publish(Codec::H264);
+    let order = b.order(LaneKind::Video, None, Some(&ann));
+    b.start(&order);
+    ann.push(&h264(150, (320, 240), 1_000, 0));
+    ann.settle();
+    b.engine.finish_lane(&order.run);
+    let told = b.until_end();
+    assert_eq!(told.segments.len(), 1);
+    assert!((told.seconds() - 5.0).abs() < 0.01);
+    assert!(ann.asked.times() >= 2, "at the start and at the cut");
+}
+
+#[test]
 fn a_merged_lane_has_both_in_step() {
     let mut b = Site::new();
     let (sound, picture) = (b.publish(Codec::Opus), b.publish(Codec::H264));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use gstreamer as gst;
 
+use super::av1::Assembler;
 use super::chain::{Chain, Out};
 use super::tracks::{StampedPacket, TrackSource};
 use super::{MediaError, timeline};
@@ -40,6 +41,8 @@ pub struct PictureUnit {
 pub struct Pictures {
     chain: Chain,
     transcodes: bool,
+    /// AV1 has no depayloading element.
+    av1: Option<Assembler>,
     size: (u32, u32),
     sizes: u32,
 }
@@ -63,8 +66,11 @@ impl Pictures {
             None => (format!("rtph264depay ! {PARSE}"), false),
             Some(decoder) => (format!("{decoder} ! {RATE} ! videoconvert ! {}", encoder_chain(present, false)?), true),
         };
-        let chain = Chain::new(&described, &caps)?;
-        Ok(Pictures { chain, transcodes, size: (0, 0), sizes: 0 })
+        let av1 = (source.codec == Codec::Av1).then(Assembler::default);
+        let units =
+            || gst::Caps::builder("video/x-av1").field("stream-format", "obu-stream").field("alignment", "tu").build();
+        let chain = Chain::new(&described, &if av1.is_some() { units() } else { caps })?;
+        Ok(Pictures { chain, transcodes, av1, size: (0, 0), sizes: 0 })
     }
 
     /// Whether the pictures are encoded here, so that keyframes are ours to make.
@@ -90,7 +96,13 @@ impl Pictures {
                 let Some(at) = timeline(packet.at, base) else {
                     continue;
                 };
-                let mut buffer = gst::Buffer::from_slice(packet.rtp.clone());
+                let mut buffer = match &mut self.av1 {
+                    None => gst::Buffer::from_slice(packet.rtp.clone()),
+                    Some(units) => match units.push(&packet.rtp, packet.after_loss) {
+                        Some(unit) => gst::Buffer::from_slice(unit),
+                        None => continue,
+                    },
+                };
                 let fresh = buffer.get_mut().expect("a new buffer has one owner");
                 fresh.set_pts(gst::ClockTime::from_nseconds(at));
                 list.add(buffer);

@@ -283,6 +283,56 @@ pub fn beeps(seconds: u64) -> Vec<Frame> {
     )
 }
 
+/// Temporal units of AV1 in packets of at most 300 bytes of one OBU each, by the RTP payload format.
+pub fn av1_in_rtp(units: Vec<Frame>) -> Vec<Frame> {
+    let mut number = 0_u16;
+    let mut packet = |at: MediaTime, marker: bool, aggregation: u8, part: &[u8]| {
+        let mut bytes = vec![0x80, if marker { 0xe0 } else { 0x60 }];
+        bytes.extend(number.to_be_bytes());
+        bytes.extend(((at.0 / 100_000 * 9) as u32).to_be_bytes());
+        bytes.extend([0, 0, 0, 1, aggregation]);
+        bytes.extend_from_slice(part);
+        number = number.wrapping_add(1);
+        StampedPacket { rtp: bytes.into(), at, after_loss: false }
+    };
+    let frame = |unit: Frame| {
+        let at = unit[0].at;
+        let bytes = &unit[0].rtp;
+        let mut obus = Vec::new();
+        let mut place = 0;
+        while place < bytes.len() {
+            let header = bytes[place];
+            assert!(header & 2 != 0, "in a file each OBU has a size");
+            place += if header & 4 != 0 { 2 } else { 1 };
+            let (mut size, mut shift) = (0, 0);
+            loop {
+                size |= usize::from(bytes[place] & 0x7f) << shift;
+                shift += 7;
+                place += 1;
+                if bytes[place - 1] & 0x80 == 0 {
+                    break;
+                }
+            }
+            if header >> 3 != 2 {
+                obus.push([&[header & !2][..], &bytes[place..place + size]].concat());
+            }
+            place += size;
+        }
+        let mut frame = Vec::new();
+        let last_obu = obus.len() - 1;
+        for (n, obu) in obus.iter().enumerate() {
+            let parts: Vec<&[u8]> = obu.chunks(300).collect();
+            for (m, part) in parts.iter().enumerate() {
+                let more = m + 1 < parts.len();
+                let aggregation = 0x10 | if m > 0 { 0x80 } else { 0 } | if more { 0x40 } else { 0 };
+                frame.push(packet(at, n == last_obu && !more, aggregation, part));
+            }
+        }
+        frame
+    };
+    units.into_iter().map(frame).collect()
+}
+
 /// Shifts all stamps.
 pub fn later(frames: Vec<Frame>, by_ms: u64) -> Vec<Frame> {
     stamped(frames, |_, at| at + by_ms * MS)
