@@ -182,11 +182,13 @@ pub trait Sessions: Send + Sync + 'static {
 }
 
 /// Elements that every recording needs, and the Debian package that brings each.
-const NEEDED: [(&str, &str); 9] = [
+const NEEDED: [(&str, &str); 11] = [
     ("rtph264depay", "gstreamer1.0-plugins-good"),
     ("rtpvp8depay", "gstreamer1.0-plugins-good"),
     ("rtpvp9depay", "gstreamer1.0-plugins-good"),
     ("vp8dec", "gstreamer1.0-plugins-good"),
+    ("vp9dec", "gstreamer1.0-plugins-good"),
+    ("capssetter", "gstreamer1.0-plugins-good"),
     ("h264parse", "gstreamer1.0-plugins-bad"),
     ("aacparse", "gstreamer1.0-plugins-good"),
     ("opusdec", "gstreamer1.0-plugins-base"),

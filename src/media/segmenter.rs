@@ -232,14 +232,15 @@ impl Segmenter {
 
     /// Ends the open file and tells of it. `next`: the time of the unit that goes on where this file ends.
     pub fn close(&mut self, next: Option<Duration>) -> Result<(), MediaError> {
-        if self.open.is_none() {
+        let Some(bytes) = self.open.as_ref().map(|open| open.bytes) else {
             return Ok(());
-        }
+        };
         self.write_pes();
+        TsWriter::fill_up(bytes, &mut self.out);
         // whether or not the last bytes could be written: what was written is told
         let written = self.write_out();
         let open = self.open.take().expect("looked at above");
-        let end = if self.broken { open.end } else { next.unwrap_or(open.end) };
+        let end = next.unwrap_or(open.end);
         let segment = ClosedSegment {
             run: self.order.run.clone(),
             index: open.name.index,
