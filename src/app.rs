@@ -151,8 +151,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     let (doors, rooms_cancel, work_cancel) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let rooms_task = tokio::spawn(actor.run(asks, news, fates, rooms_cancel.clone()));
-    let uploader =
-        Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in);
+    let uploader = Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in);
     let work_tasks =
         vec![tokio::spawn(uploader.run(work_cancel.clone())), tokio::spawn(webhook.run(work_cancel.clone()))];
 
@@ -236,7 +235,9 @@ impl RunningBox {
             }
         })
         .await;
-        self.store.close().await;
+        if let Err(e) = self.store.close().await {
+            error!(error = %e, "the index did not close");
+        }
         info!("the box has stopped");
     }
 

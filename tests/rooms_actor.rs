@@ -20,8 +20,8 @@ use holdfast::model::{
 };
 use holdfast::rooms::{Actor, Error, Parts, Rooms, TaskStatus};
 use holdfast::spool::Spool;
-use holdfast::store::records::{self, OutboxEntry};
 use holdfast::store::Store;
+use holdfast::store::records::{self, OutboxEntry};
 use holdfast::store::seal::BoxKey;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -184,7 +184,7 @@ impl Life {
         self.cancel.cancel();
         tokio::time::timeout(LIMIT, self.task).await.expect("it stops").unwrap();
         self.spool.drained().await.unwrap();
-        self.store.close().await;
+        self.store.close().await.unwrap();
     }
 }
 
@@ -348,7 +348,7 @@ async fn a_task_is_taken_over_after_a_crash_and_what_was_written_is_not_lost() {
     life.task.abort();
     let _ = life.task.await;
     life.spool.drained().await.unwrap();
-    life.store.close().await;
+    life.store.close().await.unwrap();
     drop(life.spool);
 
     let mut life = Life::begin(dir.path(), Config::default()).await;

@@ -12,7 +12,6 @@
 pub mod records;
 pub mod seal;
 
-
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

@@ -1,0 +1,321 @@
+//! A publisher's end of WebRTC: an offer goes out, an answer comes in, RTP follows, with sender reports that are true.
+//!
+//! Owns: one connection of the client's side. Must not touch: HTTP, where the packets come from.
+//! Law: a report says what the packets' own times say, however late they were sent; dropping a link is a power cut.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rtc::interceptor::{NackResponderBuilder, Slot, TwccSenderBuilder};
+use rtc::rtp_transceiver::rtp_sender::{
+    RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters,
+    RTCRtpHeaderExtensionCapability, RtpCodecKind,
+};
+use rtc::{rtcp, rtp};
+use tokio::sync::{mpsc, watch};
+use webrtc::media_stream::MediaStreamTrack;
+use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
+use webrtc::media_stream::track_local::{TrackLocal, TrackLocalEvent};
+use webrtc::peer_connection::{
+    MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCIceGatheringState,
+    RTCPeerConnectionState, RTCSessionDescription, Registry, SettingEngineBuilder,
+};
+
+use super::PublishError;
+use crate::model::rtp_time::NtpTime;
+use crate::model::{Codec, TrackKind};
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(15);
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Reports count from here: NTP time may be a sender's own (RFC 3550 §4), and the box ties it to its clock.
+const NTP_BEGIN_SECONDS: u128 = 3_900_000_000;
+const TRANSPORT_CC: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
+
+/// A packet to be sent. Sequence numbers and SSRC are the link's.
+#[derive(Debug, Clone)]
+pub struct Packet {
+    pub timestamp: u32,
+    pub marker: bool,
+    pub payload: Bytes,
+    /// When what it holds happened: the moment to which `timestamp` belongs.
+    pub captured: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    Connecting,
+    Connected,
+    /// The other side closed it, or is gone
+    Over,
+}
+
+struct Stream {
+    kind: TrackKind,
+    ssrc: u32,
+    payload_type: u8,
+    clock_rate: u32,
+    track: Arc<TrackLocalStaticRTP>,
+    sent: Mutex<Sent>,
+}
+
+#[derive(Debug, Default)]
+struct Sent {
+    sequence: u16,
+    packets: u32,
+    octets: u32,
+    anchor: Option<(u32, Instant)>,
+}
+
+impl Stream {
+    fn sent(&self) -> MutexGuard<'_, Sent> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A WebRTC connection that sends.
+pub struct Link {
+    connection: Box<dyn PeerConnection>,
+    streams: Vec<Arc<Stream>>,
+    state: watch::Receiver<LinkState>,
+    keyframes: mpsc::Receiver<()>,
+    keyframes_asked: Arc<AtomicU64>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+struct Ear {
+    state: watch::Sender<LinkState>,
+    gathered: watch::Sender<bool>,
+}
+
+#[async_trait::async_trait]
+impl PeerConnectionEventHandler for Ear {
+    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
+        if state == RTCIceGatheringState::Complete {
+            self.gathered.send_replace(true);
+        }
+    }
+    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
+        match state {
+            RTCPeerConnectionState::Connected => self.state.send_replace(LinkState::Connected),
+            RTCPeerConnectionState::Failed | RTCPeerConnectionState::Closed => {
+                self.state.send_replace(LinkState::Over)
+            }
+            _ => LinkState::Connecting,
+        };
+    }
+}
+
+fn codec_parameters(codec: Codec) -> (RTCRtpCodecParameters, RtpCodecKind) {
+    let feedback = |typ: &str, parameter: &str| RTCPFeedback { typ: typ.into(), parameter: parameter.into() };
+    let video = || {
+        vec![feedback("nack", ""), feedback("nack", "pli"), feedback("ccm", "fir"), feedback("transport-cc", "")]
+    };
+    let (mime, clock_rate, channels, fmtp, payload_type) = match codec {
+        Codec::Opus => ("audio/opus", 48_000, 2, "minptime=10;useinbandfec=1;stereo=1", 111),
+        Codec::H264 => {
+            ("video/H264", 90_000, 0, "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f", 102)
+        }
+        Codec::Vp8 => ("video/VP8", 90_000, 0, "", 96),
+        Codec::Vp9 => ("video/VP9", 90_000, 0, "profile-id=0", 98),
+        Codec::Av1 => ("video/AV1", 90_000, 0, "", 45),
+    };
+    let sound = codec == Codec::Opus;
+    let rtcp_feedback = if sound { vec![feedback("nack", ""), feedback("transport-cc", "")] } else { video() };
+    let rtp_codec =
+        RTCRtpCodec { mime_type: mime.into(), clock_rate, channels, sdp_fmtp_line: fmtp.into(), rtcp_feedback };
+    let kind = if sound { RtpCodecKind::Audio } else { RtpCodecKind::Video };
+    (RTCRtpCodecParameters { rtp_codec, payload_type }, kind)
+}
+
+impl Link {
+    /// Makes a connection that will send these codecs from `local`, and the offer for it.
+    pub async fn offer(codecs: &[Codec], local: IpAddr) -> Result<(Link, String), PublishError> {
+        let mut engine = MediaEngine::default();
+        for codec in codecs {
+            let (parameters, kind) = codec_parameters(*codec);
+            engine.register_codec(parameters, kind)?;
+            let extension = RTCRtpHeaderExtensionCapability { uri: TRANSPORT_CC.into() };
+            engine.register_header_extension(extension, kind, None)?;
+        }
+        // The core's own sender reports tell when packets were sent; these tell when what they hold happened.
+        let registry = Registry::new()
+            .with(Slot::NackResponder, NackResponderBuilder::new().build())
+            .with(Slot::TwccSender, TwccSenderBuilder::new().build());
+        let (state_in, state) = watch::channel(LinkState::Connecting);
+        let (gathered_in, mut gathered) = watch::channel(false);
+        let settings = SettingEngineBuilder::new()
+            .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
+            .with_include_loopback_candidate(true)
+            .build();
+        let connection = PeerConnectionBuilder::new()
+            .with_media_engine(engine)
+            .with_interceptor_registry(registry)
+            .with_setting_engine(settings)
+            .with_handler(Arc::new(Ear { state: state_in, gathered: gathered_in }))
+            .with_udp_addrs(vec![std::net::SocketAddr::new(local, 0)])
+            // On a thread of its own the connection ends when it is dropped.
+            .with_dedicated_reactor_pool_size(1)
+            .build()
+            .await?;
+        let connection: Box<dyn PeerConnection> = Box::new(connection);
+        let mut streams = Vec::new();
+        for codec in codecs {
+            let (parameters, kind) = codec_parameters(*codec);
+            let ssrc = rand::random::<u32>() | 1;
+            let kind = (kind, if *codec == Codec::Opus { TrackKind::Audio } else { TrackKind::Video });
+            let coding = RTCRtpEncodingParameters {
+                rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(ssrc), ..Default::default() },
+                codec: parameters.rtp_codec.clone(),
+                ..Default::default()
+            };
+            let track = MediaStreamTrack::new(
+                "publisher".to_owned(),
+                kind.1.as_str().to_owned(),
+                kind.1.as_str().to_owned(),
+                kind.0,
+                vec![coding],
+            );
+            let track = Arc::new(TrackLocalStaticRTP::new(track));
+            connection.add_track(Arc::clone(&track) as Arc<dyn TrackLocal>).await?;
+            streams.push(Arc::new(Stream {
+                kind: kind.1,
+                ssrc,
+                payload_type: parameters.payload_type,
+                clock_rate: parameters.rtp_codec.clock_rate,
+                track,
+                sent: Mutex::new(Sent { sequence: rand::random(), ..Sent::default() }),
+            }));
+        }
+        let offer = connection.create_offer(None).await?;
+        connection.set_local_description(offer).await?;
+        let _ = tokio::time::timeout(Duration::from_secs(2), gathered.wait_for(|done| *done)).await;
+        let offer = connection.local_description().await.ok_or(PublishError::NoOffer)?;
+        // WHIP publishers only send (RFC 9725 §4.2).
+        let offer = offer.sdp.replace("a=sendrecv", "a=sendonly");
+
+        let (keyframe, keyframes) = mpsc::channel(8);
+        let keyframes_asked = Arc::new(AtomicU64::new(0));
+        let mut tasks = Vec::new();
+        for stream in &streams {
+            tasks.push(tokio::spawn(listen(Arc::clone(stream), keyframe.clone(), Arc::clone(&keyframes_asked))));
+            tasks.push(tokio::spawn(report(Arc::clone(stream), Instant::now())));
+        }
+        Ok((Link { connection, streams, state, keyframes, keyframes_asked, tasks }, offer))
+    }
+
+    /// Takes the answer and waits until the connection stands.
+    pub async fn answer(&mut self, answer: &str) -> Result<(), PublishError> {
+        self.connection.set_remote_description(RTCSessionDescription::answer(answer.to_owned())?).await?;
+        let connected = self.state.wait_for(|state| *state != LinkState::Connecting);
+        match tokio::time::timeout(CONNECT_WITHIN, connected).await {
+            Ok(Ok(state)) if *state == LinkState::Connected => Ok(()),
+            _ => Err(PublishError::NotConnected),
+        }
+    }
+
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        self.state.clone()
+    }
+
+    /// Sends a packet of the stream of this kind, at once.
+    pub async fn send(&self, kind: TrackKind, packet: Packet) -> Result<(), PublishError> {
+        let stream = self.streams.iter().find(|stream| stream.kind == kind).ok_or(PublishError::NoOffer)?;
+        let sequence = {
+            let mut sent = stream.sent();
+            sent.sequence = sent.sequence.wrapping_add(1);
+            sent.packets = sent.packets.wrapping_add(1);
+            sent.octets = sent.octets.wrapping_add(u32::try_from(packet.payload.len()).unwrap_or(0));
+            sent.anchor = Some((packet.timestamp, packet.captured));
+            sent.sequence
+        };
+        let header = rtp::Header {
+            version: 2,
+            marker: packet.marker,
+            payload_type: stream.payload_type,
+            sequence_number: sequence,
+            timestamp: packet.timestamp,
+            ssrc: stream.ssrc,
+            ..Default::default()
+        };
+        stream.track.write_rtp(rtp::Packet { header, payload: packet.payload }).await?;
+        Ok(())
+    }
+
+    /// Waits until the other side asks for a keyframe.
+    pub async fn keyframe_asked(&mut self) {
+        if self.keyframes.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Keyframe requests (PLI, FIR) so far.
+    pub fn keyframes_asked(&self) -> u64 {
+        self.keyframes_asked.load(Ordering::Relaxed)
+    }
+
+    /// Packets and payload bytes that went out.
+    pub fn sent(&self) -> (u64, u64) {
+        self.streams.iter().fold((0, 0), |(packets, bytes), stream| {
+            let sent = stream.sent();
+            (packets + u64::from(sent.packets), bytes + u64::from(sent.octets))
+        })
+    }
+
+    /// Closes the connection properly: the other side hears of it by DTLS.
+    pub async fn close(self) {
+        let _ = self.connection.close().await;
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+async fn listen(stream: Arc<Stream>, keyframe: mpsc::Sender<()>, asked: Arc<AtomicU64>) {
+    use rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
+    use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+    while let Some(event) = stream.track.poll().await {
+        let TrackLocalEvent::OnRtcpPacket(packets) = event else { continue };
+        let asks = |packet: &dyn rtcp::Packet| {
+            packet.as_any().is::<PictureLossIndication>() || packet.as_any().is::<FullIntraRequest>()
+        };
+        if packets.iter().any(|packet| asks(packet.as_ref())) {
+            asked.fetch_add(1, Ordering::Relaxed);
+            // One that waits is enough.
+            let _ = keyframe.try_send(());
+        }
+    }
+}
+
+async fn report(stream: Arc<Stream>, began: Instant) {
+    let mut tick = tokio::time::interval(REPORT_EVERY);
+    loop {
+        tick.tick().await;
+        let now = Instant::now();
+        let (timestamp, packet_count, octet_count) = {
+            let sent = stream.sent();
+            let Some((timestamp, captured)) = sent.anchor else { continue };
+            let passed = now.saturating_duration_since(captured).as_nanos() * u128::from(stream.clock_rate);
+            (timestamp.wrapping_add((passed / 1_000_000_000) as u32), sent.packets, sent.octets)
+        };
+        let ntp = NTP_BEGIN_SECONDS * 1_000_000_000 + now.saturating_duration_since(began).as_nanos();
+        let report = rtcp::sender_report::SenderReport {
+            ssrc: stream.ssrc,
+            ntp_time: NtpTime::from_nanos(ntp).0,
+            rtp_time: timestamp,
+            packet_count,
+            octet_count,
+            ..Default::default()
+        };
+        if stream.track.write_rtcp(vec![Box::new(report)]).await.is_err() {
+            return;
+        }
+    }
+}
