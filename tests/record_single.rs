@@ -423,6 +423,31 @@ fn other_codecs_become_h264() {
 }
 
 #[test]
+fn what_came_is_in_the_file_long_before_it_is_closed() {
+    let mut b = Site::new();
+    let (sound, picture) = (b.publish(Codec::Opus), b.publish(Codec::H264));
+    let mut order = b.order(LaneKind::AudioVideo, Some(&sound), Some(&picture));
+    order.segment_length = std::time::Duration::from_secs(600);
+    b.start(&order);
+    push_together(&sound, &opus(150, 0), &picture, &h264(90, (320, 240), 1_000, 0));
+    assert!(matches!(b.next(), MediaNews::FirstMedia { .. }));
+    let part = std::fs::read_dir(b.dir.path()).expect("there").next().expect("an open file").expect("readable").path();
+    // no power cut is waited for: the file as the kernel has it now, with all but what one side waits for the other
+    let copy = part.with_extension("ts");
+    let since = std::time::Instant::now();
+    loop {
+        std::fs::copy(&part, &copy).expect("it can be read");
+        if times(&copy, "v").len() >= 65 && times(&copy, "a").len() >= 100 {
+            break;
+        }
+        assert!(since.elapsed() < std::time::Duration::from_secs(60), "{:?}", times(&copy, "v").len());
+    }
+    assert_plays_alone(&copy);
+    b.engine.finish_lane(&order.run);
+    assert_eq!(b.until_end().segments.len(), 1);
+}
+
+#[test]
 fn av1_becomes_h264_too() {
     let mut b = Site::new();
     let ann = b.publish(Codec::Av1);
@@ -528,6 +553,49 @@ fn a_merged_lane_goes_on_with_whichever_side_there_is() {
     assert!(sounds.windows(2).all(|w| (w[1].0 - w[0].0 - 1024.0 / 48_000.0).abs() < 0.001));
     let end = sounds.last().expect("sound").0;
     assert!(end > 19.0, "silence goes on beside pictures: {end}");
+}
+
+#[test]
+fn a_merged_lane_is_silent_where_only_pictures_come() {
+    let mut b = Site::new();
+    let (sound, picture) = (b.publish(Codec::Opus), b.publish(Codec::H264));
+    let order = b.order(LaneKind::AudioVideo, Some(&sound), Some(&picture));
+    b.start(&order);
+    let mut tones = beeps(12);
+    tones.retain(|frame| !(4_500..9_500).contains(&((frame[0].at.0 - BASE) / MS)));
+    push_together(&sound, &later(tones, 500), &picture, &later(flashes(12, X264), 500));
+    b.engine.finish_lane(&order.run);
+    let told = b.until_end();
+    assert!(told.segments.iter().skip(1).all(|segment| !segment.discontinuity), "{told:?}");
+    let joined = b.joined(&told.segments);
+    let sounds = times(&joined, "a");
+    assert!(sounds.windows(2).all(|w| (w[1].0 - w[0].0 - 1024.0 / 48_000.0).abs() < 0.001));
+    let tones = tone_starts(&joined);
+    let flashes = flash_starts(&joined);
+    assert_eq!((tones.len(), flashes.len()), (7, 12));
+    let offsets = offsets_ms(&tones, &flashes);
+    assert!(offsets.iter().all(|ms| ms.abs() < 10.0), "{offsets:?}");
+}
+
+#[test]
+fn stereo_stays_stereo() {
+    let mut b = Site::new();
+    let ann = b.publish(Codec::Opus);
+    let order = b.order(LaneKind::Audio, Some(&ann), None);
+    b.start(&order);
+    ann.push(&packets(
+        "audiotestsrc num-buffers=150 samplesperbuffer=960 wave=pink-noise ! audio/x-raw,rate=48000,channels=2 \
+         ! opusenc bitrate=128000 ! rtpopuspay pt=96",
+        0,
+    ));
+    ann.settle();
+    b.engine.finish_lane(&order.run);
+    let told = b.until_end();
+    assert_eq!(told.end, Some(LaneEnd::Finished));
+    for segment in &told.segments {
+        assert_eq!(streams(&b.path(segment)), ["aac,48000,2"]);
+        assert_plays_alone(&b.path(segment));
+    }
 }
 
 #[test]

@@ -532,7 +532,7 @@ pub fn flash_starts(path: &Path) -> Vec<f64> {
 /// A file that plays alone: tables, then a keyframe if it has pictures; whole packets; nothing to complain of.
 pub fn assert_plays_alone(path: &Path) {
     let bytes = std::fs::read(path).expect("a closed segment is there");
-    assert!(bytes.len() % 188 == 0 && !bytes.is_empty());
+    assert!(bytes.len().is_multiple_of(188) && !bytes.is_empty());
     let pid = |n: usize| u16::from(bytes[n * 188 + 1] & 0x1f) << 8 | u16::from(bytes[n * 188 + 2]);
     assert_eq!((pid(0), pid(1)), (0, 0x1000), "{path:?} begins with PAT and PMT");
     if let Some((_, key)) = times(path, "v").first() {
