@@ -100,9 +100,7 @@ impl PeerConnectionEventHandler for Ear {
     async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
         match state {
             RTCPeerConnectionState::Connected => self.state.send_replace(LinkState::Connected),
-            RTCPeerConnectionState::Failed | RTCPeerConnectionState::Closed => {
-                self.state.send_replace(LinkState::Over)
-            }
+            RTCPeerConnectionState::Failed | RTCPeerConnectionState::Closed => self.state.send_replace(LinkState::Over),
             _ => LinkState::Connecting,
         };
     }
@@ -110,9 +108,8 @@ impl PeerConnectionEventHandler for Ear {
 
 fn codec_parameters(codec: Codec) -> (RTCRtpCodecParameters, RtpCodecKind) {
     let feedback = |typ: &str, parameter: &str| RTCPFeedback { typ: typ.into(), parameter: parameter.into() };
-    let video = || {
-        vec![feedback("nack", ""), feedback("nack", "pli"), feedback("ccm", "fir"), feedback("transport-cc", "")]
-    };
+    let video =
+        || vec![feedback("nack", ""), feedback("nack", "pli"), feedback("ccm", "fir"), feedback("transport-cc", "")];
     let (mime, clock_rate, channels, fmtp, payload_type) = match codec {
         Codec::Opus => ("audio/opus", 48_000, 2, "minptime=10;useinbandfec=1;stereo=1", 111),
         Codec::H264 => {

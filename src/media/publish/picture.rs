@@ -126,7 +126,8 @@ fn test_pipeline(
 
 /// Draws flash, clock and label on every frame that passes.
 fn paint(pipeline: &gst::Pipeline, picture: &TestPicture) -> Result<(), PublishError> {
-    let pad = pipeline.by_name("paint").and_then(|paint| paint.static_pad("src")).ok_or_else(|| failed("no picture"))?;
+    let pad =
+        pipeline.by_name("paint").and_then(|paint| paint.static_pad("src")).ok_or_else(|| failed("no picture"))?;
     let (width, height) = (picture.width as usize, picture.height as usize);
     let (label, flashes) = (picture.label.clone(), picture.flash_beep);
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
@@ -247,7 +248,11 @@ impl Picture {
         Picture::of(pipeline, told, to)
     }
 
-    fn of(pipeline: gst::Pipeline, told: mpsc::Receiver<Told>, to: mpsc::Sender<Told>) -> Result<Picture, PublishError> {
+    fn of(
+        pipeline: gst::Pipeline,
+        told: mpsc::Receiver<Told>,
+        to: mpsc::Sender<Told>,
+    ) -> Result<Picture, PublishError> {
         let bus = pipeline.bus().ok_or_else(|| failed("a pipeline without bus"))?;
         bus.set_sync_handler(move |_, message| {
             let word = match message.view() {
