@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -109,6 +110,40 @@ impl Drop for Subscription {
     }
 }
 
+/// Hears a track without recording it: for whoever measures or tests.
+pub struct Listener {
+    inbox: Arc<Inbox>,
+    lane: Subscription,
+}
+
+impl Tracks {
+    /// Hears the track from now on.
+    pub fn listen(&self, id: TrackId) -> Result<Listener, MediaError> {
+        let inbox = Arc::new(Inbox::default());
+        let lane = self.subscribe(id, &inbox)?;
+        Ok(Listener { inbox, lane })
+    }
+}
+
+impl Listener {
+    pub fn codec(&self) -> Codec {
+        self.lane.source().codec
+    }
+
+    /// Asks the publisher for a keyframe.
+    pub fn request_keyframe(&self) {
+        self.lane.source().feedback.request_keyframe();
+    }
+
+    /// What came since the last call, waiting for something at most so long; and whether the track has ended.
+    /// Blocks.
+    pub fn take(&self, wait: Duration) -> (Vec<StampedPacket>, bool) {
+        let letters = self.inbox.take(Instant::now() + wait);
+        let packets = letters.batches.into_iter().flat_map(|batch| batch.packets).collect();
+        (packets, letters.sound_ended || letters.picture_ended)
+    }
+}
+
 /// The session's end of a track.
 pub struct TrackInput {
     tracks: Tracks,
@@ -151,8 +186,6 @@ impl Drop for TrackInput {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     struct Deaf;

@@ -12,6 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use link::{Link, LinkState, Packet};
@@ -167,7 +168,7 @@ pub async fn publish(settings: PublishSettings, cancel: CancellationToken) -> Re
         tokio::select! {
             () = cancel.cancelled() => break None,
             () = &mut until => break None,
-            _ = state.wait_for(|state| *state == LinkState::Over) => {
+            () = over(&mut state) => {
                 shown_out = true;
                 break None;
             }
@@ -198,6 +199,12 @@ pub async fn publish(settings: PublishSettings, cancel: CancellationToken) -> Re
     }
 }
 
+/// Waits until the connection is over.
+async fn over(state: &mut watch::Receiver<LinkState>) {
+    // What is watched may be gone with the connection, which is an end as well.
+    let _ = state.wait_for(|state| *state == LinkState::Over).await.map(drop);
+}
+
 impl RtpPublisher {
     /// Sends a script's packets at their times, over and over, until cancelled or the connection is over.
     pub async fn play(&self, script: &Script, cancel: &CancellationToken) -> Result<(), PublishError> {
@@ -209,7 +216,7 @@ impl RtpPublisher {
                 tokio::select! {
                     () = tokio::time::sleep_until(captured.into()) => {}
                     () = cancel.cancelled() => return Ok(()),
-                    _ = state.wait_for(|state| *state == LinkState::Over) => return Ok(()),
+                    () = over(&mut state) => return Ok(()),
                 }
                 let ticks = match made.kind {
                     TrackKind::Audio => 48_000u128,
