@@ -213,12 +213,17 @@ impl Segmenter {
             return Ok(());
         }
         let dir = &self.order.dir;
-        let failed = |e: std::io::Error| MediaError::Pipeline(format!("{}: sync: {e}", dir.display()));
-        open.file.sync_data().map_err(failed)?;
-        if !open.listed {
-            File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
-            open.listed = true;
+        let synced = open.file.sync_data().and_then(|()| match open.listed {
+            true => Ok(()),
+            false => File::open(dir)?.sync_all(),
+        });
+        if let Err(e) = synced {
+            let failed = MediaError::Pipeline(format!("{}: sync: {e}", open.name));
+            // what the file holds is not known any more, and a second sync would not tell: it is not told of as good
+            self.open = None;
+            return Err(failed);
         }
+        open.listed = true;
         open.unsynced = false;
         open.synced = Instant::now();
         Ok(())
