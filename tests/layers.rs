@@ -25,13 +25,16 @@ const ABOVE_ALL: &[&str] = &["app", "demo", "main", "lib"];
 /// Parts of a module that another may name; without an entry: all of it.
 const ONLY_PARTS: &[(&str, &str, &[&str])] = &[("api", "media", &["whip"])];
 
+/// The session's side of `media`; the recording side knows packets, not peers.
+const WEBRTC: &[&str] = &["media/whip", "media/mux", "media/peer", "media/session", "media/publish"];
+
 /// Outside crates and the files (by the beginning of their path under `src/`) that may name them.
 const HOMES: &[(&str, &[&str])] = &[
     ("sled", &["store/"]),
     ("gstreamer", &["media/"]),
     ("gstreamer_app", &["media/"]),
-    ("webrtc", &["media/whip", "media/mux", "media/publish"]),
-    ("rtc", &["media/whip", "media/session", "media/peer", "media/publish"]),
+    ("webrtc", WEBRTC),
+    ("rtc", WEBRTC),
     ("axum", &["api/", "demo.rs"]),
     ("axum_server", &["api/"]),
     ("tower_http", &["api/"]),

@@ -22,6 +22,8 @@ pub struct Settings {
     pub upload_grace_seconds: u64,
     /// UserSigs are checked.
     pub user_sigs: bool,
+    /// As `RUST_LOG`
+    pub log: String,
     /// Further TOML, whole tables.
     pub more: String,
 }
@@ -36,6 +38,7 @@ impl Default for Settings {
             ice_timeout_seconds: 5,
             upload_grace_seconds: 60,
             user_sigs: true,
+            log: "info,holdfast=debug".to_owned(),
             more: String::new(),
         }
     }
@@ -184,7 +187,7 @@ async fn launch(dir: &Path, settings: &Settings, doors: Doors) -> (Running, Door
     let config = dir.join("holdfast.toml");
     std::fs::write(&config, toml_of(dir, settings, doors)).expect("the folder is ours");
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-    command.arg("run").arg("--config").arg(&config).env("RUST_LOG", "info,holdfast=debug").env("NO_COLOR", "1");
+    command.arg("run").arg("--config").arg(&config).env("RUST_LOG", &settings.log).env("NO_COLOR", "1");
     let running = Running::start("holdfast", &mut command);
     let doors = running.lines.wait_for("the line 'ready http=…'", Doors::parse).await;
     (running, doors)

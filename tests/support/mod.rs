@@ -217,6 +217,10 @@ impl Drop for Running {
 /// Runs a program to its end; panics with its complaints when it fails. Returns stdout.
 pub fn output_of(command: &mut std::process::Command) -> Vec<u8> {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}: run scripts/setup"));
-    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        let sizes = command.get_args().filter_map(|arg| std::fs::metadata(arg).ok()).map(|meta| meta.len());
+        let sizes: Vec<u64> = sizes.collect();
+        panic!("{command:?} (files of {sizes:?} bytes)\n{}", String::from_utf8_lossy(&output.stderr));
+    }
     output.stdout
 }

@@ -20,6 +20,14 @@ pub struct Scene {
     pub receiver: Receiver,
     /// `None`: the box stores locally.
     pub s3: Option<S3>,
+    began_ms: i64,
+}
+
+fn now_ms() -> i64 {
+    #[expect(clippy::disallowed_methods, reason = "what a recording says of its time is compared with the real one")]
+    let now = std::time::SystemTime::now();
+    let since = now.duration_since(std::time::UNIX_EPOCH).expect("the clock is set");
+    i64::try_from(since.as_millis()).expect("a time of our days")
 }
 
 /// Asks again and again until there is an answer.
@@ -47,6 +55,7 @@ impl Scene {
     }
 
     pub async fn with(s3: Option<S3>, change: impl FnOnce(&mut Settings)) -> Scene {
+        let began_ms = now_ms();
         let receiver = Receiver::start().await;
         let mut settings = Settings {
             callback_url: Some(receiver.url.clone()),
@@ -56,7 +65,7 @@ impl Scene {
         change(&mut settings);
         let daemon = Daemon::start(settings).await;
         let sdk = Sdk::start(&daemon).await;
-        Scene { daemon, sdk, receiver, s3 }
+        Scene { daemon, sdk, receiver, s3, began_ms }
     }
 
     /// `holdfast publish` into a string room.
@@ -115,6 +124,10 @@ impl Scene {
         self.receiver.wait_for(&format!("305 of {task} with everything uploaded"), arrived).await;
         let recording = self.recording(task).await;
         recording.assert_whole();
+        for lane in &recording.lanes {
+            let start = lane.playlist.start_ms;
+            assert!((self.began_ms..=now_ms()).contains(&start), "{} began at {start}, not in this test", lane.name);
+        }
         recording
     }
 
