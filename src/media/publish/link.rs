@@ -3,22 +3,24 @@
 //! Owns: one connection of the client's side. Must not touch: HTTP, where the packets come from.
 //! Law: a report says what the packets' own times say, however late they were sent; dropping a link is a power cut.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rtc::interceptor::{NackResponderBuilder, Slot, TwccSenderBuilder};
+use rtc::interceptor::{self, Interceptor, NackResponderBuilder, Slot, StreamInfo, TaggedPacket, TwccSenderBuilder};
 use rtc::rtp_transceiver::rtp_sender::{
     RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters,
     RTCRtpHeaderExtensionCapability, RtpCodecKind,
 };
+use rtc::sansio::Protocol;
 use rtc::{rtcp, rtp};
 use tokio::sync::{mpsc, watch};
 use webrtc::media_stream::MediaStreamTrack;
+use webrtc::media_stream::track_local::TrackLocal;
 use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
-use webrtc::media_stream::track_local::{TrackLocal, TrackLocalEvent};
 use webrtc::peer_connection::{
     MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCIceGatheringState,
     RTCPeerConnectionState, RTCSessionDescription, Registry, SettingEngineBuilder,
@@ -138,7 +140,16 @@ impl Link {
             engine.register_header_extension(extension, kind, None)?;
         }
         // The core's own sender reports tell when packets were sent; these tell when what they hold happened.
+        let (keyframe, keyframes) = mpsc::channel(8);
+        let keyframes_asked = Arc::new(AtomicU64::new(0));
+        let ear = KeyframeEar {
+            keyframe,
+            asked: Arc::clone(&keyframes_asked),
+            reads: VecDeque::new(),
+            writes: VecDeque::new(),
+        };
         let registry = Registry::new()
+            .with(Slot::Custom(1), ear)
             .with(Slot::NackResponder, NackResponderBuilder::new().build())
             .with(Slot::TwccSender, TwccSenderBuilder::new().build());
         let (state_in, state) = watch::channel(LinkState::Connecting);
@@ -193,11 +204,8 @@ impl Link {
         // WHIP publishers only send (RFC 9725 §4.2).
         let offer = offer.sdp.replace("a=sendrecv", "a=sendonly");
 
-        let (keyframe, keyframes) = mpsc::channel(8);
-        let keyframes_asked = Arc::new(AtomicU64::new(0));
         let mut tasks = Vec::new();
         for stream in &streams {
-            tasks.push(tokio::spawn(listen(Arc::clone(stream), keyframe.clone(), Arc::clone(&keyframes_asked))));
             tasks.push(tokio::spawn(report(Arc::clone(stream), Instant::now())));
         }
         Ok((Link { connection, streams, state, keyframes, keyframes_asked, tasks }, offer))
@@ -275,20 +283,51 @@ impl Drop for Link {
     }
 }
 
-async fn listen(stream: Arc<Stream>, keyframe: mpsc::Sender<()>, asked: Arc<AtomicU64>) {
-    use rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
-    use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
-    while let Some(event) = stream.track.poll().await {
-        let TrackLocalEvent::OnRtcpPacket(packets) = event else { continue };
-        let asks = |packet: &dyn rtcp::Packet| {
-            packet.as_any().is::<PictureLossIndication>() || packet.as_any().is::<FullIntraRequest>()
-        };
-        if packets.iter().any(|packet| asks(packet.as_ref())) {
-            asked.fetch_add(1, Ordering::Relaxed);
+/// Hears keyframe requests: what the core's chain of interceptors does not use itself, it drops.
+struct KeyframeEar {
+    keyframe: mpsc::Sender<()>,
+    asked: Arc<AtomicU64>,
+    reads: VecDeque<TaggedPacket>,
+    writes: VecDeque<TaggedPacket>,
+}
+
+impl Protocol<TaggedPacket, TaggedPacket, ()> for KeyframeEar {
+    type Rout = TaggedPacket;
+    type Wout = TaggedPacket;
+    type Eout = ();
+    type Error = rtc::shared::error::Error;
+    type Time = Instant;
+
+    fn handle_read(&mut self, msg: TaggedPacket) -> Result<(), Self::Error> {
+        use rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
+        use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+        if let interceptor::Packet::Rtcp(packets) = &msg.message.packet
+            && packets.iter().any(|p| p.as_any().is::<PictureLossIndication>() || p.as_any().is::<FullIntraRequest>())
+        {
+            self.asked.fetch_add(1, Ordering::Relaxed);
             // One that waits is enough.
-            let _ = keyframe.try_send(());
+            let _ = self.keyframe.try_send(());
         }
+        self.reads.push_back(msg);
+        Ok(())
     }
+    fn poll_read(&mut self) -> Option<TaggedPacket> {
+        self.reads.pop_front()
+    }
+    fn handle_write(&mut self, msg: TaggedPacket) -> Result<(), Self::Error> {
+        self.writes.push_back(msg);
+        Ok(())
+    }
+    fn poll_write(&mut self) -> Option<TaggedPacket> {
+        self.writes.pop_front()
+    }
+}
+
+impl Interceptor for KeyframeEar {
+    fn bind_local_stream(&mut self, _: &StreamInfo) {}
+    fn unbind_local_stream(&mut self, _: &StreamInfo) {}
+    fn bind_remote_stream(&mut self, _: &StreamInfo) {}
+    fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
 }
 
 async fn report(stream: Arc<Stream>, began: Instant) {
