@@ -11,8 +11,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use hmac::{Hmac, KeyInit, Mac};
 use reqwest::header::CONTENT_TYPE;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -22,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Config};
 use crate::model::backlog::backoff;
 use crate::model::event::Event;
+use crate::model::signature::callback_sign;
 use crate::model::{SdkAppId, TaskId, Timestamp};
 use crate::store::records::{OUTBOX, OutboxEntry};
 use crate::store::{self, Batch, Store};
@@ -217,7 +216,7 @@ impl Webhook {
         let mut request = self.client.post(url).header(CONTENT_TYPE, "application/json");
         request = request.header("SdkAppId", event.app.to_string());
         if let Some(key) = app.callback_key.as_ref().filter(|key| !key.is_empty()) {
-            request = request.header("Sign", sign(key.expose(), body.as_bytes()));
+            request = request.header("Sign", callback_sign(key.expose(), body.as_bytes()));
         }
         match request.body(body).send().await {
             Ok(answer) if answer.status() == reqwest::StatusCode::OK => {}
@@ -275,29 +274,7 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// base64(HMAC-SHA256(key, body)): the `Sign` header (API.md §4).
-fn sign(key: &str, body: &[u8]) -> String {
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key.as_bytes()).expect("HMAC takes a key of any length");
-    mac.update(body);
-    base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes())
-}
-
 fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |e| e.source())
         .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_sign_is_that_of_the_cloud() {
-        let body = concat!(
-            "{\n\t\"EventGroupId\":\t2,\n\t\"EventType\":\t204,\n\t\"CallbackTs\":\t1664209748188,\n\t\"EventInfo\":\t{\n",
-            "\t\t\"RoomId\":\t8489,\n\t\t\"EventTs\":\t1664209748,\n\t\t\"EventMsTs\":\t1664209748180,\n",
-            "\t\t\"UserId\":\t\"user_85034614\",\n\t\t\"Reason\":\t0\n\t}\n}"
-        );
-        assert_eq!(sign("123654", body.as_bytes()), "kkoFeO3Oh2ZHnjtg8tEAQhtXK16/KI05W3BQff8IvGA=");
-    }
 }

@@ -155,7 +155,7 @@ async fn a_torn_segment_is_cut_and_adopted() {
     life.accept(&segment);
     assert_eq!(life.fate().await, Fate::Spooled(segment.clone()));
     let last = LocalName::of(&segment).to_string();
-    assert_eq!(disk.names(), [last.clone()]);
+    assert_eq!(disk.names(), [last.as_str()]);
     let frames = decoded(&disk.path(&last), "v:0");
     let told = segment.duration.as_secs_f64() * 25.0;
     assert!(frames > 40 && (f64::from(frames) - told).abs() <= 1.0, "{frames} frames, {told} told");

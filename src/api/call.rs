@@ -28,7 +28,7 @@ use crate::model::signature::{
 /// A call is answered within so long (API.md §1.1); what the actor does later is found by the repeated call.
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 /// A body that takes longer to arrive is not waited for.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 const FORM: &str = "application/x-www-form-urlencoded";
 

@@ -354,12 +354,7 @@ fn image_url(text: &str) -> Result<(), Unfit> {
     if pictures.iter().any(|suffix| lower.ends_with(suffix)) { Ok(()) } else { Err(Unfit::Suffix) }
 }
 
-/// Whether a value counts as not given. The SDKs leave `null`s out; other clients send them.
-pub fn absent(value: Option<&Value>) -> bool {
-    matches!(value, None | Some(Value::Null))
-}
-
-/// Checks a structure against its table. `path` is where it stands, empty at the top.
+/// Checks a structure against its table; `null` counts as not given, since some clients send it. `path` is where it stands, empty at the top.
 pub fn check(fields: &[Field], given: &Map<String, Value>, path: &str) -> Result<(), ApiError> {
     for name in given.keys() {
         if !fields.iter().any(|field| field.name == name) {
@@ -371,16 +366,17 @@ pub fn check(fields: &[Field], given: &Map<String, Value>, path: &str) -> Result
     for field in fields {
         let value = given.get(field.name);
         let here = if path.is_empty() { field.name.to_owned() } else { format!("{path}.{}", field.name) };
+        // A required text or list that is empty is as good as none.
+        let empty = match (value, &field.shape) {
+            (None | Some(Value::Null), _) => true,
+            (Some(Value::String(text)), Shape::Text(_)) => text.is_empty() && field.required,
+            (Some(Value::Array(list)), Shape::List(..)) => list.is_empty() && field.required,
+            _ => false,
+        };
         match value {
-            None | Some(Value::Null) if field.required => return Err(ApiError::missing(field.name, &here)),
-            None | Some(Value::Null) => {}
-            Some(Value::String(text)) if field.required && text.is_empty() => {
-                return Err(ApiError::missing(field.name, &here));
-            }
-            Some(Value::Array(list)) if field.required && list.is_empty() => {
-                return Err(ApiError::missing(field.name, &here));
-            }
-            Some(value) => check_value(field.name, &field.shape, value, &here)?,
+            _ if empty && field.required => return Err(ApiError::missing(field.name, &here)),
+            Some(value) if !empty => check_value(field.name, &field.shape, value, &here)?,
+            _ => {}
         }
     }
     Ok(())

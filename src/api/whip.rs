@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use serde::{Deserialize, Serialize};
 
-use super::call::media_type;
+use super::call::{BODY_WITHIN, media_type};
 use super::{Door, limits};
 use crate::config::Config;
 use crate::media::whip::{Patched, PublishOrder, Published, WhipError, WhipServer};
@@ -205,7 +205,10 @@ async fn aux_endpoint(
 
 async fn endpoint(porch: &Porch, room: &str, user: &str, media: MediaId, asked: &Asked, request: Request) -> Response {
     match *request.method() {
-        Method::POST => enter(porch, room, user, media, asked, request).await.unwrap_or_else(Refusal::into_response),
+        Method::POST => enter(porch, room, user, media, asked, request).await.unwrap_or_else(|refusal| {
+            tracing::info!(room, user, %media, status = refusal.status.as_u16(), why = refusal.detail, "publisher refused");
+            refusal.into_response()
+        }),
         Method::OPTIONS => options(ENDPOINT_METHODS, request.headers()),
         _ => method_not_allowed(ENDPOINT_METHODS),
     }
@@ -346,7 +349,11 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 async fn read_text(body: Body) -> Result<String, Refusal> {
-    let Ok(bytes) = axum::body::to_bytes(body, limits::SDP_BYTES).await else {
+    let reading = tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, limits::SDP_BYTES));
+    let Ok(read) = reading.await else {
+        return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"));
+    };
+    let Ok(bytes) = read else {
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 256 KB, or it broke off"));
     };
     let text =

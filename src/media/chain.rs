@@ -26,6 +26,19 @@ struct Far {
     error: Option<String>,
     /// An element asked for a keyframe.
     wants_keyframe: bool,
+    /// How the times at the far end are to be read.
+    segment: Option<gst::FormattedSegment<gst::ClockTime>>,
+}
+
+impl Far {
+    /// The buffer with the time that it had when it went in: x264enc adds 1000 hours and tells so in its segment.
+    fn timed(&self, mut buffer: gst::Buffer) -> gst::Buffer {
+        let running = self.segment.as_ref().and_then(|segment| segment.to_running_time(buffer.pts()));
+        if running.is_some() && running != buffer.pts() {
+            buffer.make_mut().set_pts(running);
+        }
+        buffer
+    }
 }
 
 type Shared = Arc<Mutex<Far>>;
@@ -62,15 +75,24 @@ impl Chain {
             })
             .build();
         let (taken, told) = (far.clone(), far.clone());
-        let output = gst::Pad::builder(gst::PadDirection::Sink)
+        // a pad without a template would only take the caps that it has, and refuse a change of size
+        let anything =
+            gst::PadTemplate::new("out", gst::PadDirection::Sink, gst::PadPresence::Always, &gst::Caps::new_any())
+                .map_err(|e| MediaError::Pipeline(e.to_string()))?;
+        let output = gst::Pad::builder_from_template(&anything)
             .name("out")
             .chain_function(move |_, _, buffer| {
-                lock(&taken).out.push(Out::Buffer(buffer));
+                let mut far = lock(&taken);
+                let buffer = far.timed(buffer);
+                far.out.push(Out::Buffer(buffer));
                 Ok(gst::FlowSuccess::Ok)
             })
             .event_function(move |_, _, event| {
                 match event.view() {
                     gst::EventView::Caps(caps) => lock(&told).out.push(Out::Caps(caps.caps_owned())),
+                    gst::EventView::Segment(segment) => {
+                        lock(&told).segment = segment.segment().downcast_ref::<gst::ClockTime>().cloned();
+                    }
                     gst::EventView::Eos(_) => lock(&told).ended = true,
                     _ => {}
                 }
@@ -130,11 +152,14 @@ impl Chain {
     /// The next picture out of an encoder in this chain will be a keyframe.
     pub fn force_keyframe(&self) {
         let order = gst::Structure::builder("GstForceKeyUnit")
+            .field("timestamp", gst::ClockTime::NONE)
+            .field("stream-time", gst::ClockTime::NONE)
             .field("running-time", gst::ClockTime::NONE)
             .field("all-headers", true)
             .field("count", 0_u32)
             .build();
-        self.output.push_event(gst::event::CustomUpstream::new(order));
+        // with the data, not against it: so it belongs to what is pushed next, whatever stands between
+        self.input.push_event(gst::event::CustomDownstream::new(order));
     }
 
     /// Takes what has come out.

@@ -109,7 +109,11 @@ impl MediaEngine for Engine {
                 }));
                 let end = made.unwrap_or_else(|_| LaneEnd::Failed("the lane's thread panicked".into()));
                 info!(task = %run.task, lane = ?run.lane, run = run.run, ?end, "lane ended");
-                inner.lanes().running.remove(&key);
+                {
+                    let mut lanes = inner.lanes();
+                    lanes.running.remove(&key);
+                    metrics::gauge!("holdfast_lanes").set(lanes.running.len() as f64);
+                }
                 teller.end(run, end);
             }
         };

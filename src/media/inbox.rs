@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::tracks::StampedPacket;
 use crate::model::TrackKind;
 
-/// A disk that hangs for some seconds must not cost media: at 1 Mbit/s this is four minutes.
-const MOST_BYTES: usize = 32 << 20;
+/// A disk that hangs for some seconds must not cost media: at 4 Mbit/s this is half a minute.
+const MOST_BYTES: usize = 16 << 20;
 /// Half a minute of pictures at 60 frames a second, 40 s of sound at 50 packets.
 const MOST_BATCHES: usize = 2_000;
 /// Packets are taken some at a time: a recording has no hurry, and each waking costs.

@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::Notify;
 
 use super::MediaClock;
-use super::keyframe::begins_keyframe;
+use super::keyframe::{begins_keyframe, holds_picture};
 use super::reorder::{Released, Reorder, Taken, WAIT};
 use super::tracks::{Feedback, StampedPacket, TrackInput, TrackSource, Tracks};
 use crate::model::rtp_time::{NtpTime, SessionClock, TrackClock};
@@ -373,9 +373,10 @@ impl Feed {
         let missing = if turned { 0 } else { lost_before.min(1000) as u16 };
         out.sequence = out.sequence.wrapping_add(1).wrapping_add(missing);
         let payload_type = self.open.as_ref().map_or(packet.payload_type, |open| open.payload_type);
-        let rtp = marshal(out, payload_type, packet.marker, &packet.payload);
+        let marker = packet.marker && holds_picture(packet.codec, &packet.payload);
+        let rtp = marshal(out, payload_type, marker, &packet.payload);
         self.packets.push(StampedPacket { rtp, at: out.at, after_loss });
-        if packet.marker || self.kind == TrackKind::Audio {
+        if marker || self.kind == TrackKind::Audio {
             self.push();
         }
     }

@@ -43,6 +43,32 @@ fn h264(payload: &[u8]) -> bool {
     }
 }
 
+/// Whether a packet holds a part of a picture, or only what is said before one (parameter sets, delimiters, SEI).
+///
+/// Some senders (GStreamer's payloader, when a keyframe is asked for) mark a packet of parameter sets as the end of
+/// an access unit, and the keyframe follows with the same time stamp.
+pub(super) fn holds_picture(codec: Codec, payload: &[u8]) -> bool {
+    const SEI_TO_DELIMITER: std::ops::RangeInclusive<u8> = 6..=9;
+    const STAP_A: u8 = 24;
+    let (Codec::H264, Some(first)) = (codec, payload.first()) else { return true };
+    match first & 0x1f {
+        kind if SEI_TO_DELIMITER.contains(&kind) => false,
+        STAP_A => {
+            let mut rest = &payload[1..];
+            while let [high, low, unit @ ..] = rest {
+                if unit.first().is_some_and(|nal| !SEI_TO_DELIMITER.contains(&(nal & 0x1f))) {
+                    return true;
+                }
+                let length = usize::from(u16::from_be_bytes([*high, *low]));
+                let Some(next) = unit.get(length..) else { return true };
+                rest = next;
+            }
+            false
+        }
+        _ => true,
+    }
+}
+
 /// RFC 7741 §4.2, 4.3: the start of partition 0, and its P bit is clear.
 fn vp8(payload: &[u8]) -> Option<bool> {
     let first = *payload.first()?;
@@ -93,11 +119,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn parameter_sets_alone_are_no_picture() {
+        let cases: [(Codec, &[u8], bool); 6] = [
+            (Codec::H264, &[0x67, 1], false),
+            (Codec::H264, &[0x78, 0, 1, 0x67, 0, 1, 0x68], false),
+            (Codec::H264, &[0x78, 0, 1, 0x67, 0, 1, 0x65], true),
+            (Codec::H264, &[0x7c, 0x85], true),
+            (Codec::H264, &[0x41], true),
+            (Codec::Vp8, &[0x67], true),
+        ];
+        for (codec, payload, expected) in cases {
+            assert_eq!(holds_picture(codec, payload), expected, "{codec:?} {payload:02x?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_panics(payload in prop::collection::vec(any::<u8>(), 0..40)) {
             for codec in [Codec::H264, Codec::Vp8, Codec::Vp9, Codec::Av1] {
                 let _ = begins_keyframe(codec, &payload);
+                let _ = holds_picture(codec, &payload);
             }
         }
     }

@@ -4,6 +4,7 @@
 //! not know why it records, it writes `.part` files where it is told to and says what it closed.
 //! Law: no frame leaves this folder, and sources never wait for a recording.
 
+mod av1;
 mod chain;
 pub mod engine;
 mod inbox;
@@ -182,11 +183,13 @@ pub trait Sessions: Send + Sync + 'static {
 }
 
 /// Elements that every recording needs, and the Debian package that brings each.
-const NEEDED: [(&str, &str); 9] = [
+const NEEDED: [(&str, &str); 11] = [
     ("rtph264depay", "gstreamer1.0-plugins-good"),
     ("rtpvp8depay", "gstreamer1.0-plugins-good"),
     ("rtpvp9depay", "gstreamer1.0-plugins-good"),
     ("vp8dec", "gstreamer1.0-plugins-good"),
+    ("vp9dec", "gstreamer1.0-plugins-good"),
+    ("capssetter", "gstreamer1.0-plugins-good"),
     ("h264parse", "gstreamer1.0-plugins-bad"),
     ("aacparse", "gstreamer1.0-plugins-good"),
     ("opusdec", "gstreamer1.0-plugins-base"),

@@ -213,12 +213,17 @@ impl Segmenter {
             return Ok(());
         }
         let dir = &self.order.dir;
-        let failed = |e: std::io::Error| MediaError::Pipeline(format!("{}: sync: {e}", dir.display()));
-        open.file.sync_data().map_err(failed)?;
-        if !open.listed {
-            File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
-            open.listed = true;
+        let synced = open.file.sync_data().and_then(|()| match open.listed {
+            true => Ok(()),
+            false => File::open(dir)?.sync_all(),
+        });
+        if let Err(e) = synced {
+            let failed = MediaError::Pipeline(format!("{}: sync: {e}", open.name));
+            // what the file holds is not known any more, and a second sync would not tell: it is not told of as good
+            self.open = None;
+            return Err(failed);
         }
+        open.listed = true;
         open.unsynced = false;
         open.synced = Instant::now();
         Ok(())
@@ -232,14 +237,15 @@ impl Segmenter {
 
     /// Ends the open file and tells of it. `next`: the time of the unit that goes on where this file ends.
     pub fn close(&mut self, next: Option<Duration>) -> Result<(), MediaError> {
-        if self.open.is_none() {
+        let Some(bytes) = self.open.as_ref().map(|open| open.bytes) else {
             return Ok(());
-        }
+        };
         self.write_pes();
+        TsWriter::fill_up(bytes, &mut self.out);
         // whether or not the last bytes could be written: what was written is told
         let written = self.write_out();
         let open = self.open.take().expect("looked at above");
-        let end = if self.broken { open.end } else { next.unwrap_or(open.end) };
+        let end = next.unwrap_or(open.end);
         let segment = ClosedSegment {
             run: self.order.run.clone(),
             index: open.name.index,

@@ -245,6 +245,7 @@ impl Session {
         }
         for ssrc in self.intake.keyframes(now) {
             metrics::counter!("holdfast_rtp_plis_total").increment(1);
+            tracing::debug!(session = self.who.session.0, ssrc, "keyframe asked for");
             self.peer.picture_loss(ssrc, now);
         }
         self.tell_changes().await;

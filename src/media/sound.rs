@@ -117,7 +117,9 @@ impl Sound {
             metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "audio").increment(1);
             return Ok(());
         };
-        let missing = at - self.heard_until;
+        // silence may have been written since
+        let written = self.stretch.as_ref().map_or(i64::MIN, |stretch| stretch.pace.end());
+        let missing = at - self.heard_until.max(written);
         let more_channels = toc.channels > self.channels;
         if self.stretch.is_some() && (missing >= self.gap_limit || more_channels) {
             self.encode(pcm)?;

@@ -21,6 +21,8 @@ const ID_VIDEO: u8 = 0xe0;
 const ID_AUDIO: u8 = 0xc0;
 /// How far the clock reference runs ahead of the presentation times: the buffering that a player is promised.
 const CLOCK_LEAD: Duration = Duration::from_millis(200);
+/// ffmpeg, and what is built on it, does not know a shorter file for what it is.
+const LEAST_PACKETS: usize = 20;
 /// Access unit delimiter, "any slice type": TS wants each H.264 picture to begin with one.
 const DELIMITER: [u8; 6] = [0, 0, 0, 1, 9, 0xf0];
 
@@ -92,6 +94,15 @@ impl TsWriter {
         packets(PID_SOUND, &mut self.counter_sound, Adaptation { clock, key: true, jump }, &pieces, out);
     }
 
+    /// Packets that carry nothing, so that a file of `bytes` has enough of them for a reader to see what it is.
+    pub fn fill_up(bytes: u64, out: &mut Vec<u8>) {
+        let there = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(out.len()) / PACKET;
+        for _ in there..LEAST_PACKETS {
+            out.extend([0x47, 0x1f, 0xff, 0x10]);
+            out.resize(out.len() + PACKET - 4, 0xff);
+        }
+    }
+
     fn pat(&self) -> Vec<u8> {
         let mut body = vec![0x00, 0x01, 0xc1, 0x00, 0x00];
         body.extend([0x00, 0x01, 0xe0 | (PID_PMT >> 8) as u8, PID_PMT as u8]);
@@ -126,7 +137,7 @@ struct Adaptation {
 }
 
 fn ticks(at: Duration) -> u64 {
-    u64::try_from(at.as_nanos() * 9 / 100_000).unwrap_or(u64::MAX) & 0x1_ffff_ffff
+    u64::try_from((at.as_nanos() * 9 + 50_000) / 100_000).unwrap_or(u64::MAX) & 0x1_ffff_ffff
 }
 
 fn clock_reference(pts: Duration) -> u64 {

@@ -14,6 +14,8 @@ pub struct Encoder {
     pub factory: &'static str,
     /// Takes raw frames, gives H.264 or AAC. Key frames come on request, never by count.
     pub described: &'static str,
+    /// Pictures: what is to be set beside `described` so that each one is a keyframe.
+    pub all_key: &'static str,
     /// Sound: samples of silence that decoders of its stream hear before the first sample that went in.
     pub priming: u32,
     /// Debian package that brings it.
@@ -27,12 +29,14 @@ const PICTURE_ENCODERS: [Encoder; 2] = [
         // quality, not rate: the publisher's encoder has already fixed how much there is to keep; `bitrate` (kbit/s)
         // caps it. No B frames and no look-ahead: a frame that went in is out, so nothing waits for a cut.
         described: "x264enc tune=zerolatency speed-preset=superfast pass=qual quantizer=24 bitrate=6000 key-int-max=18000 threads=2",
+        all_key: "key-int-max=1",
         priming: 0,
         package: "gstreamer1.0-plugins-ugly",
     },
     Encoder {
         factory: "openh264enc",
         described: "openh264enc complexity=low rate-control=quality bitrate=2500000 gop-size=18000",
+        all_key: "gop-size=1",
         priming: 0,
         package: "gstreamer1.0-plugins-bad",
     },
@@ -44,10 +48,17 @@ const SOUND_ENCODERS: [Encoder; 2] = [
     Encoder {
         factory: "avenc_aac",
         described: "avenc_aac aac-coder=fast",
+        all_key: "",
         priming: 1024,
         package: "gstreamer1.0-libav",
     },
-    Encoder { factory: "voaacenc", described: "voaacenc", priming: 1600, package: "gstreamer1.0-plugins-bad" },
+    Encoder {
+        factory: "voaacenc",
+        described: "voaacenc",
+        all_key: "",
+        priming: 1600,
+        package: "gstreamer1.0-plugins-bad",
+    },
 ];
 
 fn best(table: &[Encoder], present: &BTreeSet<&str>) -> Option<Encoder> {

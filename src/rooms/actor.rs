@@ -172,7 +172,10 @@ impl Actor {
                     None => self.begin_stop().await,
                 },
                 Some(told) = news.recv() => self.news(told).await,
-                Some((task, fate)) = fates.recv() => self.queue.push_back((task, Input::Fate(fate))),
+                Some((task, fate)) = fates.recv() => {
+                    self.tell_health(&fate);
+                    self.queue.push_back((task, Input::Fate(fate)));
+                }
                 () = tokio::time::sleep(wake) => self.tick().await,
                 () = cancel.cancelled(), if !self.stopping => {
                     asks.close();
@@ -608,6 +611,16 @@ impl Actor {
         self.tasks.remove(id);
         if let Err(e) = self.parts.spool.forget_task(id).await {
             warn!(task = %id, error = %e, "something of a finished task stays on the shelf");
+        }
+    }
+
+    fn tell_health(&self, fate: &Fate) {
+        let health = &self.parts.health;
+        match fate {
+            Fate::SegmentUploaded { .. } | Fate::PlaylistUploaded { .. } => health.ok("upload"),
+            Fate::UploadFailed { code, message } => health.degraded("upload", format!("{code}: {message}")),
+            Fate::Lost { why, .. } => health.degraded("spool", format!("a segment was lost: {why}")),
+            Fate::Spooled(_) => {}
         }
     }
 

@@ -431,7 +431,9 @@ impl Shared {
         for folder in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
             let folder = folder.map_err(at(&self.dir))?.path();
             let name = folder.file_name().and_then(|name| name.to_str());
-            let Some(task) = name.and_then(|name| TaskId::parse(name).ok()).filter(|_| folder.is_dir()) else {
+            // the file system's own folder could be a task's by its name
+            let name = name.filter(|name| *name != "lost+found" && folder.is_dir());
+            let Some(task) = name.and_then(|name| TaskId::parse(name).ok()) else {
                 tracing::warn!(path = %folder.display(), "not a task's folder: left alone");
                 recovered.unknown += 1;
                 continue;

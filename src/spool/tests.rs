@@ -97,7 +97,7 @@ async fn a_segment_goes_all_the_way() {
     assert_eq!(shelf.spool.pending(&shelf.task).segments, 1, "counted from the hand-over on");
     assert_eq!(shelf.fate().await, Fate::Spooled(segment.clone()));
     let last = LocalName::of(&segment).to_string();
-    assert_eq!(shelf.names(), [last.clone()]);
+    assert_eq!(shelf.names(), [last.as_str()]);
     let entry = shelf.entry("01.ts").await.unwrap();
     assert_eq!((entry.crc32, entry.bytes, entry.state), (crc32fast::hash(b"bytes 01"), 8, SpoolState::Spooled));
 

@@ -38,9 +38,14 @@ struct Times {
 /// keyframe where `wants_picture`, no frame at all otherwise.
 pub fn examine(mut from: impl Read, wants_picture: bool) -> io::Result<Option<Usable>> {
     let mut packet = [0; PACKET];
-    let (mut bytes, mut keyframe) = (0, false);
+    let (mut bytes, mut keyframe) = (0u64, false);
     let mut streams = BTreeMap::<u16, Times>::new();
-    while read_whole(&mut from, &mut packet)? && packet[0] == SYNC {
+    while read_whole(&mut from, &mut packet)? {
+        if packet[0] != SYNC {
+            // no end of a file but a hole in it: the hole may have begun within the packet before
+            bytes = bytes.saturating_sub(PACKET as u64);
+            break;
+        }
         bytes += PACKET as u64;
         let pid = u16::from_be_bytes([packet[1], packet[2]]) & 0x1fff;
         let Some((video, pts)) = pes_start(&packet) else { continue };
@@ -134,6 +139,7 @@ mod tests {
 
         // zeros where the disk had not yet written
         file.truncate(whole as usize);
+        file.extend_from_slice(&[SYNC; PACKET]);
         file.extend_from_slice(&[0; 4096]);
         assert_eq!(examine(&file[..], true).unwrap(), Some(usable));
     }

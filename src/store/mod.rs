@@ -26,6 +26,8 @@ const QUEUE: usize = 256;
 const GROUP: usize = 64;
 /// Records are small and read rarely.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// What sled says of a database that somebody has open, which is no reason to set it aside.
+const SLED_IS_HELD: &str = "could not acquire lock";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -104,15 +106,24 @@ impl Store {
 
         // held beside the folder, not in it: the folder may be moved aside while it is held
         let lock = File::create(dir.with_extension("lock")).map_err(|e| failed(e.to_string()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(Error::Held(dir.to_owned())),
-            Err(std::fs::TryLockError::Error(e)) => return Err(failed(e.to_string())),
+        let locked = patiently(|| match lock.try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) => None,
+            done => Some(done),
+        });
+        match locked {
+            Some(Ok(())) => {}
+            Some(Err(e)) => return Err(failed(e.to_string())),
+            None => return Err(Error::Held(dir.to_owned())),
         }
 
-        let (db, set_aside) = match open_fenced(dir) {
-            Ok(db) => (db, None),
-            Err(why) => {
+        let first = patiently(|| match open_fenced(dir) {
+            Err(why) if why.contains(SLED_IS_HELD) => None,
+            done => Some(done),
+        });
+        let (db, set_aside) = match first {
+            None => return Err(Error::Held(dir.to_owned())),
+            Some(Ok(db)) => (db, None),
+            Some(Err(why)) => {
                 let bad = free_name(dir);
                 tracing::error!(index = %dir.display(), aside = %bad.display(), why, "the index does not open: set aside");
                 metrics::counter!("holdfast_index_set_aside_total").increment(1);
@@ -289,6 +300,17 @@ fn open_fenced(dir: &Path) -> Result<sled::Db, String> {
     })
 }
 
+/// Asks again for two seconds: a process that is just being started by this one holds its locks for a moment, too.
+fn patiently<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    for _ in 0..40 {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    None
+}
+
 fn free_name(dir: &Path) -> PathBuf {
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     (1u32..)
@@ -352,6 +374,16 @@ mod tests {
         assert!(matches!(Store::open(&dir.path().join("index")), Err(Error::Held(_))));
         assert_eq!(store.get("a").await.unwrap(), Some(vec![1]));
         store.close().await.unwrap();
+        open(dir.path()).close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_database_that_somebody_has_open_is_not_broken() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join("index");
+        let held = sled::open(&index).unwrap();
+        assert!(matches!(Store::open(&index), Err(Error::Held(_))));
+        drop(held);
         open(dir.path()).close().await.unwrap();
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use gstreamer as gst;
 use gstreamer::prelude::*;
-use gstreamer_app::AppSink;
+use gstreamer_app::{AppSink, AppSrc};
 use holdfast::media::engine::Engine;
 use holdfast::media::tracks::{Feedback, StampedPacket, TrackInput, TrackSource, Tracks};
 use holdfast::media::{LaneEnd, LaneOrder, MediaClock, MediaEngine, MediaNews, Sessions};
@@ -44,8 +44,11 @@ impl Asked {
     }
 }
 
+/// Packets of one frame.
+pub type Frame = Vec<StampedPacket>;
+
 /// A box's recording side, with a folder of its own.
-pub struct Box_ {
+pub struct Site {
     pub dir: tempfile::TempDir,
     pub clock: MediaClock,
     pub tracks: Tracks,
@@ -68,14 +71,14 @@ pub struct Publisher {
     pub asked: Arc<Asked>,
 }
 
-impl Box_ {
-    pub fn new() -> Box_ {
+impl Site {
+    pub fn new() -> Site {
         holdfast::media::init().expect("GStreamer with what a recording needs");
         let clock = MediaClock::new(Instant::now(), WALL);
         let tracks = Tracks::default();
         let (to, news) = mpsc::channel(64);
         let engine = Engine::new(clock, tracks.clone(), to, Arc::new(NoSessions));
-        Box_ { dir: tempfile::tempdir().expect("a folder"), clock, tracks, engine, news, ids: 0 }
+        Site { dir: tempfile::tempdir().expect("a folder"), clock, tracks, engine, news, ids: 0 }
     }
 
     pub fn publish(&mut self, codec: Codec) -> Publisher {
@@ -167,7 +170,7 @@ impl Told {
 
 impl Publisher {
     /// Pushes frames as fast as they are taken.
-    pub fn push(&self, frames: &[Vec<StampedPacket>]) {
+    pub fn push(&self, frames: &[Frame]) {
         for frame in frames {
             self.make_room();
             self.input.push(frame.clone());
@@ -195,7 +198,12 @@ impl Publisher {
 
 /// Runs a launch description that ends in RTP, and stamps what comes out: `from_ms` on the lane's line plus what the
 /// element's own time says. One `Vec` for each frame.
-pub fn packets(described: &str, from_ms: u64) -> Vec<Vec<StampedPacket>> {
+pub fn packets(described: &str, from_ms: u64) -> Vec<Frame> {
+    packets_of(described, Vec::new(), from_ms)
+}
+
+/// The same, behind an `appsrc name=in` that gets these raw buffers: (time in ns, bytes).
+pub fn packets_of(described: &str, raw: Vec<(u64, Vec<u8>)>, from_ms: u64) -> Vec<Frame> {
     gst::init().expect("GStreamer");
     let pipeline = gst::parse::launch(&format!("{described} ! appsink name=out sync=false max-buffers=100000"))
         .unwrap_or_else(|e| panic!("{described}: {e}"))
@@ -203,7 +211,18 @@ pub fn packets(described: &str, from_ms: u64) -> Vec<Vec<StampedPacket>> {
         .expect("several elements are a pipeline");
     let sink = pipeline.by_name("out").expect("named above").downcast::<AppSink>().expect("an appsink");
     pipeline.set_state(gst::State::Playing).expect("it plays");
-    let mut frames: Vec<Vec<StampedPacket>> = Vec::new();
+    let feeder = pipeline.by_name("in").map(|source| {
+        let source = source.downcast::<AppSrc>().expect("an appsrc");
+        std::thread::spawn(move || {
+            for (at, bytes) in raw {
+                let mut buffer = gst::Buffer::from_slice(bytes);
+                buffer.get_mut().expect("new").set_pts(gst::ClockTime::from_nseconds(at));
+                source.push_buffer(buffer).expect("it takes buffers");
+            }
+            source.end_of_stream().expect("it takes the end");
+        })
+    });
+    let mut frames: Vec<Frame> = Vec::new();
     let mut last = None;
     let mut first = None;
     while let Ok(sample) = sink.pull_sample() {
@@ -221,6 +240,9 @@ pub fn packets(described: &str, from_ms: u64) -> Vec<Vec<StampedPacket>> {
         }
         last = Some(pts);
     }
+    if let Some(feeder) = feeder {
+        feeder.join().expect("the feeder does not panic");
+    }
     let error = pipeline.bus().expect("a bus").pop_filtered(&[gst::MessageType::Error]);
     assert!(error.is_none(), "{described}: {error:?}");
     pipeline.set_state(gst::State::Null).expect("it stops");
@@ -228,8 +250,106 @@ pub fn packets(described: &str, from_ms: u64) -> Vec<Vec<StampedPacket>> {
     frames
 }
 
+/// Black pictures, 30 a second, but white for the first tenth of each second; through an encoder and payloader.
+pub fn flashes(seconds: u64, encoder: &str) -> Vec<Frame> {
+    let (width, height) = (160, 120);
+    let raw = (0..seconds * 30).map(|n| {
+        let mut bytes = vec![if n % 30 < 3 { 235 } else { 16 }; width * height];
+        bytes.resize(width * height * 3 / 2, 128);
+        (n * 1_000 * MS / 30, bytes)
+    });
+    let described = format!(
+        "appsrc name=in format=time caps=video/x-raw,format=I420,width={width},height={height},framerate=30/1 ! {encoder}"
+    );
+    packets_of(&described, raw.collect(), 0)
+}
+
+/// Silence, but a tone of 1 kHz for the first tenth of each second; Opus.
+pub fn beeps(seconds: u64) -> Vec<Frame> {
+    let raw = (0..seconds * 50).map(|n| {
+        let sample = |i: u64| {
+            let t = n * 960 + i;
+            let loud = t % 48_000 < 4_800;
+            let value = if loud { (t as f64 * std::f64::consts::TAU / 48.0).sin() * 16_000.0 } else { 0.0 };
+            (value as i16).to_le_bytes()
+        };
+        (n * 20 * MS, (0..960).flat_map(sample).collect())
+    });
+    let caps = "audio/x-raw,format=S16LE,layout=interleaved,rate=48000,channels=1";
+    packets_of(
+        &format!("appsrc name=in format=time caps={caps} ! opusenc bitrate=64000 ! rtpopuspay pt=96"),
+        raw.collect(),
+        0,
+    )
+}
+
+/// Temporal units of AV1 in packets of at most 300 bytes of one OBU each, by the RTP payload format.
+pub fn av1_in_rtp(units: Vec<Frame>) -> Vec<Frame> {
+    let mut number = 0_u16;
+    let mut packet = |at: MediaTime, marker: bool, aggregation: u8, part: &[u8]| {
+        let mut bytes = vec![0x80, if marker { 0xe0 } else { 0x60 }];
+        bytes.extend(number.to_be_bytes());
+        bytes.extend(((at.0 / 100_000 * 9) as u32).to_be_bytes());
+        bytes.extend([0, 0, 0, 1, aggregation]);
+        bytes.extend_from_slice(part);
+        number = number.wrapping_add(1);
+        StampedPacket { rtp: bytes.into(), at, after_loss: false }
+    };
+    let frame = |unit: Frame| {
+        let at = unit[0].at;
+        let bytes = &unit[0].rtp;
+        let mut obus = Vec::new();
+        let mut place = 0;
+        while place < bytes.len() {
+            let header = bytes[place];
+            assert!(header & 2 != 0, "in a file each OBU has a size");
+            place += if header & 4 != 0 { 2 } else { 1 };
+            let (mut size, mut shift) = (0, 0);
+            loop {
+                size |= usize::from(bytes[place] & 0x7f) << shift;
+                shift += 7;
+                place += 1;
+                if bytes[place - 1] & 0x80 == 0 {
+                    break;
+                }
+            }
+            if header >> 3 != 2 {
+                obus.push([&[header & !2][..], &bytes[place..place + size]].concat());
+            }
+            place += size;
+        }
+        let mut frame = Vec::new();
+        let last_obu = obus.len() - 1;
+        for (n, obu) in obus.iter().enumerate() {
+            let parts: Vec<&[u8]> = obu.chunks(300).collect();
+            for (m, part) in parts.iter().enumerate() {
+                let more = m + 1 < parts.len();
+                let aggregation = 0x10 | if m > 0 { 0x80 } else { 0 } | if more { 0x40 } else { 0 };
+                frame.push(packet(at, n == last_obu && !more, aggregation, part));
+            }
+        }
+        frame
+    };
+    units.into_iter().map(frame).collect()
+}
+
+/// Shifts all stamps.
+pub fn later(frames: Vec<Frame>, by_ms: u64) -> Vec<Frame> {
+    stamped(frames, |_, at| at + by_ms * MS)
+}
+
+/// Stamps by a rule: (number of the frame, stamp) to stamp.
+pub fn stamped(mut frames: Vec<Frame>, rule: impl Fn(usize, u64) -> u64) -> Vec<Frame> {
+    for (n, frame) in frames.iter_mut().enumerate() {
+        for packet in frame {
+            packet.at = MediaTime(rule(n, packet.at.0));
+        }
+    }
+    frames
+}
+
 /// Pictures with noise and motion, 30 a second, a keyframe every `gop`.
-pub fn h264(frames: u32, size: (u32, u32), gop: u32, from_ms: u64) -> Vec<Vec<StampedPacket>> {
+pub fn h264(frames: u32, size: (u32, u32), gop: u32, from_ms: u64) -> Vec<Frame> {
     let (width, height) = size;
     packets(
         &format!(
@@ -241,7 +361,7 @@ pub fn h264(frames: u32, size: (u32, u32), gop: u32, from_ms: u64) -> Vec<Vec<St
     )
 }
 
-pub fn opus(packets_20ms: u32, from_ms: u64) -> Vec<Vec<StampedPacket>> {
+pub fn opus(packets_20ms: u32, from_ms: u64) -> Vec<Frame> {
     packets(
         &format!(
             "audiotestsrc num-buffers={packets_20ms} samplesperbuffer=960 ! audio/x-raw,rate=48000,channels=1 \
@@ -252,7 +372,7 @@ pub fn opus(packets_20ms: u32, from_ms: u64) -> Vec<Vec<StampedPacket>> {
 }
 
 /// The same packets with numbers that go on from those of `before`.
-pub fn go_on_after(before: &[Vec<StampedPacket>], frames: &mut [Vec<StampedPacket>]) {
+pub fn go_on_after(before: &[Frame], frames: &mut [Frame]) {
     let number = |p: &StampedPacket| u16::from_be_bytes([p.rtp[2], p.rtp[3]]);
     let last = number(before.last().and_then(|f| f.last()).expect("not empty"));
     let ssrc = before[0][0].rtp[8..12].to_vec();
@@ -383,10 +503,36 @@ pub fn brightness(path: &Path) -> Vec<(f64, f64)> {
     when.into_iter().zip(means).collect()
 }
 
+/// When tones begin, seconds on the file's line.
+pub fn tone_starts(path: &Path) -> Vec<f64> {
+    let (start, samples) = sound_of(path);
+    let mut starts = Vec::new();
+    let mut quiet = 4_800;
+    for (n, sample) in samples.iter().enumerate() {
+        if sample.abs() > 0.1 {
+            if quiet >= 4_800 {
+                starts.push(start + n as f64 / 48_000.0);
+            }
+            quiet = 0;
+        } else {
+            quiet += 1;
+        }
+    }
+    starts
+}
+
+/// When pictures turn white, seconds on the file's line.
+pub fn flash_starts(path: &Path) -> Vec<f64> {
+    let all = brightness(path);
+    let first = all.first().filter(|p| p.1 > 128.0).map(|p| p.0);
+    let turned = all.windows(2).filter(|w| w[0].1 < 128.0 && w[1].1 > 128.0).map(|w| w[1].0);
+    first.into_iter().chain(turned).collect()
+}
+
 /// A file that plays alone: tables, then a keyframe if it has pictures; whole packets; nothing to complain of.
 pub fn assert_plays_alone(path: &Path) {
     let bytes = std::fs::read(path).expect("a closed segment is there");
-    assert!(bytes.len() % 188 == 0 && !bytes.is_empty());
+    assert!(bytes.len().is_multiple_of(188) && !bytes.is_empty());
     let pid = |n: usize| u16::from(bytes[n * 188 + 1] & 0x1f) << 8 | u16::from(bytes[n * 188 + 2]);
     assert_eq!((pid(0), pid(1)), (0, 0x1000), "{path:?} begins with PAT and PMT");
     if let Some((_, key)) = times(path, "v").first() {

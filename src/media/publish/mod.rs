@@ -172,7 +172,10 @@ pub async fn publish(settings: PublishSettings, cancel: CancellationToken) -> Re
                 shown_out = true;
                 break None;
             }
-            () = publisher.keyframe_asked() => picture.keyframe(),
+            () = publisher.keyframe_asked() => {
+                tracing::debug!("a keyframe is asked for");
+                picture.keyframe();
+            }
             made = picture.next() => match made {
                 Ok(Some(made)) => {
                     if let Err(error) = publisher.send(made.kind, made.packet).await {

@@ -292,9 +292,10 @@ impl Picture {
 
     /// The next frame becomes a keyframe.
     pub fn keyframe(&self) {
-        let Some(sink) = self.pipeline.by_name(TrackKind::Video.as_str()) else { return };
+        // Straight to the encoder: on its way there it would make the payloader send parameter sets of its own.
+        let Some(pad) = self.pipeline.by_name("encoder").and_then(|encoder| encoder.static_pad("src")) else { return };
         let request = gst::Structure::builder("GstForceKeyUnit").field("all-headers", true).build();
-        sink.send_event(gst::event::CustomUpstream::new(request));
+        pad.send_event(gst::event::CustomUpstream::new(request));
     }
 }
 
