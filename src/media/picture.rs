@@ -165,12 +165,7 @@ fn size_of(caps: &gst::Caps) -> (u32, u32) {
 /// Some encoders (x264 behind GStreamer's payloader, when a keyframe is asked for) send parameter sets before the
 /// delimiter of the unit that they belong to. The parser makes two of it: one without a picture, and one without a time,
 /// which is that of the packets which are `inside`.
-fn unit(
-    bytes: gst::Buffer,
-    inside: Option<gst::ClockTime>,
-    size: (u32, u32),
-    stream: StreamId,
-) -> Option<PictureUnit> {
+fn unit(bytes: gst::Buffer, inside: Option<gst::ClockTime>, size: (u32, u32), stream: StreamId) -> Option<PictureUnit> {
     let pts = Duration::from_nanos(bytes.pts().or(inside)?.nseconds());
     if !shows(&bytes.map_readable().ok()?) {
         return None;
