@@ -4,12 +4,15 @@ mod support;
 
 use std::time::Duration;
 
+use holdfast::media::publish::{RtpPublisher, Script, TestPicture, VideoCodec, WhipAddress};
+use holdfast::model::{Codec, Secret};
 use serde_json::json;
 use support::beat::{Beats, Film};
 use support::browser::{Browser, Feed, Origin};
 use support::publisher::{Publisher, Sends};
 use support::relay::Relay;
 use support::scene::Scene;
+use tokio_util::sync::CancellationToken;
 
 const LIMIT: f64 = 0.040;
 
@@ -101,4 +104,30 @@ async fn a_browsers_sound_and_picture_do_not_drift() {
     // One frame of 30 fps is 33 ms: the flash is only seen at a frame.
     assert!(beats.spread() <= 0.034 + LIMIT, "{beats:?}");
     assert!(beats.median().abs() <= 0.150, "{beats:?}");
+}
+
+/// Packets made beforehand and sent at their times: no encoder's load in between, so what is off here is off for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn prepared_packets_are_in_sync() {
+    let scene = Scene::local(|_| {}).await;
+    // Whoever came first set the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let picture = TestPicture { width: 640, height: 360, ..TestPicture::default() };
+    let record = tokio::task::spawn_blocking(move || Script::record(&picture, VideoCodec::H264, 10));
+    let script = record.await.expect("encoding does not panic").expect("the test picture can be encoded");
+    let task = scene.create("clinic").await;
+    let bearer = Some(Secret::new(scene.sdk.user_sig("dr-wang").await));
+    let address = WhipAddress { url: scene.daemon.whip("clinic", "dr-wang"), bearer, insecure: false, via: None };
+    let publisher = RtpPublisher::publish(&address, &[Codec::Opus, Codec::H264]).await.expect("the box takes it");
+    let cancel = CancellationToken::new();
+    let stop = cancel.clone();
+    let playing = tokio::spawn(async move { publisher.play(&script, &stop).await });
+    scene.has_segments(&task, "dr-wang", "video", 3).await;
+    let recording = scene.finish(&task).await;
+    cancel.cancel();
+    playing.await.expect("the publisher does not panic").expect("it could send");
+    let beats = Beats::of(recording.lane("dr-wang", "video"), recording.lane("dr-wang", "audio"));
+    tell("prepared packets", &beats);
+    assert!(beats.largest() <= LIMIT, "{beats:?}");
+    assert!(beats.spread() <= 0.005, "{beats:?}");
 }

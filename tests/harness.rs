@@ -20,6 +20,23 @@ fn flash_and_beep_of_the_film_fall_together() {
     }
 }
 
+/// The same through the codecs and the container of a recording, made by ffmpeg.
+#[test]
+fn flash_and_beep_fall_together_in_a_transport_stream() {
+    let film = Film::make();
+    let dir = tempfile::TempDir::new().expect("a temporary folder can be made");
+    let file = dir.path().join("film.ts");
+    let mut ffmpeg = std::process::Command::new(support::program("ffmpeg"));
+    ffmpeg.args(["-nostdin", "-v", "error", "-i"]).arg(&film.y4m).arg("-i").arg(&film.wav);
+    ffmpeg.args(["-c:v", "libx264", "-bf", "0", "-c:a", "aac"]).arg(&file);
+    support::output_of(&mut ffmpeg);
+    let (flashes, beeps) = (beat::flashes(&file), beat::beeps(&file));
+    for beep in &beeps[1..] {
+        let nearest = flashes.iter().map(|flash| beep - flash).min_by(|a, b| a.abs().total_cmp(&b.abs()));
+        assert!(nearest.is_some_and(|off| off.abs() < 0.005), "{beep} is {nearest:?} s off: {flashes:?}");
+    }
+}
+
 #[test]
 fn a_callback_is_signed_as_the_published_sample_is() {
     let body = "{\n\t\"EventGroupId\":\t2,\n\t\"EventType\":\t204,\n\t\"CallbackTs\":\t1664209748188,\n\t\"EventInfo\":\t{\n\
