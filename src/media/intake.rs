@@ -21,7 +21,7 @@ use crate::model::{Codec, MediaTime, TrackId, TrackKind};
 /// A publisher is asked for a keyframe at most so often.
 const KEYFRAME_PAUSE: Duration = Duration::from_millis(500);
 /// A simulcast layer that sent nothing for so long does not flow.
-const LAYER_SILENT: Duration = Duration::from_millis(1500);
+const LAYER_SILENT: Duration = Duration::from_millis(1000);
 /// Over this time the rates of layers are compared.
 const RATE_OVER: Duration = Duration::from_secs(1);
 /// Layers of one track that are listened to at once.
@@ -448,4 +448,147 @@ fn marshal(out: &Output, payload_type: u8, marker: bool, payload: &[u8]) -> Byte
     rtp.put_u32(out.ssrc);
     rtp.put_slice(payload);
     rtp.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::tracks::Listener;
+    use crate::model::Timestamp;
+
+    const IDR: u8 = 0x65;
+    const SLICE: u8 = 0x41;
+
+    struct Bench {
+        intake: Intake,
+        tracks: Tracks,
+        begin: Instant,
+    }
+
+    fn bench() -> Bench {
+        let (begin, tracks) = (Instant::now(), Tracks::default());
+        let intake = Intake::new(MediaClock::new(begin, Timestamp(0)), tracks.clone(), Arc::new(AtomicU64::new(1)));
+        Bench { intake, tracks, begin }
+    }
+
+    impl Bench {
+        /// One frame in one packet, `n` frames of 33 ms after the beginning.
+        fn frame(&mut self, ssrc: u32, rid: Option<&str>, codec: Codec, n: u32, first: u8, bytes: usize) {
+            let mut payload = vec![n as u8; bytes];
+            payload[0] = first;
+            let packet = Received {
+                ssrc,
+                payload_type: if codec == Codec::H264 { 102 } else { 96 },
+                codec,
+                sequence: (ssrc as u16).wrapping_mul(1000).wrapping_add(n as u16),
+                timestamp: ssrc.wrapping_mul(1_000_000).wrapping_add(n * 3000),
+                marker: true,
+                payload: payload.into(),
+            };
+            let at = self.begin + Duration::from_millis(33) * n;
+            self.intake.packet(TrackKind::Video, rid, packet, at);
+        }
+
+        fn listen(&mut self) -> Listener {
+            let changes = self.intake.take_changes();
+            let Some(Change::Up { track, .. }) = changes.last() else { panic!("{changes:?}") };
+            self.tracks.listen(*track).expect("live")
+        }
+    }
+
+    fn heard(listener: &Listener) -> Vec<StampedPacket> {
+        let mut all = Vec::new();
+        loop {
+            let (packets, _) = listener.take(Duration::ZERO);
+            if packets.is_empty() {
+                return all;
+            }
+            all.extend(packets);
+        }
+    }
+
+    fn assert_one_stream(packets: &[StampedPacket]) {
+        for pair in packets.windows(2) {
+            let number = |p: &StampedPacket| u16::from_be_bytes([p.rtp[2], p.rtp[3]]);
+            let ticks = |p: &StampedPacket| u32::from_be_bytes([p.rtp[4], p.rtp[5], p.rtp[6], p.rtp[7]]);
+            assert_eq!(number(&pair[1]).wrapping_sub(number(&pair[0])), 1);
+            assert!((1..400_000).contains(&ticks(&pair[1]).wrapping_sub(ticks(&pair[0]))));
+            assert!(pair[1].at > pair[0].at);
+            assert_eq!(pair[1].rtp[8..12], pair[0].rtp[8..12], "one SSRC");
+        }
+    }
+
+    #[test]
+    fn a_new_ssrc_goes_on_where_the_old_one_was() {
+        let mut bench = bench();
+        bench.frame(1, None, Codec::H264, 0, IDR, 100);
+        let listener = bench.listen();
+        (1..10).for_each(|n| bench.frame(1, None, Codec::H264, n, SLICE, 100));
+        (10..20).for_each(|n| bench.frame(9, None, Codec::H264, n, if n == 12 { IDR } else { SLICE }, 100));
+        let packets = heard(&listener);
+        assert_eq!(packets.len(), 19);
+        assert_one_stream(&packets);
+        assert!(bench.intake.take_changes().is_empty(), "it is the same track");
+        assert_eq!(bench.intake.keyframes(bench.begin + Duration::from_secs(2)), [9], "its decoder begins anew");
+    }
+
+    #[test]
+    fn the_best_layer_is_taken_up_and_left_at_keyframes() {
+        let mut bench = bench();
+        bench.frame(1, Some("q"), Codec::H264, 0, IDR, 100);
+        let listener = bench.listen();
+        let mut asked_better = false;
+        for n in 1..120 {
+            bench.frame(1, Some("q"), Codec::H264, n, if n % 40 == 0 { IDR } else { SLICE }, 100);
+            bench.frame(2, Some("f"), Codec::H264, n, if n == 60 { IDR } else { SLICE }, 1000);
+            let now = bench.begin + Duration::from_millis(33) * n;
+            asked_better |= bench.intake.keyframes(now) == [2];
+        }
+        assert!(asked_better, "the better layer is asked for a keyframe");
+        for n in 120..240 {
+            bench.frame(1, Some("q"), Codec::H264, n, if n % 40 == 0 { IDR } else { SLICE }, 100);
+        }
+        let packets = heard(&listener);
+        assert_one_stream(&packets);
+        let large: Vec<bool> = packets.iter().map(|p| p.rtp.len() > 500).collect();
+        let turns: Vec<usize> = (1..large.len()).filter(|n| large[*n] != large[n - 1]).collect();
+        assert_eq!(turns.len(), 2, "up once, down once");
+        assert!(turns.iter().all(|n| packets[*n].rtp[12] == IDR), "at keyframes");
+    }
+
+    #[test]
+    fn another_codec_is_another_track() {
+        let mut bench = bench();
+        bench.frame(1, None, Codec::H264, 0, IDR, 100);
+        bench.frame(1, None, Codec::Vp8, 1, 0x10, 100);
+        let up = |track, codec| Change::Up { track: TrackId(track), kind: TrackKind::Video, codec };
+        let changes = bench.intake.take_changes();
+        assert_eq!(changes, [up(1, Codec::H264), Change::Down { track: TrackId(1) }, up(2, Codec::Vp8)]);
+        bench.intake.close();
+        assert_eq!(bench.intake.take_changes(), [Change::Down { track: TrackId(2) }]);
+    }
+
+    #[test]
+    fn a_loss_is_told_and_a_keyframe_asked_for() {
+        let mut bench = bench();
+        bench.frame(1, None, Codec::H264, 0, IDR, 100);
+        let listener = bench.listen();
+        (1..60).filter(|n| *n != 5).for_each(|n| bench.frame(1, None, Codec::H264, n, SLICE, 100));
+        let packets = heard(&listener);
+        let after: Vec<bool> = packets.iter().map(|p| p.after_loss).collect();
+        assert_eq!(after.iter().filter(|after| **after).count(), 1);
+        assert!(packets.iter().find(|p| p.after_loss).is_some_and(|p| p.rtp[13] == 6));
+        assert_eq!(bench.intake.keyframes(bench.begin + Duration::from_secs(3)), [1]);
+    }
+
+    #[test]
+    fn parameter_sets_marked_as_a_picture_stay_with_it() {
+        let mut bench = bench();
+        bench.frame(1, None, Codec::H264, 0, IDR, 100);
+        let listener = bench.listen();
+        bench.frame(1, None, Codec::H264, 1, 0x67, 20);
+        assert!(heard(&listener).is_empty(), "no access unit is complete");
+        bench.frame(1, None, Codec::H264, 2, IDR, 100);
+        assert_eq!(heard(&listener).first().map(|p| p.rtp[1] >> 7), Some(0));
+    }
 }

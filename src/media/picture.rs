@@ -89,40 +89,45 @@ impl Pictures {
 
     /// Takes packets; those stamped before `base` are left out. Gives the units that they completed.
     pub fn push(&mut self, packets: &[StampedPacket], base: MediaTime) -> Result<Vec<PictureUnit>, MediaError> {
-        let mut list = gst::BufferList::new_sized(packets.len());
-        {
-            let list = list.get_mut().expect("a new list has one owner");
-            for packet in packets {
-                let Some(at) = timeline(packet.at, base) else {
-                    continue;
-                };
-                let mut buffer = match &mut self.av1 {
-                    None => gst::Buffer::from_slice(packet.rtp.clone()),
-                    Some(units) => match units.push(&packet.rtp, packet.after_loss) {
-                        Some(unit) => gst::Buffer::from_slice(unit),
-                        None => continue,
-                    },
-                };
-                let fresh = buffer.get_mut().expect("a new buffer has one owner");
-                fresh.set_pts(gst::ClockTime::from_nseconds(at));
-                list.add(buffer);
+        let mut units = Vec::new();
+        // Picture by picture: see `unit` for why it matters which one is inside.
+        for packets in packets.chunk_by(|a, b| a.at == b.at) {
+            let Some(at) = timeline(packets[0].at, base) else {
+                continue;
+            };
+            let pts = gst::ClockTime::from_nseconds(at);
+            let mut list = gst::BufferList::new_sized(packets.len());
+            {
+                let list = list.get_mut().expect("a new list has one owner");
+                for packet in packets {
+                    let mut buffer = match &mut self.av1 {
+                        None => gst::Buffer::from_slice(packet.rtp.clone()),
+                        Some(units) => match units.push(&packet.rtp, packet.after_loss) {
+                            Some(unit) => gst::Buffer::from_slice(unit),
+                            None => continue,
+                        },
+                    };
+                    buffer.get_mut().expect("a new buffer has one owner").set_pts(pts);
+                    list.add(buffer);
+                }
             }
+            if list.is_empty() {
+                continue;
+            }
+            self.chain.push_list(list)?;
+            let out = self.chain.take();
+            units.extend(self.units(out, Some(pts)));
         }
-        if list.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.chain.push_list(list)?;
-        let out = self.chain.take();
-        Ok(self.units(out))
+        Ok(units)
     }
 
     /// What is still inside.
     pub fn finish(&mut self) -> Result<Vec<PictureUnit>, MediaError> {
         let out = self.chain.finish()?;
-        Ok(self.units(out))
+        Ok(self.units(out, None))
     }
 
-    fn units(&mut self, out: Vec<Out>) -> Vec<PictureUnit> {
+    fn units(&mut self, out: Vec<Out>, inside: Option<gst::ClockTime>) -> Vec<PictureUnit> {
         let mut units = Vec::with_capacity(out.len());
         for out in out {
             match out {
@@ -133,7 +138,7 @@ impl Pictures {
                         self.sizes += 1;
                     }
                 }
-                Out::Buffer(bytes) => units.extend(unit(bytes, self.size, (0, self.sizes))),
+                Out::Buffer(bytes) => units.extend(unit(bytes, inside, self.size, (0, self.sizes))),
             }
         }
         units
@@ -155,11 +160,23 @@ fn size_of(caps: &gst::Caps) -> (u32, u32) {
     (side("width"), side("height"))
 }
 
-fn unit(bytes: gst::Buffer, size: (u32, u32), stream: StreamId) -> Option<PictureUnit> {
-    // a unit without a time was never on the line
-    let pts = Duration::from_nanos(bytes.pts()?.nseconds());
+/// An access unit; `None` for one that holds no picture or was never on the line.
+///
+/// Some encoders (x264 behind GStreamer's payloader, when a keyframe is asked for) send parameter sets before the
+/// delimiter of the unit that they belong to. The parser makes two of it: one without a picture, and one without a time,
+/// which is that of the packets which are `inside`.
+fn unit(bytes: gst::Buffer, inside: Option<gst::ClockTime>, size: (u32, u32), stream: StreamId) -> Option<PictureUnit> {
+    let pts = Duration::from_nanos(bytes.pts().or(inside)?.nseconds());
+    if !shows(&bytes.map_readable().ok()?) {
+        return None;
+    }
     let key = !bytes.flags().contains(gst::BufferFlags::DELTA_UNIT);
     Some(PictureUnit { pts, key, size, stream, bytes })
+}
+
+/// Whether a byte stream holds a slice of a picture (H.264 table 7-1: types 1 to 5).
+fn shows(bytes: &[u8]) -> bool {
+    bytes.windows(4).any(|w| w[..3] == [0, 0, 1] && (1..=5).contains(&(w[3] & 0x1f)))
 }
 
 /// Makes black pictures, each a keyframe.
@@ -199,7 +216,7 @@ impl Black {
             Out::Buffer(buffer) => Some(buffer),
             Out::Caps(_) => None,
         });
-        Ok(buffers.filter_map(|buffer| unit(buffer, self.size, (0, 0))).collect())
+        Ok(buffers.filter_map(|buffer| unit(buffer, None, self.size, (0, 0))).collect())
     }
 }
 

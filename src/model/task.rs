@@ -260,6 +260,9 @@ pub struct RecordingTask {
     idle_since: Option<Timestamp>,
     #[serde(skip)]
     last_error: Option<(String, String, Timestamp)>,
+    /// Between `restore` and `settle_unfound`: what is on the disk is not all told yet, so nothing is concluded.
+    #[serde(skip)]
+    recovering: bool,
     #[serde(skip)]
     policy: Policy,
 }
@@ -286,6 +289,7 @@ impl RecordingTask {
             wanted: BTreeMap::new(),
             idle_since: None,
             last_error: None,
+            recovering: false,
             policy,
         };
         let effects = vec![
@@ -301,6 +305,7 @@ impl RecordingTask {
     /// ends the recovery.
     pub fn restore(mut self, pieces: Vec<Piece>, policy: Policy, now: Timestamp) -> (RecordingTask, Vec<Effect>) {
         self.policy = policy;
+        self.recovering = true;
         for piece in pieces {
             self.remember(piece);
         }
@@ -325,6 +330,7 @@ impl RecordingTask {
     /// which (run, index) it has or has taken in anew.
     pub fn settle_unfound(&mut self, known: &BTreeSet<(u32, u32)>, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
+        self.recovering = false;
         let lost: Vec<Piece> = (self.records.iter_mut())
             .flat_map(|record| record.pieces.values_mut())
             .filter(|piece| matches!(piece.fate, PieceFate::Closing | PieceFate::Spooled))
@@ -605,6 +611,8 @@ impl RecordingTask {
             self.phase = Phase::Leaving { code: LeaveCode::IdleTimeout };
         }
         self.drive_lanes(now, &mut effects);
+        // Nothing more can come into the lists of lives before this one.
+        self.close_settled(self.takeover, &mut effects);
         if let Phase::Leaving { code } = self.phase {
             let closing = |r: &Record| r.live.is_some() || r.pieces.values().any(|p| p.fate == PieceFate::Closing);
             if !self.records.iter().any(closing) {
@@ -617,6 +625,16 @@ impl RecordingTask {
             self.drive_end(since, now, &mut effects);
         }
         effects
+    }
+
+    /// Closes the lists of lives before `life` whose pieces' fates are all known.
+    fn close_settled(&mut self, life: u8, effects: &mut Vec<Effect>) {
+        for at in 0..self.records.len() {
+            let record = &self.records[at];
+            if record.takeover < life && record.closed.is_none() && record.settled() {
+                effects.extend(self.publish(at, true));
+            }
+        }
     }
 
     fn drive_lanes(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -673,11 +691,7 @@ impl RecordingTask {
     }
 
     fn drive_end(&mut self, since: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
-        for at in 0..self.records.len() {
-            if self.records[at].settled() && self.records[at].closed.is_none() {
-                effects.extend(self.publish(at, true));
-            }
-        }
+        self.close_settled(u8::MAX, effects);
         if self.records.iter().all(Record::complete) {
             let lost = self.records.iter().flat_map(|r| r.pieces.values()).any(|p| p.fate == PieceFate::Lost);
             // A lost piece never arrives: the task ends with Status 1, said once.

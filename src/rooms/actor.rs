@@ -138,7 +138,14 @@ impl Actor {
             actor.drain().await;
         }
         for (task, found) in recovered.tasks {
-            let files = found.adopted.len() + found.spooled.len();
+            let files = found.adopted.len() + found.spooled.len() + found.lost.len();
+            if files == 0 {
+                // The process died between forgetting a finished task and emptying its folder.
+                if let Err(e) = actor.parts.spool.forget_task(&task).await {
+                    warn!(%task, error = %e, "something of a finished task stays on the shelf");
+                }
+                continue;
+            }
             warn!(%task, files, "the shelf holds files of a task that the index does not know; they are left alone");
             actor.parts.health.degraded("spool", "files of an unknown task are on the shelf");
         }

@@ -3,6 +3,7 @@
 //! Owns: the publisher's pipeline. Must not touch: the network.
 //! Law: picture and sound leave one pipeline with one clock; what a packet's time stamp means travels with it.
 
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,7 +19,8 @@ use crate::model::TrackKind;
 
 /// RTP packets that may wait between the pipeline and the network.
 const QUEUE: usize = 512;
-const BEEP: ClockTime = ClockTime::from_mseconds(100);
+const SECOND: u64 = 1_000_000_000;
+const BEEP: u64 = SECOND / 10;
 /// Below every MTU that a hospital's VPN leaves.
 const MTU: u32 = 1150;
 
@@ -95,7 +97,7 @@ fn test_pipeline(
     seconds: Option<u32>,
     to: &mpsc::Sender<Told>,
 ) -> Result<gst::Pipeline, PublishError> {
-    let TestPicture { width, height, fps, bitrate, colour, flash_beep, .. } = picture;
+    let TestPicture { width, height, fps, bitrate, colour, .. } = picture;
     if *fps == 0 || *width < 16 || *height < 16 || width % 2 != 0 || height % 2 != 0 || *bitrate < 10_000 {
         return Err(failed("a test picture needs even sizes from 16, a rate, and at least 10 kbit/s"));
     }
@@ -104,18 +106,14 @@ fn test_pipeline(
         None => (String::new(), String::new()),
     };
     let live = seconds.is_none();
-    let wave = if *flash_beep {
-        "wave=ticks freq=1000 tick-interval=1000000000 sine-periods-per-tick=100 volume=0.8"
-    } else {
-        "wave=sine freq=440 volume=0.05"
-    };
     let video = video_chain(codec, *bitrate, if live { fps * 60 } else { fps * 2 });
     let background = 0xff00_0000u32 | colour;
     let pipeline = launch(&format!(
         "videotestsrc is-live={live} {frames} pattern=ball animation-mode=running-time background-color={background} ! \
          video/x-raw,format=I420,width={width},height={height},framerate={fps}/1 ! identity name=paint ! queue ! {video} ! \
          appsink name=video sync=false \
-         audiotestsrc is-live={live} {sounds} samplesperbuffer=960 {wave} ! audio/x-raw,rate=48000,channels=2 ! queue ! \
+         audiotestsrc is-live={live} {sounds} samplesperbuffer=960 wave=silence ! \
+         audio/x-raw,format=S16LE,layout=interleaved,rate=48000,channels=2 ! identity name=beep ! queue ! \
          {AUDIO_CHAIN} ! appsink name=audio sync=false"
     ))?;
     paint(&pipeline, picture)?;
@@ -124,28 +122,57 @@ fn test_pipeline(
     Ok(pipeline)
 }
 
-/// Draws flash, clock and label on every frame that passes.
+/// Draws flash, clock and label on every frame that passes, and the beep into the sound beside it.
+///
+/// Live sources begin at whatever moment their clock shows, each at its own; full seconds count from the first frame,
+/// for both.
 fn paint(pipeline: &gst::Pipeline, picture: &TestPicture) -> Result<(), PublishError> {
-    let pad =
-        pipeline.by_name("paint").and_then(|paint| paint.static_pad("src")).ok_or_else(|| failed("no picture"))?;
+    let pad_of = |name: &str| pipeline.by_name(name).and_then(|paint| paint.static_pad("src"));
+    let (video, audio) = (pad_of("paint").zip(pad_of("beep"))).ok_or_else(|| failed("nothing to paint on"))?;
+    let origin: Arc<OnceLock<u64>> = Arc::default();
     let (width, height) = (picture.width as usize, picture.height as usize);
     let (label, flashes) = (picture.label.clone(), picture.flash_beep);
-    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+    let beat = Arc::clone(&origin);
+    video.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
         let Some(buffer) = info.buffer_mut() else { return gst::PadProbeReturn::Ok };
         let Some(at) = buffer.pts() else { return gst::PadProbeReturn::Ok };
         let Ok(mut map) = buffer.make_mut().map_writable() else { return gst::PadProbeReturn::Ok };
         let Some(mut canvas) = Canvas::i420(&mut map, width, height) else { return gst::PadProbeReturn::Ok };
-        if flashes && at.nseconds() % 1_000_000_000 < BEEP.nseconds() {
+        let since = at.nseconds().saturating_sub(*beat.get_or_init(|| at.nseconds()));
+        // Frame times are rounded down.
+        if flashes && (since + 1_000_000) % SECOND < BEEP {
             flash(&mut canvas);
         }
-        let (seconds, millis) = (at.seconds(), at.mseconds() % 1000);
+        let (seconds, millis) = (since / SECOND, since / 1_000_000 % 1000);
         let clock = format!("{:02}:{:02}:{:02}.{millis:03}", seconds / 3600, seconds / 60 % 60, seconds % 60);
         let scale = (height / 90).max(1);
         write_text(&mut canvas, &clock, 2 * scale, 2 * scale, scale);
         write_text(&mut canvas, &label, 2 * scale, height.saturating_sub(10 * scale), scale);
         gst::PadProbeReturn::Ok
     });
+    audio.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        let Some(buffer) = info.buffer_mut() else { return gst::PadProbeReturn::Ok };
+        let (Some(at), Some(origin)) = (buffer.pts(), origin.get()) else { return gst::PadProbeReturn::Ok };
+        let Ok(mut map) = buffer.make_mut().map_writable() else { return gst::PadProbeReturn::Ok };
+        for (n, samples) in map.chunks_exact_mut(4).enumerate() {
+            let at = at.nseconds() + n as u64 * SECOND / 48_000;
+            let value = at.checked_sub(*origin).map_or(0, |since| tone(since, flashes)).to_le_bytes();
+            samples[..2].copy_from_slice(&value);
+            samples[2..].copy_from_slice(&value);
+        }
+        gst::PadProbeReturn::Ok
+    });
     Ok(())
+}
+
+/// The sound at a moment: a loud 1 kHz for a tenth of each second, or a low hum all the time.
+fn tone(since: u64, beeps: bool) -> i16 {
+    let (hertz, loud) = if beeps { (1000.0, 0.6) } else { (440.0, 0.05) };
+    if beeps && since % SECOND >= BEEP {
+        return 0;
+    }
+    let phase = (since % SECOND) as f64 / SECOND as f64 * hertz * std::f64::consts::TAU;
+    (phase.sin() * loud * f64::from(i16::MAX)) as i16
 }
 
 fn file_pipeline(
