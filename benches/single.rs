@@ -16,7 +16,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use holdfast::media::publish::{Made, RtpPublisher, Script, TestPicture, VideoCodec, WhipAddress};
+use holdfast::media::publish::{Made, RtpPublisher, Script, WhipAddress};
 use holdfast::model::{Codec, TrackKind};
 use nix::unistd::{SysconfVar, sysconf};
 use support::daemon::{Daemon, Settings};
@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Between the start of the last stream and the beginning of what is measured.
 const SETTLE: Duration = Duration::from_secs(3);
+/// What is sent over and over.
+const SCRIPT: Duration = Duration::from_secs(20);
 const VIDEO_TYPE: u8 = 96;
 const AUDIO_TYPE: u8 = 111;
 
@@ -55,6 +57,56 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be built")
 }
 
+/// A busy picture (noise over a moving pattern fills the whole rate, as a camera does) and a tone, as RTP.
+fn packets(dir: &Path) -> Script {
+    let (picture, sound) = (dir.join("picture.h264"), dir.join("sound.wav"));
+    let seconds = SCRIPT.as_secs();
+    let mut ffmpeg = Command::new(support::program("ffmpeg"));
+    ffmpeg.args(["-nostdin", "-v", "error", "-f", "lavfi", "-i"]);
+    ffmpeg.arg(format!("testsrc2=s=1280x720:r=30:d={seconds},noise=alls=12:allf=t,format=yuv420p"));
+    ffmpeg.args(["-c:v", "libx264", "-preset", "superfast", "-tune", "zerolatency", "-profile:v", "baseline"]);
+    ffmpeg.args(["-g", "60", "-b:v", "1M", "-maxrate", "1M", "-bufsize", "500k"]).arg(&picture);
+    support::output_of(&mut ffmpeg);
+    let mut ffmpeg = Command::new(support::program("ffmpeg"));
+    ffmpeg.args(["-nostdin", "-v", "error", "-f", "lavfi", "-i"]);
+    ffmpeg.arg(format!("sine=frequency=300:beep_factor=4:r=48000:d={seconds},volume=0.5")).arg(&sound);
+    support::output_of(&mut ffmpeg);
+
+    let pay = |source: &Path, chain: &str, out: &str| {
+        let out = dir.join(out);
+        let mut launch = Command::new(support::program("gst-launch-1.0"));
+        launch.args(["-q", "filesrc"]).arg(format!("location={}", source.display())).arg("!");
+        launch.args(chain.split_whitespace()).args(["timestamp-offset=0", "!", "rtpstreampay", "!", "filesink"]);
+        launch.arg(format!("location={}", out.display()));
+        support::output_of(&mut launch);
+        fs::read(out).expect("gst-launch-1.0 wrote it")
+    };
+    let video =
+        "h264parse ! video/x-h264,framerate=30/1 ! rtph264pay config-interval=-1 aggregate-mode=zero-latency mtu=1200";
+    let audio = "wavparse ! audioconvert ! audioresample ! opusenc bitrate=48000 frame-size=20 ! rtpopuspay";
+    let mut made = framed(&pay(&picture, video, "picture.rtp"), TrackKind::Video, 90_000);
+    made.extend(framed(&pay(&sound, audio, "sound.rtp"), TrackKind::Audio, 48_000));
+    made.retain(|made| made.at < SCRIPT);
+    // Stable: packets of one frame keep their order.
+    made.sort_by_key(|made| made.at);
+    Script { packets: made, length: SCRIPT }
+}
+
+/// RTP packets as RFC 4571 frames them: two bytes of length before each.
+fn framed(mut bytes: &[u8], kind: TrackKind, clock_rate: u64) -> Vec<Made> {
+    let mut packets = Vec::new();
+    while let [high, low, rest @ ..] = bytes {
+        let (packet, after) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+        bytes = after;
+        let timestamp = u32::from_be_bytes(packet[4..8].try_into().expect("four bytes"));
+        let at = Duration::from_nanos(u64::from(timestamp) * 1_000_000_000 / clock_rate);
+        let payload = Bytes::copy_from_slice(&packet[12..]);
+        packets.push(Made { kind, at, timestamp, marker: packet[1] & 0x80 != 0, payload });
+    }
+    assert!(!packets.is_empty(), "no packets of {kind:?} were made");
+    packets
+}
+
 /// One turn's figures.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
@@ -68,13 +120,12 @@ async fn measure(counts: Vec<usize>) {
     let dir = tempfile::TempDir::new().expect("a temporary folder can be made");
     let script = dir.path().join("packets");
     eprintln!("encoding 20 s of 720p30 at 1 Mbit/s with sound …");
-    let picture = TestPicture { bitrate: 1_000_000, ..TestPicture::default() };
-    let path = script.clone();
+    let (folder, path) = (dir.path().to_owned(), script.clone());
     let record = tokio::task::spawn_blocking(move || {
-        let recorded = Script::record(&picture, VideoCodec::H264, 20).expect("the test picture can be encoded");
+        let recorded = packets(&folder);
         save(&recorded, &path);
         let bytes: usize = recorded.packets.iter().map(|made| made.payload.len()).sum();
-        eprintln!("{} packets, {:.2} Mbit/s", recorded.packets.len(), bytes as f64 * 8e-6 / 20.0);
+        eprintln!("{} packets, {:.2} Mbit/s", recorded.packets.len(), bytes as f64 * 8e-6 / SCRIPT.as_secs_f64());
     });
     record.await.expect("encoding does not panic");
 
