@@ -180,6 +180,14 @@ impl Life {
         entries.iter().map(|(key, bytes)| OutboxEntry::from_bytes(key, bytes).unwrap().event.body).collect()
     }
 
+    /// The actor dies where it is; nothing is told to anybody.
+    async fn crash(self) {
+        self.task.abort();
+        let _ = self.task.await;
+        self.spool.drained().await.unwrap();
+        self.store.close().await.unwrap();
+    }
+
     async fn end(self) {
         self.cancel.cancel();
         tokio::time::timeout(LIMIT, self.task).await.expect("it stops").unwrap();
@@ -345,11 +353,7 @@ async fn a_task_is_taken_over_after_a_crash_and_what_was_written_is_not_lost() {
         }
     };
     tokio::time::timeout(LIMIT, on_shelf).await.expect("307");
-    life.task.abort();
-    let _ = life.task.await;
-    life.spool.drained().await.unwrap();
-    life.store.close().await.unwrap();
-    drop(life.spool);
+    life.crash().await;
 
     let mut life = Life::begin(dir.path(), Config::default()).await;
     assert_eq!(life.rooms.describe(SdkAppId(1_400_000_001), task.clone()).await.unwrap().files.len(), 1);
@@ -409,11 +413,7 @@ async fn a_torn_tail_is_listed_in_the_life_that_wrote_it() {
         .status()
         .expect("ffmpeg (Debian package ffmpeg)");
     assert!(torn.success());
-    life.task.abort();
-    let _ = life.task.await;
-    life.spool.drained().await.unwrap();
-    life.store.close().await.unwrap();
-    drop(life.spool);
+    life.crash().await;
 
     let mut life = Life::begin(dir.path(), Config::default()).await;
     life.rooms.delete(SdkAppId(1_400_000_001), task.clone()).await.unwrap();

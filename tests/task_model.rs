@@ -41,6 +41,8 @@ enum Step {
     TrackDown(u8, bool),
     /// the n-th live lane closes a segment
     Close(u8),
+    /// the n-th live lane loses what it was writing, and fails
+    Tear(u8),
     /// the n-th live lane ends (by itself, or as it was asked to)
     End(u8, bool),
     /// the n-th open spool order is answered
@@ -66,6 +68,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0u8..3, any::<bool>()).prop_map(|(u, a)| TrackUp(u, a)),
         1 => (0u8..3, any::<bool>()).prop_map(|(u, a)| TrackDown(u, a)),
         8 => any::<u8>().prop_map(Close),
+        1 => any::<u8>().prop_map(Tear),
         3 => (any::<u8>(), any::<bool>()).prop_map(|(n, f)| End(n, f)),
         8 => any::<u8>().prop_map(Spooled),
         1 => any::<u8>().prop_map(Lost),
@@ -249,6 +252,17 @@ impl World {
             Step::Close(n) => {
                 if let Some(run) = self.nth_lane(n) {
                     self.close_segment(&run);
+                }
+            }
+            Step::Tear(n) => {
+                if let Some(run) = self.nth_lane(n) {
+                    let (index, _) = self.lanes.remove(&run).unwrap();
+                    self.closed.insert((run.run, index));
+                    self.lost.insert((run.run, index));
+                    let segment = self.segment(&run, index);
+                    self.apply(Input::SegmentLost { segment, why: "fsync failed".into() });
+                    self.apply(Input::LaneEnded { run, failed: true });
+                    self.reconcile();
                 }
             }
             Step::End(n, failed) => {

@@ -139,6 +139,11 @@ pub enum MediaNews {
         at: Timestamp,
     },
     SegmentClosed(ClosedSegment),
+    /// A sync of its file failed: what it holds is not known, and it is set aside.
+    SegmentLost {
+        segment: ClosedSegment,
+        why: String,
+    },
     /// After this nothing more comes from the run.
     LaneEnded {
         run: LaneRun,

@@ -15,7 +15,7 @@ use super::picture::{PictureUnit, StreamId};
 use super::sound::SoundFrame;
 use super::ts::{Streams, TsWriter};
 use super::{LaneOrder, MediaClock, MediaError, MediaNews, Teller};
-use crate::model::segment::{ClosedSegment, LocalName};
+use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName};
 use crate::model::{MediaTime, Timestamp};
 
 /// Frames of AAC that share a PES: one each would double the bytes of sound.
@@ -219,8 +219,14 @@ impl Segmenter {
         });
         if let Err(e) = synced {
             let failed = MediaError::Pipeline(format!("{}: sync: {e}", open.name));
-            // what the file holds is not known any more, and a second sync would not tell: it is not told of as good
-            self.open = None;
+            // What the file holds is not known any more, and a second sync would not tell: it is told as lost, under a
+            // name that no recovery takes for a segment.
+            if let Some(open) = self.open.take() {
+                let part = open.name.to_string();
+                let _ = std::fs::rename(dir.join(&part), dir.join(format!("{part}{LOST_SUFFIX}")));
+                let segment = self.closed(&open, open.end);
+                self.teller.tell(MediaNews::SegmentLost { segment, why: e.to_string() });
+            }
             return Err(failed);
         }
         open.listed = true;
@@ -245,17 +251,7 @@ impl Segmenter {
         // whether or not the last bytes could be written: what was written is told
         let written = self.write_out();
         let open = self.open.take().expect("looked at above");
-        let end = next.unwrap_or(open.end);
-        let segment = ClosedSegment {
-            run: self.order.run.clone(),
-            index: open.name.index,
-            start: open.name.start,
-            duration: end.saturating_sub(open.first),
-            bytes: open.bytes,
-            size: open.name.size,
-            discontinuity: open.name.discontinuity,
-            part_name: open.name.to_string(),
-        };
+        let segment = self.closed(&open, next.unwrap_or(open.end));
         let run = &self.order.run;
         debug!(
             task = %run.task, lane = ?run.lane, run = run.run, segment = segment.index,
@@ -266,6 +262,19 @@ impl Segmenter {
             self.teller.tell(MediaNews::SegmentClosed(segment));
         }
         written
+    }
+
+    fn closed(&self, open: &Open, end: Duration) -> ClosedSegment {
+        ClosedSegment {
+            run: self.order.run.clone(),
+            index: open.name.index,
+            start: open.name.start,
+            duration: end.saturating_sub(open.first),
+            bytes: open.bytes,
+            size: open.name.size,
+            discontinuity: open.name.discontinuity,
+            part_name: open.name.to_string(),
+        }
     }
 
     fn begin(

@@ -14,6 +14,10 @@ use time::OffsetDateTime;
 
 use super::{Lane, LaneKind, LaneRun, MediaId, RoomId, SdkAppId, TaskId, Timestamp, UserId};
 
+/// What follows a file's name when what it holds is not known: kept for a technician until its task is forgotten, and
+/// never taken for a segment.
+pub const LOST_SUFFIX: &str = ".lost";
+
 /// base64 with `/` → `-` and `=` → `.` (RECORDING.md §2); `+` stays.
 pub fn encode_bytes(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes).replace('/', "-").replace('=', ".")

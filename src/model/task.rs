@@ -200,6 +200,11 @@ pub enum Input {
         at: Timestamp,
     },
     SegmentClosed(ClosedSegment),
+    /// It never became a file that can be trusted.
+    SegmentLost {
+        segment: ClosedSegment,
+        why: String,
+    },
     /// The lane's pipeline is over; `failed` when it was not because it was asked to or its track went.
     LaneEnded {
         run: LaneRun,
@@ -411,6 +416,12 @@ impl RecordingTask {
                 }
             }
             Input::SegmentClosed(segment) => effects.extend(self.segment_closed(segment)),
+            Input::SegmentLost { segment, why } => {
+                // It takes its place among the pieces, and is lost there; nothing of it goes to the shelf.
+                effects.extend(self.segment_closed(segment.clone()));
+                effects.retain(|effect| !matches!(effect, Effect::Spool { .. }));
+                effects.extend(self.fate(Fate::Lost { segment, why }, now));
+            }
             Input::LaneEnded { run, failed } => {
                 if let Some(record) = self.record_of(&run)
                     && record.live.as_ref().is_some_and(|live| live.run == run.run)

@@ -441,6 +441,13 @@ impl Actor {
             MediaNews::SegmentClosed(segment) => {
                 self.queue.push_back((segment.run.task.clone(), Input::SegmentClosed(segment)));
             }
+            MediaNews::SegmentLost { segment, why } => {
+                let fate = Fate::Lost { segment, why };
+                self.tell_health(&fate);
+                if let Fate::Lost { segment, why } = fate {
+                    self.queue.push_back((segment.run.task.clone(), Input::SegmentLost { segment, why }));
+                }
+            }
             MediaNews::LaneEnded { run, end } => {
                 let failed = match &end {
                     LaneEnd::Finished | LaneEnd::TrackGone => false,

@@ -36,7 +36,7 @@ pub use lease::UploadJob;
 use crate::model::TaskId;
 use crate::model::backlog::{Backlog, Class, Pending, Waiting};
 use crate::model::recording::Fate;
-use crate::model::segment::{ClosedSegment, LocalName};
+use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName};
 use crate::store::records::{self, DestinationEntry, SpoolEntry, SpoolKind, SpoolState};
 use crate::store::{self, Batch, Store};
 use recovery::{ShelfFile, Step};
@@ -529,7 +529,7 @@ fn trim(path: &Path, wants_picture: bool) -> io::Result<Option<ts::Usable>> {
 /// Keeps what cannot be trusted under a name that nothing reads.
 fn set_aside(path: &Path) {
     let mut aside = path.as_os_str().to_owned();
-    aside.push(recovery::LOST);
+    aside.push(LOST_SUFFIX);
     if let Err(error) = fs::rename(path, aside)
         && error.kind() != io::ErrorKind::NotFound
     {

@@ -39,8 +39,6 @@ pub enum Step {
     Leave { task: TaskId, name: String },
 }
 
-/// Suffix of a segment whose contents are unknown, kept for a technician until its task is forgotten.
-pub const LOST: &str = ".lost";
 /// Suffix of a playlist that is not yet whole.
 pub const UNFINISHED: &str = ".tmp";
 
