@@ -381,3 +381,48 @@ async fn a_task_is_taken_over_after_a_crash_and_what_was_written_is_not_lost() {
     assert_eq!(types.last(), Some(&305));
     life.end().await;
 }
+
+/// A life's list gets its torn tail before it is closed.
+#[tokio::test]
+async fn a_torn_tail_is_listed_in_the_life_that_wrote_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(dir.path(), Config::default()).await;
+    life.enter(1, "alice", &[TrackKind::Audio]).await;
+    let task = create(&life, spec()).await.unwrap();
+    let order = life.started().await;
+    life.write_segment(&order, 0).await;
+    let mut bucket = BTreeMap::new();
+    life.carry_until(&mut bucket, |e| e.iter().any(|e| matches!(e, EventBody::FileInfo { .. }))).await;
+    // The second segment is being written when the process dies.
+    let open = LocalName {
+        lane: order.run.lane.clone(),
+        run: order.run.run,
+        index: 1,
+        start: Timestamp::from_ms(1_800_000_010_000),
+        duration: None,
+        size: None,
+        discontinuity: false,
+    };
+    let torn = std::process::Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i", "sine=duration=2", "-c:a", "aac", "-f", "mpegts"])
+        .arg(order.dir.join(open.part().to_string()))
+        .status()
+        .expect("ffmpeg (Debian package ffmpeg)");
+    assert!(torn.success());
+    life.task.abort();
+    let _ = life.task.await;
+    life.spool.drained().await.unwrap();
+    life.store.close().await.unwrap();
+    drop(life.spool);
+
+    let mut life = Life::begin(dir.path(), Config::default()).await;
+    life.rooms.delete(SdkAppId(1_400_000_001), task.clone()).await.unwrap();
+    life.carry_until(&mut bucket, stopped).await;
+    let key = bucket.keys().find(|key| key.ends_with("m3u8")).unwrap();
+    let list = Playlist::parse(std::str::from_utf8(&bucket[key]).unwrap()).unwrap();
+    let listed: Vec<String> = list.items.iter().map(|item| format!("p1/p2/{task}/{}", item.name)).collect();
+    let there: Vec<&String> = bucket.keys().filter(|key| key.ends_with(".ts")).collect();
+    assert_eq!(listed.iter().collect::<Vec<_>>(), there);
+    assert!(list.ended && listed.len() == 2);
+    life.end().await;
+}

@@ -194,7 +194,11 @@ impl World {
         if index == 0 {
             self.apply(Input::FirstMedia { run: run.clone(), at: self.now });
         }
-        self.apply(Input::SegmentClosed(ClosedSegment {
+        self.apply(Input::SegmentClosed(self.segment(run, index)));
+    }
+
+    fn segment(&self, run: &LaneRun, index: u32) -> ClosedSegment {
+        ClosedSegment {
             run: run.clone(),
             index,
             start: self.now,
@@ -203,7 +207,7 @@ impl World {
             size: None,
             discontinuity: false,
             part_name: String::new(),
-        }));
+        }
     }
 
     fn nth<T: Clone>(list: &[T], n: u8) -> Option<T> {
@@ -314,7 +318,14 @@ impl World {
         let task: RecordingTask = serde_json::from_slice(&bytes).unwrap();
         let pieces: Vec<Piece> = self.pieces.values().cloned().collect();
         self.room = Room::default();
-        self.lanes.clear();
+        // What a lane was writing when the process died is torn, and found on the disk.
+        let torn: Vec<ClosedSegment> = std::mem::take(&mut self.lanes)
+            .into_iter()
+            .map(|(run, (index, _))| {
+                self.closed.insert((run.run, index));
+                self.segment(&run, index)
+            })
+            .collect();
         if self.restarts % 2 == 1 {
             // The lists had arrived, and the word of it died with the process.
             self.playlists.clear();
@@ -335,6 +346,10 @@ impl World {
             } else {
                 self.apply(Input::SegmentClosed(segment));
             }
+        }
+        for segment in torn {
+            known.insert((segment.run.run, segment.index));
+            self.apply(Input::SegmentClosed(segment));
         }
         let effects = self.task.settle_unfound(&known, self.now);
         self.perform(effects);

@@ -22,6 +22,9 @@ use crate::model::{Codec, MediaTime, TrackId, TrackKind};
 const KEYFRAME_PAUSE: Duration = Duration::from_millis(500);
 /// A simulcast layer that sent nothing for so long does not flow.
 const LAYER_SILENT: Duration = Duration::from_millis(1000);
+/// A new stream is held back until its sender's first report says what its time stamps mean, at most for so long:
+/// what is stamped by arrival alone may be off by all that made the first packets late.
+const REPORT_WITHIN: Duration = Duration::from_millis(1200);
 /// Over this time the rates of layers are compared.
 const RATE_OVER: Duration = Duration::from_secs(1);
 /// Layers of one track that are listened to at once.
@@ -66,6 +69,7 @@ struct Layer {
     rid: Option<String>,
     clock: TrackClock,
     order: Reorder<Received>,
+    held_until: Option<Instant>,
     heard: Instant,
     /// Bytes since `measured`, and those of the period before.
     bytes: usize,
@@ -145,8 +149,10 @@ impl Intake {
 
     /// A sender report, of whichever track has the SSRC.
     pub fn report(&mut self, ssrc: u32, ntp: NtpTime, rtp: u32, at: Instant) {
-        if let Some(layer) = self.feeds.iter().flat_map(|feed| &feed.layers).find(|layer| layer.ssrc == ssrc) {
+        let layers = self.feeds.iter_mut().flat_map(|feed| &mut feed.layers);
+        if let Some(layer) = layers.into_iter().find(|layer| layer.ssrc == ssrc) {
             self.session.report(layer.clock, ntp, rtp, self.clock.at(at));
+            layer.held_until = None;
         }
     }
 
@@ -157,6 +163,10 @@ impl Intake {
             self.feeds.len() - 1
         });
         let feed = &mut self.feeds[index];
+        // Who records is there before the first packet is let go.
+        if feed.open.is_none() && !packet.payload.is_empty() && !feed.begin(&packet, &mut self.hub) {
+            return;
+        }
         let Some(layer) = feed.layer(packet.ssrc, rid, &mut self.session, &mut self.hub, at) else { return };
         layer.hear(packet.payload.len(), at);
         self.session.arrived(layer.clock, packet.timestamp, self.clock.at(at));
@@ -180,7 +190,7 @@ impl Intake {
 
     /// When to call [`release`](Self::release) or [`keyframes`](Self::keyframes) next.
     pub fn deadline(&self) -> Option<Instant> {
-        let waiting = self.feeds.iter().flat_map(|feed| &feed.layers).filter_map(|layer| layer.order.deadline());
+        let waiting = self.feeds.iter().flat_map(|feed| &feed.layers).filter_map(Layer::deadline);
         let wishes = self
             .feeds
             .iter()
@@ -209,6 +219,11 @@ impl Intake {
 }
 
 impl Layer {
+    fn deadline(&self) -> Option<Instant> {
+        let due = self.order.deadline()?;
+        Some(self.held_until.map_or(due, |held| held.max(due)))
+    }
+
     fn hear(&mut self, bytes: usize, at: Instant) {
         self.heard = at;
         self.bytes += bytes;
@@ -272,6 +287,7 @@ impl Feed {
             rid: rid.map(str::to_owned),
             clock: session.add_track(self.clock_rate()),
             order: Reorder::new(WAIT),
+            held_until: Some(at + REPORT_WITHIN),
             heard: at,
             bytes: 0,
             rate: 0,
@@ -285,6 +301,9 @@ impl Feed {
             self.compare(now);
         }
         for index in 0..self.layers.len() {
+            if self.layers[index].held_until.is_some_and(|until| now < until) {
+                continue;
+            }
             while let Some(released) = self.layers[index].order.pop(now) {
                 self.emit(index, released, session, hub);
             }
@@ -496,7 +515,8 @@ mod tests {
         }
     }
 
-    fn heard(listener: &Listener) -> Vec<StampedPacket> {
+    fn heard(bench: &mut Bench, listener: &Listener) -> Vec<StampedPacket> {
+        bench.intake.release(bench.begin + Duration::from_secs(60));
         let mut all = Vec::new();
         loop {
             let (packets, _) = listener.take(Duration::ZERO);
@@ -525,8 +545,8 @@ mod tests {
         let listener = bench.listen();
         (1..10).for_each(|n| bench.frame(1, None, Codec::H264, n, SLICE, 100));
         (10..20).for_each(|n| bench.frame(9, None, Codec::H264, n, if n == 12 { IDR } else { SLICE }, 100));
-        let packets = heard(&listener);
-        assert_eq!(packets.len(), 19);
+        let packets = heard(&mut bench, &listener);
+        assert_eq!(packets.len(), 20);
         assert_one_stream(&packets);
         assert!(bench.intake.take_changes().is_empty(), "it is the same track");
         assert_eq!(bench.intake.keyframes(bench.begin + Duration::from_secs(2)), [9], "its decoder begins anew");
@@ -548,7 +568,7 @@ mod tests {
         for n in 120..240 {
             bench.frame(1, Some("q"), Codec::H264, n, if n % 40 == 0 { IDR } else { SLICE }, 100);
         }
-        let packets = heard(&listener);
+        let packets = heard(&mut bench, &listener);
         assert_one_stream(&packets);
         let large: Vec<bool> = packets.iter().map(|p| p.rtp.len() > 500).collect();
         let turns: Vec<usize> = (1..large.len()).filter(|n| large[*n] != large[n - 1]).collect();
@@ -557,11 +577,31 @@ mod tests {
     }
 
     #[test]
+    fn a_new_stream_waits_for_its_senders_report_but_not_for_ever() {
+        let mut bench = bench();
+        bench.frame(1, None, Codec::H264, 0, IDR, 100);
+        let listener = bench.listen();
+        (1..20).for_each(|n| bench.frame(1, None, Codec::H264, n, SLICE, 100));
+        bench.intake.release(bench.begin + REPORT_WITHIN - Duration::from_millis(1));
+        assert!(listener.take(Duration::ZERO).0.is_empty());
+        assert_eq!(bench.intake.deadline(), Some(bench.begin + REPORT_WITHIN));
+        // It says: what was captured at frame 10 was captured 200 ms before the report came.
+        let at = bench.begin + Duration::from_millis(530);
+        bench.intake.report(1, NtpTime::from_nanos(1_000_000_000_000), 1_000_000 + 10 * 3000 + 18_000, at);
+        bench.intake.release(at);
+        let (packets, _) = listener.take(Duration::ZERO);
+        assert_eq!(packets.len(), 20);
+        assert_eq!(packets[10].at.0 / 1_000_000, 330);
+    }
+
+    #[test]
     fn another_codec_is_another_track() {
         let mut bench = bench();
         bench.frame(1, None, Codec::H264, 0, IDR, 100);
         bench.frame(1, None, Codec::Vp8, 1, 0x10, 100);
         let up = |track, codec| Change::Up { track: TrackId(track), kind: TrackKind::Video, codec };
+        bench.intake.release(bench.begin + REPORT_WITHIN);
+        bench.frame(1, None, Codec::Vp8, 60, 0x10, 100);
         let changes = bench.intake.take_changes();
         assert_eq!(changes, [up(1, Codec::H264), Change::Down { track: TrackId(1) }, up(2, Codec::Vp8)]);
         bench.intake.close();
@@ -574,7 +614,7 @@ mod tests {
         bench.frame(1, None, Codec::H264, 0, IDR, 100);
         let listener = bench.listen();
         (1..60).filter(|n| *n != 5).for_each(|n| bench.frame(1, None, Codec::H264, n, SLICE, 100));
-        let packets = heard(&listener);
+        let packets = heard(&mut bench, &listener);
         let after: Vec<bool> = packets.iter().map(|p| p.after_loss).collect();
         assert_eq!(after.iter().filter(|after| **after).count(), 1);
         assert!(packets.iter().find(|p| p.after_loss).is_some_and(|p| p.rtp[13] == 6));
@@ -586,9 +626,10 @@ mod tests {
         let mut bench = bench();
         bench.frame(1, None, Codec::H264, 0, IDR, 100);
         let listener = bench.listen();
+        assert_eq!(heard(&mut bench, &listener).len(), 1, "the first picture");
         bench.frame(1, None, Codec::H264, 1, 0x67, 20);
-        assert!(heard(&listener).is_empty(), "no access unit is complete");
+        assert!(heard(&mut bench, &listener).is_empty(), "no access unit is complete");
         bench.frame(1, None, Codec::H264, 2, IDR, 100);
-        assert_eq!(heard(&listener).first().map(|p| p.rtp[1] >> 7), Some(0));
+        assert_eq!(heard(&mut bench, &listener).first().map(|p| p.rtp[1] >> 7), Some(0));
     }
 }

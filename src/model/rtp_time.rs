@@ -35,6 +35,8 @@ const MILLI: i128 = 1_000_000;
 const WINDOW: i128 = 15 * NANOS;
 /// Slowest speed at which a delay is followed: more than any crystal drifts.
 const FOLLOW_PPM: i128 = 1000;
+/// For so long a lower delay is believed at once: the first packets of a session often come late.
+const SETTLE: i128 = 10 * NANOS;
 /// A larger error is worn off over so long.
 const FOLLOW_OVER: i128 = 10 * NANOS;
 /// A report further than this from what the one before it foretold is a step of the sender's clock, no drift.
@@ -53,11 +55,12 @@ struct Floor {
     samples: VecDeque<(i128, i128)>,
     current: i128,
     at: i128,
+    began: i128,
 }
 
 impl Floor {
     fn new(at: i128, value: i128) -> Floor {
-        Floor { samples: VecDeque::from([(at, value)]), current: value, at }
+        Floor { samples: VecDeque::from([(at, value)]), current: value, at, began: at }
     }
 
     fn add(&mut self, at: i128, value: i128) {
@@ -72,6 +75,10 @@ impl Floor {
         let passed = (at - self.at).max(0);
         self.at = self.at.max(at);
         let error = target - self.current;
+        if error < 0 && at - self.began < SETTLE {
+            self.current = target;
+            return;
+        }
         let speed = (error.abs() * passed / FOLLOW_OVER).max(passed * FOLLOW_PPM / 1_000_000);
         self.current += error.clamp(-speed, speed);
     }

@@ -607,6 +607,9 @@ impl RecordingTask {
     /// Brings lanes, playlists and phase to where they should be by now.
     fn drive(&mut self, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
+        if self.recovering {
+            return effects;
+        }
         if self.phase == Phase::Active && self.idle_since.is_some_and(|since| now >= since.plus(self.spec.max_idle)) {
             self.phase = Phase::Leaving { code: LeaveCode::IdleTimeout };
         }
