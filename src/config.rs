@@ -238,7 +238,7 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Log { filter: "info".into() }
+        Log { filter: "info,rtc=warn,rtc_ice=error,rtc_dtls=error".into() }
     }
 }
 

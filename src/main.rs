@@ -59,11 +59,11 @@ fn main() -> ExitCode {
             app::run(config).map_err(|e| e.to_string())
         }),
         Command::Publish(args) => {
-            start_logging("warn,holdfast=info");
+            start_logging("warn,holdfast=info,rtc_ice=error,rtc_dtls=error");
             app::publish(*args).map_err(|e| e.to_string())
         }
         Command::Demo(args) => {
-            start_logging("warn");
+            start_logging("warn,rtc_ice=error,rtc_dtls=error");
             demo::run(args).map_err(|e| e.to_string())
         }
     };
