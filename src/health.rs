@@ -42,7 +42,8 @@ impl State {
             return Summary::Stopping;
         }
         let failed: Vec<String> = (self.words.iter())
-            .filter_map(|(part, word)| matches!(word, Word::Failed(_)).then(|| word.with(part)))
+            .filter(|(_, word)| matches!(word, Word::Failed(_)))
+            .map(|(part, word)| word.with(part))
             .collect();
         if !failed.is_empty() {
             return Summary::Failed(failed);
@@ -51,7 +52,8 @@ impl State {
             return Summary::Starting;
         }
         let degraded: Vec<String> = (self.words.iter())
-            .filter_map(|(part, word)| matches!(word, Word::Degraded(_)).then(|| word.with(part)))
+            .filter(|(_, word)| matches!(word, Word::Degraded(_)))
+            .map(|(part, word)| word.with(part))
             .collect();
         if !degraded.is_empty() {
             return Summary::Degraded(degraded);

@@ -415,7 +415,7 @@ async fn a_torn_tail_is_listed_in_the_life_that_wrote_it() {
     assert!(torn.success());
     life.crash().await;
 
-    let mut life = Life::begin(dir.path(), Config::default()).await;
+    let life = Life::begin(dir.path(), Config::default()).await;
     life.rooms.delete(SdkAppId(1_400_000_001), task.clone()).await.unwrap();
     life.carry_until(&mut bucket, stopped).await;
     let key = bucket.keys().find(|key| key.ends_with("m3u8")).unwrap();
