@@ -283,7 +283,7 @@ pub fn run(config: Config) -> Result<ExitCode, Error> {
 /// A test picture with a running clock, a flash and a beep each second, or a media file, to any WHIP address.
 #[derive(Debug, Clone, clap::Args)]
 pub struct PublishArgs {
-    /// The WHIP address, for example http://box:8080/whip/<room>/<user>
+    /// The WHIP address, for example `http://box:8080/whip/ROOM/USER`
     url: String,
     /// The UserSig (bearer token); also read from HOLDFAST_TOKEN.
     #[arg(long, env = "HOLDFAST_TOKEN", hide_env_values = true)]
