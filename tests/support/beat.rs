@@ -30,6 +30,21 @@ impl Beats {
         pair(&flashes(&video.joined()), &beeps(&audio.joined()))
     }
 
+    /// The longest run of flashes a second apart, each with its beep. A browser's fake camera stalls when the machine
+    /// is busy and goes on late from then: what lies between two stalls is what the box can be judged by.
+    pub fn steadiest(video: &Lane, audio: &Lane) -> Beats {
+        let (flashes, beeps) = (flashes(&video.joined()), beeps(&audio.joined()));
+        let runs = flashes.chunk_by(|a, b| (b - a - 1.0).abs() < 0.050);
+        let run = runs.max_by_key(|run| run.len()).expect("it flashes");
+        let nearest = |to: f64| beeps.iter().copied().min_by(|a, b| (a - to).abs().total_cmp(&(b - to).abs()));
+        // Camera and microphone start apart; by how much is theirs. The others must keep the first one's offset.
+        let apart = nearest(run[0]).expect("it beeps") - run[0];
+        let beat = |flash: &f64| nearest(flash + apart).map(|beep| Beat { flash: *flash, beep });
+        let beats: Vec<Beat> = run.iter().filter_map(beat).collect();
+        assert!(beats.len() >= 3, "the camera stalled all the time: flashes {flashes:?}, beeps {beeps:?}");
+        Beats(beats)
+    }
+
     /// The same, but each lane's clock is set by its start (`START-REC-TIME`), as one who has only names does it.
     pub fn by_start_time(video: &Lane, audio: &Lane) -> Beats {
         let (video_file, audio_file) = (video.joined(), audio.joined());
