@@ -40,6 +40,11 @@ pub struct PictureUnit {
 /// Turns one track's packets into units.
 pub struct Pictures {
     chain: Chain,
+    /// What the chain is made of, to make it anew.
+    described: String,
+    caps: gst::Caps,
+    /// The chain is a new one that has not seen a keyframe.
+    renewed: bool,
     transcodes: bool,
     /// AV1 has no depayloading element.
     av1: Option<Assembler>,
@@ -69,8 +74,9 @@ impl Pictures {
         let av1 = (source.codec == Codec::Av1).then(Assembler::default);
         let units =
             || gst::Caps::builder("video/x-av1").field("stream-format", "obu-stream").field("alignment", "tu").build();
-        let chain = Chain::new(&described, &if av1.is_some() { units() } else { caps })?;
-        Ok(Pictures { chain, transcodes, av1, size: (0, 0), sizes: 0 })
+        let caps = if av1.is_some() { units() } else { caps };
+        let chain = Chain::new(&described, &caps)?;
+        Ok(Pictures { chain, described, caps, renewed: false, transcodes, av1, size: (0, 0), sizes: 0 })
     }
 
     /// Whether the pictures are encoded here, so that keyframes are ours to make.
@@ -84,7 +90,16 @@ impl Pictures {
 
     /// A decoder or depayloader asked for a keyframe of the publisher since the last call.
     pub fn wants_keyframe(&self) -> bool {
-        self.chain.wants_keyframe()
+        self.renewed || self.chain.wants_keyframe()
+    }
+
+    /// What a stranger sent broke an element for good: a new chain goes on with the next keyframe.
+    fn renew(&mut self, error: &MediaError) -> Result<(), MediaError> {
+        tracing::debug!(%error, "the pictures' elements are made anew");
+        metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "video").increment(1);
+        self.chain = Chain::new(&self.described, &self.caps)?;
+        self.renewed = true;
+        Ok(())
     }
 
     /// Takes packets; those stamped before `base` are left out. Gives the units that they completed.
@@ -114,9 +129,12 @@ impl Pictures {
             if list.is_empty() {
                 continue;
             }
-            self.chain.push_list(list)?;
+            let pushed = self.chain.push_list(list);
             let out = self.chain.take();
             units.extend(self.units(out, Some(pts)));
+            if let Err(error) = pushed {
+                self.renew(&error)?;
+            }
         }
         Ok(units)
     }
@@ -138,7 +156,11 @@ impl Pictures {
                         self.sizes += 1;
                     }
                 }
-                Out::Buffer(bytes) => units.extend(unit(bytes, inside, self.size, (0, self.sizes))),
+                Out::Buffer(bytes) => {
+                    let unit = unit(bytes, inside, self.size, (0, self.sizes));
+                    self.renewed &= !unit.as_ref().is_some_and(|unit| unit.key);
+                    units.extend(unit);
+                }
             }
         }
         units
