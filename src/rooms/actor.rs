@@ -442,6 +442,7 @@ impl Actor {
                 self.queue.push_back((segment.run.task.clone(), Input::SegmentClosed(segment)));
             }
             MediaNews::SegmentLost { segment, why } => {
+                metrics::counter!("holdfast_segments_lost_total").increment(1);
                 let fate = Fate::Lost { segment, why };
                 self.tell_health(&fate);
                 if let Fate::Lost { segment, why } = fate {
@@ -504,11 +505,11 @@ impl Actor {
         match self.parts.store.commit(batch).await {
             Ok(()) => {
                 self.unsaved.clear();
-                self.parts.health.ok("index");
+                self.parts.health.ok("store");
             }
             Err(e) => {
                 error!(error = %e, waiting = self.unsaved.len(), "the index refuses writes; recording goes on");
-                self.parts.health.degraded("index", "the index refuses writes");
+                self.parts.health.degraded("store", "the index refuses writes");
             }
         }
     }
@@ -606,10 +607,11 @@ impl Actor {
         };
         if let Err(e) = shelved {
             error!(task = %id, error = %e, "the shelf takes nothing now; it is asked again");
-            self.parts.health.degraded("spool", "the shelf takes nothing");
+            self.parts.health.degraded("shelf", "it takes nothing");
             self.unshelved.push((id.clone(), effect));
         } else if self.unshelved.is_empty() {
-            self.parts.health.ok("spool");
+            // A part of its own: a segment that was lost stays told when the next one is taken.
+            self.parts.health.ok("shelf");
         }
     }
 
