@@ -204,6 +204,7 @@ fn spec() -> RecordingSpec {
     RecordingSpec {
         app: SdkAppId(1_400_000_001),
         room: RoomId::Number(12345),
+        mix: None,
         recorder: UserId::parse("recorder").unwrap(),
         streams: StreamType::AudioVideo,
         media: MediaFilter::Both,

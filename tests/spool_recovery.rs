@@ -88,7 +88,7 @@ impl Life {
 
 fn name(index: u32, kind: LaneKind) -> LocalName {
     LocalName {
-        lane: Lane { user: UserId::parse("ann").unwrap(), media: MediaId::Main, kind },
+        lane: Lane::single(UserId::parse("ann").unwrap(), MediaId::Main, kind),
         run: 0,
         index,
         start: Timestamp(1_700_000_000_000_000 + i64::from(index) * 10_000_000),

@@ -21,6 +21,7 @@ fn spec(av_merge: bool) -> RecordingSpec {
     RecordingSpec {
         app: SdkAppId(1_400_000_001),
         room: RoomId::Number(12345),
+        mix: None,
         recorder: UserId::parse("recorder").unwrap(),
         streams: StreamType::AudioVideo,
         media: MediaFilter::Both,

@@ -331,7 +331,7 @@ impl Appliance {
 
     /// Writes a segment and hands it over; its object is `<index>.ts`.
     fn spool(&self, task: &TaskId, index: u32, contents: &[u8]) -> ClosedSegment {
-        let lane = Lane { user: UserId::parse("ann").unwrap(), media: MediaId::Main, kind: LaneKind::Audio };
+        let lane = Lane::single(UserId::parse("ann").unwrap(), MediaId::Main, LaneKind::Audio);
         let mut segment = ClosedSegment {
             run: LaneRun { task: task.clone(), lane, run: 0 },
             index,

@@ -234,6 +234,7 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
         app: given.app(),
         room,
         recorder,
+        mix: None,
         streams: match stream_type {
             1 => StreamType::Audio,
             2 => StreamType::Video,
@@ -414,7 +415,7 @@ pub struct StorageFile {
 impl From<TaskView> for ViewAnswer {
     fn from(view: TaskView) -> ViewAnswer {
         let file = |file: crate::model::segment::LaneFile| StorageFile {
-            user_id: file.lane.user.as_str().to_owned(),
+            user_id: file.lane.user_id().to_owned(),
             file_name: file.file_name,
             track_type: file.lane.kind.track_type(),
             begin_time_stamp: file.begin.ms(),

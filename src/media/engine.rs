@@ -46,7 +46,7 @@ type Key = (String, String, &'static str, &'static str, u32);
 
 fn key(run: &LaneRun) -> Key {
     let lane = &run.lane;
-    (run.task.to_string(), lane.user.to_string(), lane.media.as_str(), lane.kind.in_names(), run.run)
+    (run.task.to_string(), lane.user_id().to_owned(), lane.media.as_str(), lane.kind.in_names(), run.run)
 }
 
 struct Running {

@@ -58,6 +58,8 @@ pub enum EventBody {
     FileSlice { playlist: String, user: String, kind: LaneKind, begin: Timestamp },
     /// 308: as the storage said it
     UploadError { code: String, message: String },
+    /// 309: an image of the layout could not be fetched or decoded
+    ImageError { url: String },
 }
 
 impl EventBody {
@@ -71,6 +73,7 @@ impl EventBody {
             EventBody::Failover => 306,
             EventBody::FileSlice { .. } => 307,
             EventBody::UploadError { .. } => 308,
+            EventBody::ImageError { .. } => 309,
         }
     }
 
@@ -87,6 +90,7 @@ impl EventBody {
                 "FileName": playlist, "UserId": user, "TrackType": kind.track_type(), "BeginTimeStamp": begin.ms(),
             }),
             EventBody::UploadError { code, message } => json!({ "Code": code, "Message": message }),
+            EventBody::ImageError { url } => json!({ "Url": url }),
         }
     }
 

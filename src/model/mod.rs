@@ -7,6 +7,8 @@
 pub mod backlog;
 pub mod encoder;
 pub mod event;
+pub mod layout;
+pub mod mix;
 pub mod playlist;
 pub mod recording;
 pub mod room;
@@ -295,13 +297,13 @@ pub enum Codec {
     Opus,
 }
 
-/// What one recording writes for one user's stream: one playlist and its segments.
+/// What a lane holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LaneKind {
     Audio,
     Video,
-    /// AvMerge = 1: sound and picture in one TS
+    /// Sound and picture in one TS: AvMerge = 1, or mixed
     AudioVideo,
 }
 
@@ -327,12 +329,29 @@ impl LaneKind {
     }
 }
 
-/// One output of a task: a user's stream of one kind. Each has a playlist of its own.
+/// One output of a task: a user's stream of one kind, or everybody mixed. Each has a playlist of its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Lane {
-    pub user: UserId,
+    /// `None`: everybody, mixed.
+    pub user: Option<UserId>,
     pub media: MediaId,
     pub kind: LaneKind,
+}
+
+impl Lane {
+    pub fn single(user: UserId, media: MediaId, kind: LaneKind) -> Lane {
+        Lane { user: Some(user), media, kind }
+    }
+
+    /// The one lane of a mixed recording.
+    pub fn mixed(kind: LaneKind) -> Lane {
+        Lane { user: None, media: MediaId::Main, kind }
+    }
+
+    /// As the API and the callbacks write it: empty when mixed.
+    pub fn user_id(&self) -> &str {
+        self.user.as_ref().map_or("", UserId::as_str)
+    }
 }
 
 /// One unbroken life of a lane's pipeline. A new run of the same lane begins with a discontinuity.

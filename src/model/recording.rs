@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::mix::MixSpec;
 use super::segment::ClosedSegment;
 use super::{MediaId, RoomId, RoomKey, SdkAppId, Secret, TrackKind, UserId};
 
@@ -95,6 +96,9 @@ pub struct RecordingSpec {
     pub room: RoomId,
     /// The recorder's own user id in the room.
     pub recorder: UserId,
+    /// `RecordMode` 2: one picture and one sound out of everybody. `None`: each stream apart.
+    #[serde(default)]
+    pub mix: Option<MixSpec>,
     pub streams: StreamType,
     pub media: MediaFilter,
     pub subscription: Subscription,
@@ -140,6 +144,7 @@ pub(crate) mod tests {
             app: SdkAppId(1_400_000_001),
             room: RoomId::Number(12345),
             recorder: UserId::parse("recorder").expect("a user id"),
+            mix: None,
             streams: StreamType::AudioVideo,
             media: MediaFilter::Both,
             subscription: Subscription::default(),

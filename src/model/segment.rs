@@ -18,6 +18,9 @@ use super::{Lane, LaneKind, LaneRun, MediaId, RoomId, SdkAppId, TaskId, Timestam
 /// never taken for a segment.
 pub const LOST_SUFFIX: &str = ".lost";
 
+/// Stands for the user in local names of mixed segments: encoded ids have four characters or more.
+const MIXED: &str = "mix";
+
 /// base64 with `/` → `-` and `=` → `.` (RECORDING.md §2); `+` stays.
 pub fn encode_bytes(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes).replace('/', "-").replace('=', ".")
@@ -40,8 +43,9 @@ pub fn decode_id(text: &str) -> Option<String> {
 /// `takeover` counts how often the task was taken up again after a failure; 0 has no `ha<n>_`.
 fn lane_stem(app: SdkAppId, room: &RoomId, takeover: u8, lane: &Lane) -> String {
     let ha = if takeover == 0 { String::new() } else { format!("ha{takeover}_") };
-    let (room, user) = (room.in_names(), lane.user.in_names());
-    format!("{ha}{app}_{room}__UserId_s_{user}__UserId_e_{}_{}", lane.media, lane.kind.in_names())
+    let room = room.in_names();
+    let Some(user) = &lane.user else { return format!("{ha}{app}_{room}") };
+    format!("{ha}{app}_{room}__UserId_s_{}__UserId_e_{}_{}", user.in_names(), lane.media, lane.kind.in_names())
 }
 
 /// File name of a lane's playlist at the destination (RECORDING.md §2).
@@ -96,7 +100,8 @@ fn utc_stamp(at: Timestamp) -> String {
 /// <user>_main_video_r<run>_i<index>_t<start µs>_<W>x<H>|nosize_join|gap_d<duration µs>.ts
 /// <user>_main_video_r<run>_i<index>_t<start µs>_<W>x<H>|nosize_join|gap.part     while it is written
 /// ```
-/// `<user>` is encoded as in object names; its alphabet has no `_`. The longest name has 185 bytes.
+/// `<user>` is encoded as in object names; its alphabet has no `_`, and no encoded id has the three characters `mix` that
+/// stand for everybody. The longest name has 185 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalName {
     pub lane: Lane,
@@ -137,7 +142,10 @@ impl LocalName {
             None => (text.strip_suffix(".ts")?, false),
         };
         let mut fields = stem.split('_');
-        let user = UserId::parse(&decode_id(fields.next()?)?).ok()?;
+        let user = match fields.next()? {
+            MIXED => None,
+            user => Some(UserId::parse(&decode_id(user)?).ok()?),
+        };
         let media = match fields.next()? {
             "main" => MediaId::Main,
             "aux" => MediaId::Aux,
@@ -192,7 +200,7 @@ impl LocalName {
 impl fmt::Display for LocalName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Lane { user, media, kind } = &self.lane;
-        let (user, kind) = (user.in_names(), kind.in_names());
+        let (user, kind) = (user.as_ref().map_or(MIXED.to_owned(), UserId::in_names), kind.in_names());
         write!(f, "{user}_{media}_{kind}_r{}_i{}_t{}_", self.run, self.index, self.start.0)?;
         match self.size {
             Some((width, height)) => write!(f, "{width}x{height}")?,
@@ -246,7 +254,7 @@ mod tests {
     use super::*;
 
     fn lane(user: &str, kind: LaneKind) -> Lane {
-        Lane { user: UserId::parse(user).unwrap(), media: MediaId::Main, kind }
+        Lane::single(UserId::parse(user).unwrap(), MediaId::Main, kind)
     }
 
     #[test]
@@ -266,6 +274,12 @@ mod tests {
         assert_eq!(
             playlist_name(app, &text, 2, &lane("a", LaneKind::AudioVideo)),
             "ha2_1400123456_d2FyZCAzPw..__UserId_s_YQ..__UserId_e_main_audiovideo.m3u8"
+        );
+        let mixed = Lane::mixed(LaneKind::AudioVideo);
+        assert_eq!(playlist_name(app, &room, 0, &mixed), "1400123456_12345.m3u8");
+        assert_eq!(
+            segment_name(app, &room, 1, &mixed, Timestamp(2_001_145_551_825_999)),
+            "ha1_1400123456_12345_20330531094551825.ts"
         );
     }
 
@@ -314,8 +328,9 @@ mod tests {
     }
 
     fn any_name() -> impl Strategy<Value = LocalName> {
-        let lane = ("[^\\pC]{1,16}", any::<bool>(), 0..3u8).prop_map(|(user, main, kind)| Lane {
-            user: UserId::parse(&user).expect("16 characters have at most 64 bytes"),
+        let user = prop::option::of("[^\\pC]{1,16}");
+        let lane = (user, any::<bool>(), 0..3u8).prop_map(|(user, main, kind)| Lane {
+            user: user.map(|user| UserId::parse(&user).expect("16 characters have at most 64 bytes")),
             media: if main { MediaId::Main } else { MediaId::Aux },
             kind: [LaneKind::Audio, LaneKind::Video, LaneKind::AudioVideo][usize::from(kind)],
         });

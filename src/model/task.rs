@@ -590,7 +590,7 @@ impl RecordingTask {
         let start = record.pieces.get(&key).map(|piece| piece.start);
         let body = EventBody::FileSlice {
             playlist: record.file_name.clone(),
-            user: record.lane.user.as_str().to_owned(),
+            user: record.lane.user_id().to_owned(),
             kind: record.lane.kind,
             begin: record.begin.or(start).unwrap_or(now),
         };

@@ -32,7 +32,7 @@ async fn shelf() -> Shelf {
 
 impl Shelf {
     fn write(&self, index: u32) -> ClosedSegment {
-        let lane = Lane { user: UserId::parse("ann").unwrap(), media: MediaId::Main, kind: LaneKind::Video };
+        let lane = Lane::single(UserId::parse("ann").unwrap(), MediaId::Main, LaneKind::Video);
         let mut segment = ClosedSegment {
             run: LaneRun { task: self.task.clone(), lane, run: 0 },
             index,

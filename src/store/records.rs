@@ -280,7 +280,7 @@ mod tests {
     }
 
     fn segment() -> ClosedSegment {
-        let lane = Lane { user: UserId::parse("ann").unwrap(), media: MediaId::Main, kind: LaneKind::Video };
+        let lane = Lane::single(UserId::parse("ann").unwrap(), MediaId::Main, LaneKind::Video);
         ClosedSegment {
             run: LaneRun { task: task(), lane, run: 2 },
             index: 7,

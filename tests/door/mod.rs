@@ -127,7 +127,7 @@ pub fn task() -> TaskId {
 }
 
 fn view(task: TaskId) -> TaskView {
-    let lane = |user: &str, kind| Lane { user: UserId::parse(user).unwrap(), media: MediaId::Main, kind };
+    let lane = |user: &str, kind| Lane::single(UserId::parse(user).unwrap(), MediaId::Main, kind);
     let file = |user: &str, kind: LaneKind, ms| LaneFile {
         lane: lane(user, kind),
         file_name: format!("1400000001_7__UserId_s_{user}__UserId_e_main_{}.m3u8", kind.in_names()),

@@ -99,7 +99,7 @@ impl Site {
 
     /// An order for a lane of two-second segments.
     pub fn order(&self, kind: LaneKind, audio: Option<&Publisher>, video: Option<&Publisher>) -> LaneOrder {
-        let lane = Lane { user: UserId::parse("ann").expect("an id"), media: MediaId::Main, kind };
+        let lane = Lane::single(UserId::parse("ann").expect("an id"), MediaId::Main, kind);
         LaneOrder {
             run: LaneRun { task: TaskId::from_random(&[7; 16]), lane, run: 0 },
             audio: audio.map(|p| p.id),
