@@ -33,6 +33,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sled", &["store/"]),
     ("gstreamer", &["media/"]),
     ("gstreamer_app", &["media/"]),
+    ("gstreamer_video", &["media/"]),
     ("webrtc", WEBRTC),
     ("rtc", WEBRTC),
     ("axum", &["api/", "demo.rs"]),

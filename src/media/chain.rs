@@ -98,6 +98,14 @@ impl Chain {
                 }
                 true
             })
+            .query_function(|pad, parent, query| match query.view_mut() {
+                gst::QueryViewMut::Allocation(query) => {
+                    // whoever takes pictures here reads rows where they are: a decoder need not copy them
+                    query.add_allocation_meta::<gstreamer_video::VideoMeta>(None);
+                    true
+                }
+                _ => gst::Pad::query_default(pad, parent, query),
+            })
             .build();
         let heard = far.clone();
         pipeline.bus().expect("a pipeline has a bus").set_sync_handler(move |_, message| {

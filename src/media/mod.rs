@@ -5,11 +5,13 @@
 //! Law: no frame leaves this folder, and sources never wait for a recording.
 
 mod av1;
+mod canvas;
 mod chain;
 pub mod engine;
 mod inbox;
 mod intake;
 mod keyframe;
+mod mixed;
 mod mux;
 mod pace;
 mod peer;
@@ -23,6 +25,9 @@ mod single;
 mod sound;
 pub mod tracks;
 mod ts;
+mod unpack;
+mod viewer;
+mod voice;
 pub mod whip;
 
 use std::collections::BTreeSet;
@@ -33,6 +38,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::model::layout::Scene;
+use crate::model::mix::{AudioParams, VideoParams};
 use crate::model::segment::ClosedSegment;
 use crate::model::{
     Codec, LaneRun, MediaId, MediaTime, RoomKey, SessionId, Timestamp, TrackId, TrackKind, UserId, encoder,
@@ -64,13 +71,20 @@ impl MediaClock {
     }
 }
 
+/// What a recording lane is fed from, and what it makes of it.
+#[derive(Debug, Clone)]
+pub enum LaneFeed {
+    /// Audio lanes: the audio track. Video lanes: the video track. Merged: one or both.
+    Single { audio: Option<TrackId>, video: Option<TrackId> },
+    /// Everybody's tracks, as the scene says until the next one comes.
+    Mixed { scene: Box<Scene>, video: VideoParams, audio: AudioParams },
+}
+
 /// What a recording lane should be made of.
 #[derive(Debug, Clone)]
 pub struct LaneOrder {
     pub run: LaneRun,
-    /// Audio lanes: the audio track. Video lanes: the video track. Merged: one or both.
-    pub audio: Option<TrackId>,
-    pub video: Option<TrackId>,
+    pub feed: LaneFeed,
     /// Folder for the `.part` files; it exists.
     pub dir: PathBuf,
     /// Length at which the next keyframe begins a new segment.
@@ -144,6 +158,12 @@ pub enum MediaNews {
         segment: ClosedSegment,
         why: String,
     },
+    /// Something of the lane is not as it should be, though it goes on; `None`: it is well again.
+    Trouble {
+        run: LaneRun,
+        part: &'static str,
+        why: Option<String>,
+    },
     /// After this nothing more comes from the run.
     LaneEnded {
         run: LaneRun,
@@ -173,6 +193,8 @@ pub enum MediaError {
 pub trait MediaEngine: Send + Sync + 'static {
     /// Starts a lane's pipeline. Exactly one `LaneEnded` follows a call that returned `Ok`.
     fn start_lane(&self, order: LaneOrder) -> Result<(), MediaError>;
+    /// A mixed lane shows and plays this from now on.
+    fn change_scene(&self, run: &LaneRun, scene: Scene);
     /// Sends EOS through it; `LaneEnded(Finished)` follows once the last segment is told.
     fn finish_lane(&self, run: &LaneRun);
     /// Takes it down at once; `LaneEnded(Killed)` follows.
@@ -230,6 +252,12 @@ fn timeline(at: MediaTime, base: MediaTime) -> Option<u64> {
     at.0.checked_sub(base.0)
 }
 
+/// The payload of an RTP packet that has neither extensions nor padding.
+fn rtp_payload(rtp: &[u8]) -> Option<&[u8]> {
+    let sources = usize::from(rtp.first()? & 0x0f);
+    rtp.get(12 + 4 * sources..).filter(|payload| !payload.is_empty())
+}
+
 /// A lane's mouth. Once the lane's end was told, by whomever, it is silent.
 #[derive(Clone)]
 struct Teller {
@@ -259,5 +287,20 @@ impl Teller {
         if !self.over.swap(true, Ordering::AcqRel) {
             let _ = self.news.blocking_send(MediaNews::LaneEnded { run, end });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_payload_begins_after_the_contributing_sources() {
+        let mut rtp = vec![0x82; 12];
+        rtp.extend([0; 8]);
+        assert_eq!(rtp_payload(&rtp), None);
+        rtp.push(7);
+        assert_eq!(rtp_payload(&rtp), Some(&[7_u8][..]));
+        assert_eq!(rtp_payload(&[]), None);
     }
 }

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use gstreamer as gst;
 
-use super::av1::Assembler;
 use super::chain::{Chain, Out};
 use super::tracks::{StampedPacket, TrackSource};
+use super::unpack::Unpacker;
 use super::{MediaError, timeline};
 use crate::model::encoder::{self, Encoder};
-use crate::model::{Codec, MediaTime};
+use crate::model::MediaTime;
 
-const PARSE: &str =
+pub(super) const PARSE: &str =
     "h264parse config-interval=-1 ! capsfilter caps=video/x-h264,stream-format=byte-stream,alignment=au";
 
 /// RTP does not say how many pictures come in a second, and x264 keeps one back when it is not told. Times stay true.
@@ -39,44 +39,19 @@ pub struct PictureUnit {
 
 /// Turns one track's packets into units.
 pub struct Pictures {
-    chain: Chain,
-    /// What the chain is made of, to make it anew.
-    described: String,
-    caps: gst::Caps,
-    /// The chain is a new one that has not seen a keyframe.
-    renewed: bool,
+    unpacker: Unpacker,
     transcodes: bool,
-    /// AV1 has no depayloading element.
-    av1: Option<Assembler>,
     size: (u32, u32),
     sizes: u32,
 }
 
 impl Pictures {
     pub fn new(source: &TrackSource, present: &BTreeSet<&str>) -> Result<Pictures, MediaError> {
-        let encoding = match source.codec {
-            Codec::H264 => "H264",
-            Codec::Vp8 => "VP8",
-            Codec::Vp9 => "VP9",
-            Codec::Av1 => "AV1",
-            Codec::Opus => return Err(MediaError::Pipeline("a picture track carries Opus".into())),
-        };
-        let caps = gst::Caps::builder("application/x-rtp")
-            .field("media", "video")
-            .field("payload", i32::from(source.payload_type))
-            .field("clock-rate", i32::try_from(source.clock_rate).unwrap_or(90_000))
-            .field("encoding-name", encoding)
-            .build();
         let (described, transcodes) = match encoder::picture_decoder(source.codec) {
             None => (format!("rtph264depay ! {PARSE}"), false),
             Some(decoder) => (format!("{decoder} ! {RATE} ! videoconvert ! {}", encoder_chain(present, false)?), true),
         };
-        let av1 = (source.codec == Codec::Av1).then(Assembler::default);
-        let units =
-            || gst::Caps::builder("video/x-av1").field("stream-format", "obu-stream").field("alignment", "tu").build();
-        let caps = if av1.is_some() { units() } else { caps };
-        let chain = Chain::new(&described, &caps)?;
-        Ok(Pictures { chain, described, caps, renewed: false, transcodes, av1, size: (0, 0), sizes: 0 })
+        Ok(Pictures { unpacker: Unpacker::new(source, described)?, transcodes, size: (0, 0), sizes: 0 })
     }
 
     /// Whether the pictures are encoded here, so that keyframes are ours to make.
@@ -85,21 +60,12 @@ impl Pictures {
     }
 
     pub fn force_keyframe(&self) {
-        self.chain.force_keyframe();
+        self.unpacker.chain().force_keyframe();
     }
 
     /// A decoder or depayloader asked for a keyframe of the publisher since the last call.
     pub fn wants_keyframe(&self) -> bool {
-        self.renewed || self.chain.wants_keyframe()
-    }
-
-    /// What a stranger sent broke an element for good: a new chain goes on with the next keyframe.
-    fn renew(&mut self, error: &MediaError) -> Result<(), MediaError> {
-        tracing::debug!(%error, "the pictures' elements are made anew");
-        metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "video").increment(1);
-        self.chain = Chain::new(&self.described, &self.caps)?;
-        self.renewed = true;
-        Ok(())
+        self.unpacker.wants_keyframe()
     }
 
     /// Takes packets; those stamped before `base` are left out. Gives the units that they completed.
@@ -111,37 +77,15 @@ impl Pictures {
                 continue;
             };
             let pts = gst::ClockTime::from_nseconds(at);
-            let mut list = gst::BufferList::new_sized(packets.len());
-            {
-                let list = list.get_mut().expect("a new list has one owner");
-                for packet in packets {
-                    let mut buffer = match &mut self.av1 {
-                        None => gst::Buffer::from_slice(packet.rtp.clone()),
-                        Some(units) => match units.push(&packet.rtp, packet.after_loss) {
-                            Some(unit) => gst::Buffer::from_slice(unit),
-                            None => continue,
-                        },
-                    };
-                    buffer.get_mut().expect("a new buffer has one owner").set_pts(pts);
-                    list.add(buffer);
-                }
-            }
-            if list.is_empty() {
-                continue;
-            }
-            let pushed = self.chain.push_list(list);
-            let out = self.chain.take();
+            let out = self.unpacker.push(packets, pts)?;
             units.extend(self.units(out, Some(pts)));
-            if let Err(error) = pushed {
-                self.renew(&error)?;
-            }
         }
         Ok(units)
     }
 
     /// What is still inside.
     pub fn finish(&mut self) -> Result<Vec<PictureUnit>, MediaError> {
-        let out = self.chain.finish()?;
+        let out = self.unpacker.chain().finish()?;
         Ok(self.units(out, None))
     }
 
@@ -158,7 +102,9 @@ impl Pictures {
                 }
                 Out::Buffer(bytes) => {
                     let unit = unit(bytes, inside, self.size, (0, self.sizes));
-                    self.renewed &= !unit.as_ref().is_some_and(|unit| unit.key);
+                    if unit.as_ref().is_some_and(|unit| unit.key) {
+                        self.unpacker.renewal_is_over();
+                    }
                     units.extend(unit);
                 }
             }
@@ -187,7 +133,7 @@ fn size_of(caps: &gst::Caps) -> (u32, u32) {
 /// Some encoders (x264 behind GStreamer's payloader, when a keyframe is asked for) send parameter sets before the
 /// delimiter of the unit that they belong to. The parser makes two of it: one without a picture, and one without a time,
 /// which is that of the packets which are `inside`.
-fn unit(bytes: gst::Buffer, inside: Option<gst::ClockTime>, size: (u32, u32), stream: StreamId) -> Option<PictureUnit> {
+pub(super) fn unit(bytes: gst::Buffer, inside: Option<gst::ClockTime>, size: (u32, u32), stream: StreamId) -> Option<PictureUnit> {
     let pts = Duration::from_nanos(bytes.pts().or(inside)?.nseconds());
     if !shows(&bytes.map_readable().ok()?) {
         return None;

@@ -12,7 +12,7 @@ use gstreamer as gst;
 use super::chain::{Chain, Out};
 use super::pace::{Pace, nanos};
 use super::tracks::StampedPacket;
-use super::{MediaError, timeline};
+use super::{MediaError, rtp_payload, timeline};
 use crate::model::MediaTime;
 use crate::model::encoder::{self, Encoder};
 
@@ -75,7 +75,7 @@ impl Sound {
                 continue;
             };
             let at = i64::try_from(at).expect("a recording is shorter than 292 years") - nanos(LOOK_AHEAD);
-            let Some(opus) = payload(&packet.rtp) else {
+            let Some(opus) = rtp_payload(&packet.rtp) else {
                 metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "audio").increment(1);
                 continue;
             };
@@ -246,12 +246,6 @@ fn decoded(chain: &Chain) -> Vec<Vec<i16>> {
     buffers.map(|map| map.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect()).collect()
 }
 
-/// The payload of an RTP packet that has neither extensions nor padding.
-fn payload(rtp: &[u8]) -> Option<&[u8]> {
-    let sources = usize::from(rtp.first()? & 0x0f);
-    rtp.get(12 + 4 * sources..).filter(|payload| !payload.is_empty())
-}
-
 /// What the first bytes of an Opus packet say (RFC 6716 §3.1).
 struct Toc {
     channels: usize,
@@ -293,15 +287,5 @@ mod tests {
         assert_eq!(samples(&[0x1b, 0x03]), None, "180 ms");
         assert_eq!(samples(&[0x0b]), None);
         assert_eq!(samples(&[]), None);
-    }
-
-    #[test]
-    fn the_payload_begins_after_the_contributing_sources() {
-        let mut rtp = vec![0x82; 12];
-        rtp.extend([0; 8]);
-        assert_eq!(payload(&rtp), None);
-        rtp.push(7);
-        assert_eq!(payload(&rtp), Some(&[7_u8][..]));
-        assert_eq!(payload(&[]), None);
     }
 }

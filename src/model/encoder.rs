@@ -97,6 +97,19 @@ pub fn picture_decoder(codec: Codec) -> Option<&'static str> {
     }
 }
 
+/// RTP of a codec to raw pictures for a mixed recording; of `picture_decoder` it differs in that H.264 is decoded too,
+/// and that no decoder starts threads of its own: many run at once.
+pub fn mixing_decoder(codec: Codec) -> Option<&'static str> {
+    match codec {
+        // what would be shown torn is not shown: the last good picture stands until the next keyframe
+        Codec::H264 => Some("rtph264depay ! avdec_h264 max-threads=1 output-corrupt=false"),
+        Codec::Vp8 => Some("rtpvp8depay ! vp8dec max-errors=-1 threads=1"),
+        Codec::Vp9 => Some("rtpvp9depay ! vp9dec max-errors=-1 threads=1"),
+        Codec::Av1 => Some("av1parse ! av1dec max-errors=-1"),
+        Codec::Opus => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

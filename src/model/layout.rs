@@ -35,3 +35,45 @@ pub struct Scene {
     /// Every track of sound that is mixed.
     pub sounds: Vec<TrackId>,
 }
+
+/// One whose picture or place is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    pub user: UserId,
+    pub media: MediaId,
+    /// Its live track of pictures.
+    pub video: Option<TrackId>,
+}
+pub fn scene(layout: &super::mix::Layout, canvas: super::mix::Size, people: &[Person], sounds: Vec<TrackId>) -> Scene {
+    let n = (people.len().max(1) as f64).sqrt().ceil() as u32;
+    let tiles = people
+        .iter()
+        .enumerate()
+        .map(|(i, p)| {
+            let i = i as u32;
+            let e = |of: u32, k: u32| (of * k / n) & !1;
+            let (c, r) = (i % n, i / n);
+            Tile {
+                rect: Rect {
+                    x: e(canvas.width, c),
+                    y: e(canvas.height, r),
+                    width: e(canvas.width, c + 1) - e(canvas.width, c),
+                    height: e(canvas.height, r + 1) - e(canvas.height, r),
+                },
+                user: Some(p.user.clone()),
+                media: p.media,
+                track: p.video,
+                fit: layout.fit,
+                alpha: 0,
+                image: layout.placeholder.clone(),
+            }
+        })
+        .collect();
+    Scene {
+        background: layout.background,
+        background_image: layout.background_image.clone(),
+        tiles,
+        watermarks: layout.watermarks.clone(),
+        sounds,
+    }
+}

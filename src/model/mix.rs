@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{MediaId, UserId};
+use super::{MediaId, TaskId, UserId};
 
 /// Pixels; both even.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -207,6 +207,21 @@ impl Layout {
         }
         urls
     }
+}
+
+/// A task shows an image that somebody must fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageWant {
+    pub task: TaskId,
+    pub url: String,
+}
+
+/// It could not be fetched or decoded. Told once of each task and address (event 309).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFailure {
+    pub task: TaskId,
+    pub url: String,
+    pub why: String,
 }
 
 /// `RecordMode` 2, whole.

@@ -7,6 +7,7 @@
 pub mod backlog;
 pub mod encoder;
 pub mod event;
+pub mod fit;
 pub mod layout;
 pub mod mix;
 pub mod playlist;

@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::recording::{RecordingSpec, Subscribers, Subscription};
+use super::layout::{self, Person, Scene};
+use super::mix::MixSpec;
+use super::recording::{RecordingSpec, StreamType, Subscribers, Subscription};
 use super::{Codec, Lane, LaneKind, MediaId, SessionId, TrackId, TrackKind, UserId};
 
 /// One live track as the room knows it.
@@ -127,14 +129,33 @@ impl Subscription {
     }
 }
 
-/// A lane that a task wants now, and the tracks to feed it from.
+/// What a lane is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Feed {
+    /// Tracks of one stream; another track is another run of the lane.
+    Single { audio: Option<TrackId>, video: Option<TrackId> },
+    /// Everybody's; another scene is taken up while the lane runs.
+    Mixed(Box<Scene>),
+}
+
+/// Whether a wanted lane should begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    Now,
+    /// More of what the publisher promised may still come: a merged lane had better wait a moment.
+    Soon,
+    /// There is nothing to record; one that runs goes on.
+    NotYet,
+    /// The same, and nobody is there of whom something could come.
+    Nobody,
+}
+
+/// A lane that a task wants now, and what to feed it from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedLane {
     pub lane: Lane,
-    pub audio: Option<TrackId>,
-    pub video: Option<TrackId>,
-    /// More of what the publisher promised may still come: a merged lane had better wait a moment.
-    pub complete: bool,
+    pub feed: Feed,
+    pub begin: Begin,
 }
 
 /// The lanes that `spec` asks of a room as it is, at most `streams` publishers' streams in order of entry.
@@ -142,6 +163,47 @@ pub struct WantedLane {
 /// An auxiliary stream is pictures only: the cloud knows no auxiliary sound, and its merge script stops at an
 /// `aux_audio` playlist (API.md §7.2).
 pub fn wanted_lanes(spec: &RecordingSpec, room: &Room, streams: usize) -> Vec<WantedLane> {
+    match &spec.mix {
+        Some(mix) => vec![mixed_lane(mix, spec, room, streams)],
+        None => single_lanes(spec, room, streams),
+    }
+}
+
+/// The one lane of a mixed recording. Unlike a lane of its own, a mix takes the sound of an auxiliary stream as well:
+/// what a shared screen plays was heard in the room.
+fn mixed_lane(mix: &MixSpec, spec: &RecordingSpec, room: &Room, streams: usize) -> WantedLane {
+    let (mut people, mut sounds, mut admitted, mut flows) = (Vec::new(), Vec::new(), 0, false);
+    for presence in &room.presences {
+        let wants = |kind| spec.streams.wants(kind) && spec.subscription.admits(kind, &presence.user, room);
+        let (hears, sees) = (wants(TrackKind::Audio), wants(TrackKind::Video));
+        if !spec.media.wants(presence.media) || !(hears || sees) {
+            continue;
+        }
+        admitted += 1;
+        if admitted > streams {
+            break;
+        }
+        let track = |kind, wanted: bool| presence.tracks.get(&kind).filter(|_| wanted).map(|track| track.id);
+        let (audio, video) = (track(TrackKind::Audio, hears), track(TrackKind::Video, sees));
+        sounds.extend(audio);
+        flows |= audio.is_some() || video.is_some();
+        people.push(Person { user: presence.user.clone(), media: presence.media, video });
+    }
+    let (kind, people) = match spec.streams {
+        StreamType::Audio => (LaneKind::Audio, Vec::new()),
+        StreamType::Video => (LaneKind::Video, people),
+        StreamType::AudioVideo => (LaneKind::AudioVideo, people),
+    };
+    let scene = layout::scene(&mix.layout, mix.video.size, &people, sounds);
+    let begin = match (flows, admitted) {
+        (true, _) => Begin::Now,
+        (false, 0) => Begin::Nobody,
+        (false, _) => Begin::NotYet,
+    };
+    WantedLane { lane: Lane::mixed(kind), feed: Feed::Mixed(Box::new(scene)), begin }
+}
+
+fn single_lanes(spec: &RecordingSpec, room: &Room, streams: usize) -> Vec<WantedLane> {
     let mut lanes = Vec::new();
     let mut taken = 0;
     for presence in &room.presences {
@@ -167,16 +229,18 @@ pub fn wanted_lanes(spec: &RecordingSpec, room: &Room, streams: usize) -> Vec<Wa
         // Merging is for sound with pictures; a task that takes only one of them has nothing to merge.
         if spec.av_merge && hears && sees {
             if audio.is_some() || video.is_some() {
-                let complete = presence.complete();
-                lanes.push(WantedLane { lane: lane(LaneKind::AudioVideo), audio, video, complete });
+                let begin = if presence.complete() { Begin::Now } else { Begin::Soon };
+                lanes.push(WantedLane { lane: lane(LaneKind::AudioVideo), feed: Feed::Single { audio, video }, begin });
             }
             continue;
         }
         if audio.is_some() {
-            lanes.push(WantedLane { lane: lane(LaneKind::Audio), audio, video: None, complete: true });
+            let feed = Feed::Single { audio, video: None };
+            lanes.push(WantedLane { lane: lane(LaneKind::Audio), feed, begin: Begin::Now });
         }
         if video.is_some() {
-            lanes.push(WantedLane { lane: lane(LaneKind::Video), audio: None, video, complete: true });
+            let feed = Feed::Single { audio: None, video };
+            lanes.push(WantedLane { lane: lane(LaneKind::Video), feed, begin: Begin::Now });
         }
     }
     lanes

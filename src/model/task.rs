@@ -18,11 +18,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Event, EventBody, LeaveCode};
+use super::layout::Scene;
 use super::playlist::{Item, Playlist};
 use super::recording::{Fate, RecordingSpec, Subscription};
-use super::room::{Room, WantedLane, wanted_lanes};
+use super::room::{Begin, Feed, Room, WantedLane, wanted_lanes};
 use super::segment::{ClosedSegment, LaneFile, playlist_name, segment_name};
-use super::{Lane, LaneRun, TaskId, Timestamp, TrackId};
+use super::{Lane, LaneRun, TaskId, Timestamp};
 
 /// How often a task is taken up again after the box failed (RECORDING.md §11).
 pub const TAKEOVERS: u8 = 3;
@@ -36,6 +37,9 @@ pub struct Policy {
     pub streams: usize,
     /// A merged lane waits so long for the second of sound and picture.
     pub merge_wait: Duration,
+    /// A mixed lane goes on for so long when everybody has left: who comes back within it comes back into the same
+    /// run. Of an empty room no more is recorded than the gap that parts two sections (RECORDING.md §10).
+    pub mix_hold: Duration,
     /// EOS must have gone through a lane by then; otherwise it is killed.
     pub finish_limit: Duration,
     /// A killed lane must have said so by then; otherwise it is wedged and given up.
@@ -52,6 +56,7 @@ impl Default for Policy {
             segment_length: Duration::from_secs(10),
             streams: 25,
             merge_wait: Duration::from_secs(1),
+            mix_hold: Duration::from_secs(15),
             finish_limit: Duration::from_secs(8),
             kill_limit: Duration::from_secs(4),
             grace: Duration::from_secs(60),
@@ -106,8 +111,7 @@ enum LiveState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Live {
     run: u32,
-    audio: Option<TrackId>,
-    video: Option<TrackId>,
+    feed: Feed,
     state: LiveState,
 }
 
@@ -213,6 +217,10 @@ pub enum Input {
     Fate(Fate),
     Subscribe(Subscription),
     Stop(LeaveCode),
+    /// An image of the layout could not be fetched or decoded.
+    ImageFailed {
+        url: String,
+    },
     /// A deadline may have passed.
     Tick,
 }
@@ -224,8 +232,16 @@ pub enum Effect {
     Announce(Event),
     StartLane {
         run: LaneRun,
-        audio: Option<TrackId>,
-        video: Option<TrackId>,
+        feed: Feed,
+    },
+    /// The mixed lane shows and plays this from now on.
+    ChangeScene {
+        run: LaneRun,
+        scene: Box<Scene>,
+    },
+    /// The layout shows the image of this address.
+    FetchImage {
+        url: String,
     },
     FinishLane(LaneRun),
     KillLane(LaneRun),
@@ -263,6 +279,12 @@ pub struct RecordingTask {
     wanted: BTreeMap<Lane, WantedLane>,
     #[serde(skip)]
     idle_since: Option<Timestamp>,
+    /// Since when nobody has been there whom the mixed lane could record.
+    #[serde(skip)]
+    nobody_since: Option<Timestamp>,
+    /// Images that were asked for in this life of the process, and those that were told as failed.
+    #[serde(skip)]
+    images: BTreeMap<String, bool>,
     #[serde(skip)]
     last_error: Option<(String, String, Timestamp)>,
     /// Between `restore` and `settle_unfound`: what is on the disk is not all told yet, so nothing is concluded.
@@ -293,6 +315,8 @@ impl RecordingTask {
             objects: BTreeMap::new(),
             wanted: BTreeMap::new(),
             idle_since: None,
+            nobody_since: None,
+            images: BTreeMap::new(),
             last_error: None,
             recovering: false,
             policy,
@@ -383,7 +407,7 @@ impl RecordingTask {
         for record in &self.records {
             match record.live.as_ref().map(|live| &live.state) {
                 Some(LiveState::Finishing { until } | LiveState::Killed { until }) => due.push(*until),
-                Some(LiveState::Running) => {}
+                Some(LiveState::Running) => due.extend(self.nobody_since.map(|since| since.plus(self.policy.mix_hold))),
                 None if self.phase == Phase::Active && self.wanted.contains_key(&record.lane) => {
                     due.extend(record.not_before);
                     due.extend(record.merge_since.map(|since| since.plus(self.policy.merge_wait)));
@@ -401,6 +425,8 @@ impl RecordingTask {
         }
         self.idle_since = room.is_empty().then(|| self.idle_since.unwrap_or(now));
         let wanted = wanted_lanes(&self.spec, room, self.policy.streams);
+        let nobody = wanted.iter().any(|w| w.begin == Begin::Nobody);
+        self.nobody_since = nobody.then(|| self.nobody_since.unwrap_or(now));
         self.wanted = wanted.into_iter().map(|w| (w.lane.clone(), w)).collect();
         self.drive(now)
     }
@@ -436,6 +462,11 @@ impl RecordingTask {
             Input::Stop(code) => {
                 if self.phase == Phase::Active {
                     self.phase = Phase::Leaving { code };
+                }
+            }
+            Input::ImageFailed { url } => {
+                if !self.images.insert(url.clone(), true).unwrap_or(false) {
+                    effects.push(self.announce(EventBody::ImageError { url }, now));
                 }
             }
             Input::Tick => {}
@@ -624,6 +655,7 @@ impl RecordingTask {
         if self.phase == Phase::Active && self.idle_since.is_some_and(|since| now >= since.plus(self.spec.max_idle)) {
             self.phase = Phase::Leaving { code: LeaveCode::IdleTimeout };
         }
+        self.drive_images(&mut effects);
         self.drive_lanes(now, &mut effects);
         // Nothing more can come into the lists of lives before this one.
         self.close_settled(self.takeover, &mut effects);
@@ -651,21 +683,39 @@ impl RecordingTask {
         }
     }
 
+    /// What the layout shows is fetched while the task can still show it.
+    fn drive_images(&mut self, effects: &mut Vec<Effect>) {
+        let Some(mix) = self.spec.mix.as_ref().filter(|_| self.phase == Phase::Active) else { return };
+        for url in mix.layout.image_urls() {
+            if !self.images.contains_key(url) {
+                self.images.insert(url.to_owned(), false);
+                effects.push(Effect::FetchImage { url: url.to_owned() });
+            }
+        }
+    }
+
     fn drive_lanes(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let active = self.phase == Phase::Active;
-        let wanted = if active { self.wanted.clone() } else { BTreeMap::new() };
+        let mut wanted = if active { self.wanted.clone() } else { BTreeMap::new() };
+        if self.nobody_since.is_some_and(|since| now >= since.plus(self.policy.mix_hold)) {
+            wanted.retain(|_, w| w.begin != Begin::Nobody);
+        }
         for record in &mut self.records {
             let wish = wanted.get(&record.lane).filter(|_| record.takeover == self.takeover);
             let Some(live) = &mut record.live else { continue };
             let run = LaneRun { task: self.id.clone(), lane: record.lane.clone(), run: live.run };
             match live.state {
-                LiveState::Running => {
-                    let fits = wish.is_some_and(|w| w.audio == live.audio && w.video == live.video);
-                    if !fits {
+                LiveState::Running => match (wish.map(|w| &w.feed), &mut live.feed) {
+                    (Some(wished), fed) if wished == fed => {}
+                    (Some(Feed::Mixed(scene)), Feed::Mixed(shown)) => {
+                        shown.clone_from(scene);
+                        effects.push(Effect::ChangeScene { run, scene: scene.clone() });
+                    }
+                    _ => {
                         live.state = LiveState::Finishing { until: now.plus(self.policy.finish_limit) };
                         effects.push(Effect::FinishLane(run));
                     }
-                }
+                },
                 LiveState::Finishing { until } if now >= until => {
                     live.state = LiveState::Killed { until: now.plus(self.policy.kill_limit) };
                     effects.push(Effect::KillLane(run));
@@ -677,7 +727,7 @@ impl RecordingTask {
                 LiveState::Finishing { .. } | LiveState::Killed { .. } => {}
             }
         }
-        for wish in wanted.values() {
+        for wish in wanted.values().filter(|w| matches!(w.begin, Begin::Now | Begin::Soon)) {
             let found = self.records.iter().position(|r| r.lane == wish.lane && r.takeover == self.takeover);
             let at = found.unwrap_or_else(|| {
                 self.records.push(Record::new(self.takeover, wish.lane.clone(), &self.spec));
@@ -687,7 +737,7 @@ impl RecordingTask {
             if record.live.is_some() || record.not_before.is_some_and(|at| now < at) {
                 continue;
             }
-            if !wish.complete {
+            if wish.begin == Begin::Soon {
                 let since = *record.merge_since.get_or_insert(now);
                 if now < since.plus(self.policy.merge_wait) {
                     continue;
@@ -698,9 +748,9 @@ impl RecordingTask {
             let run = self.next_run;
             self.next_run += 1;
             record.runs.push(run);
-            record.live = Some(Live { run, audio: wish.audio, video: wish.video, state: LiveState::Running });
+            record.live = Some(Live { run, feed: wish.feed.clone(), state: LiveState::Running });
             let run = LaneRun { task: self.id.clone(), lane: wish.lane.clone(), run };
-            effects.push(Effect::StartLane { run, audio: wish.audio, video: wish.video });
+            effects.push(Effect::StartLane { run, feed: wish.feed.clone() });
         }
     }
 

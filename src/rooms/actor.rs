@@ -15,10 +15,11 @@ use tracing::{error, info, warn};
 use super::{Ask, Error, TaskStatus, TaskView};
 use crate::config::{Config, OnStop};
 use crate::health::Reporter;
-use crate::media::{LaneEnd, LaneOrder, MediaClock, MediaEngine, MediaNews};
+use crate::media::{LaneEnd, LaneFeed, LaneOrder, MediaClock, MediaEngine, MediaNews};
 use crate::model::event::LeaveCode;
+use crate::model::mix::{ImageFailure, ImageWant};
 use crate::model::recording::{Fate, RecordingSpec, StorageKeys};
-use crate::model::room::{Room, Track};
+use crate::model::room::{Feed, Room, Track};
 use crate::model::segment::object_key;
 use crate::model::task::{Effect, Input, Phase, Piece, PieceFate, Policy, RecordingTask};
 use crate::model::{LaneKind, MediaTime, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp};
@@ -40,6 +41,8 @@ pub struct Parts {
     pub box_key: Arc<BoxKey>,
     /// Told whenever an event was committed.
     pub outbox: Arc<Notify>,
+    /// Images that layouts show, for whoever fetches them.
+    pub images: mpsc::Sender<ImageWant>,
     pub health: Reporter,
 }
 
@@ -158,6 +161,7 @@ impl Actor {
         mut asks: mpsc::Receiver<Ask>,
         mut news: mpsc::Receiver<MediaNews>,
         mut fates: mpsc::Receiver<(TaskId, Fate)>,
+        mut image_failures: mpsc::Receiver<ImageFailure>,
         cancel: CancellationToken,
     ) {
         let mut linger = None;
@@ -182,6 +186,10 @@ impl Actor {
                 Some((task, fate)) = fates.recv() => {
                     self.tell_health(&fate);
                     self.queue.push_back((task, Input::Fate(fate)));
+                }
+                Some(ImageFailure { task, url, why }) = image_failures.recv() => {
+                    warn!(%task, why, "an image of the layout is not to be had");
+                    self.queue.push_back((task, Input::ImageFailed { url }));
                 }
                 () = tokio::time::sleep(wake) => self.tick().await,
                 () = cancel.cancelled(), if !self.stopping => {
@@ -449,6 +457,16 @@ impl Actor {
                     self.queue.push_back((segment.run.task.clone(), Input::SegmentLost { segment, why }));
                 }
             }
+            MediaNews::Trouble { run, part, why } => {
+                match &why {
+                    Some(why) => warn!(task = %run.task, lane = ?run.lane, run = run.run, part, why, "lane in trouble"),
+                    None => info!(task = %run.task, lane = ?run.lane, run = run.run, part, "lane is well again"),
+                }
+                match why {
+                    Some(why) => self.parts.health.degraded(part, why),
+                    None => self.parts.health.ok(part),
+                }
+            }
             MediaNews::LaneEnded { run, end } => {
                 let failed = match &end {
                     LaneEnd::Finished | LaneEnd::TrackGone => false,
@@ -556,12 +574,18 @@ impl Actor {
         let spec = &running.task.spec;
         match effect {
             Effect::SavePiece(_) | Effect::Announce(_) => {}
-            Effect::StartLane { run, audio, video } => {
+            Effect::StartLane { run, feed } => {
+                let feed = match (feed, &spec.mix) {
+                    (Feed::Mixed(scene), Some(mix)) => {
+                        LaneFeed::Mixed { scene, video: mix.video.clone(), audio: mix.audio.clone() }
+                    }
+                    (Feed::Single { audio, video }, _) => LaneFeed::Single { audio, video },
+                    (Feed::Mixed(_), None) => unreachable!("only a mixed task has a mixed lane"),
+                };
                 let recording = &self.parts.config.recording;
                 let order = LaneOrder {
                     run: run.clone(),
-                    audio,
-                    video,
+                    feed,
                     dir: running.dir.clone(),
                     segment_length: Duration::from_secs(recording.segment_seconds),
                     gap_limit: Duration::from_secs(recording.gap_seconds),
@@ -574,6 +598,8 @@ impl Actor {
                     self.queue.push_back((id.clone(), Input::LaneEnded { run, failed: true }));
                 }
             }
+            Effect::ChangeScene { run, scene } => self.parts.engine.change_scene(&run, *scene),
+            Effect::FetchImage { url } => self.fetch_image(id, url),
             Effect::FinishLane(run) => self.parts.engine.finish_lane(&run),
             Effect::KillLane(run) => {
                 warn!(task = %id, lane = ?run.lane, run = run.run, "lane did not finish in time: killed");
@@ -586,6 +612,16 @@ impl Actor {
             }
             Effect::Spool { .. } | Effect::PublishPlaylist { .. } => self.shelve(id, effect),
             Effect::Forget => self.forget(id).await,
+        }
+    }
+
+    /// Asks for an image. When more wait than the fetcher takes, this one has failed: it is announced, not forgotten.
+    fn fetch_image(&mut self, id: &TaskId, url: String) {
+        if let Err(e) = self.parts.images.try_send(ImageWant { task: id.clone(), url }) {
+            let (mpsc::error::TrySendError::Full(want) | mpsc::error::TrySendError::Closed(want)) = e;
+            let url = want.url;
+            warn!(task = %id, "too many images are waiting to be fetched");
+            self.queue.push_back((id.clone(), Input::ImageFailed { url }));
         }
     }
 

@@ -1,0 +1,96 @@
+//! A track's pictures out of their packets and into a chain of elements.
+//!
+//! Owns: how RTP of each codec enters GStreamer, and a new chain when a stranger broke the old one. Must not touch: what
+//! comes out of the chain.
+//! Law: pictures go in one by one, each with its time; a packet that breaks an element for good costs the pictures until
+//! the next keyframe, never the recording.
+
+use gstreamer as gst;
+
+use super::MediaError;
+use super::av1::Assembler;
+use super::chain::{Chain, Out};
+use super::tracks::{StampedPacket, TrackSource};
+use crate::model::Codec;
+
+pub struct Unpacker {
+    chain: Chain,
+    /// What the chain is made of, to make it anew.
+    described: String,
+    caps: gst::Caps,
+    /// The chain is a new one that has not seen a keyframe.
+    renewed: bool,
+    /// AV1 has no depayloading element in Debian 12.
+    av1: Option<Assembler>,
+}
+
+impl Unpacker {
+    /// A chain of what takes the codec's RTP (of AV1: its units as they are in a file).
+    pub fn new(source: &TrackSource, described: String) -> Result<Unpacker, MediaError> {
+        let encoding = match source.codec {
+            Codec::H264 => "H264",
+            Codec::Vp8 => "VP8",
+            Codec::Vp9 => "VP9",
+            Codec::Av1 => "AV1",
+            Codec::Opus => return Err(MediaError::Pipeline("a picture track carries Opus".into())),
+        };
+        let av1 = (source.codec == Codec::Av1).then(Assembler::default);
+        let caps = if av1.is_some() {
+            gst::Caps::builder("video/x-av1").field("stream-format", "obu-stream").field("alignment", "tu").build()
+        } else {
+            gst::Caps::builder("application/x-rtp")
+                .field("media", "video")
+                .field("payload", i32::from(source.payload_type))
+                .field("clock-rate", i32::try_from(source.clock_rate).unwrap_or(90_000))
+                .field("encoding-name", encoding)
+                .build()
+        };
+        let chain = Chain::new(&described, &caps)?;
+        Ok(Unpacker { chain, described, caps, renewed: false, av1 })
+    }
+
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// A keyframe of the publisher is needed: an element asked for it since the last call, or the chain is new.
+    pub fn wants_keyframe(&self) -> bool {
+        self.renewed || self.chain.wants_keyframe()
+    }
+
+    /// A keyframe has come out.
+    pub fn renewal_is_over(&mut self) {
+        self.renewed = false;
+    }
+
+    /// Pushes the packets of one picture; gives what has come out.
+    pub fn push(&mut self, packets: &[StampedPacket], pts: gst::ClockTime) -> Result<Vec<Out>, MediaError> {
+        let mut list = gst::BufferList::new_sized(packets.len());
+        {
+            let list = list.get_mut().expect("a new list has one owner");
+            for packet in packets {
+                let mut buffer = match &mut self.av1 {
+                    None => gst::Buffer::from_slice(packet.rtp.clone()),
+                    Some(units) => match units.push(&packet.rtp, packet.after_loss) {
+                        Some(unit) => gst::Buffer::from_slice(unit),
+                        None => continue,
+                    },
+                };
+                buffer.get_mut().expect("a new buffer has one owner").set_pts(pts);
+                list.add(buffer);
+            }
+        }
+        if list.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pushed = self.chain.push_list(list);
+        let out = self.chain.take();
+        if let Err(error) = pushed {
+            tracing::debug!(%error, "the pictures' elements are made anew");
+            metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "video").increment(1);
+            self.chain = Chain::new(&self.described, &self.caps)?;
+            self.renewed = true;
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,170 @@
+//! One publisher's pictures for a mix: packets in, the picture of a moment out.
+//!
+//! Owns: packets that wait, the decoder, the picture that is shown. Must not touch: the canvas.
+//! Law: a picture is decoded when its moment is near and not before, so that what waits is small; nothing is decoded
+//! that cannot be shown; a publisher who breaks the decoder costs their own pictures only.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer_video as gst_video;
+use gstreamer_video::prelude::*;
+
+use super::canvas::Planes;
+use super::chain::Out;
+use super::keyframe::begins_keyframe;
+use super::tracks::{StampedPacket, Subscription};
+use super::unpack::Unpacker;
+use super::{MediaError, rtp_payload, timeline};
+use crate::model::mix::Size;
+use crate::model::{MediaTime, encoder};
+
+/// A keyframe that did not come is asked for again after so long.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Decoders may want some pictures before they give the first; more than this of a moment's are not pushed in ahead.
+const MOST_AHEAD: usize = 4;
+
+pub(super) struct Viewer {
+    track: Subscription,
+    base: MediaTime,
+    packets: VecDeque<StampedPacket>,
+    /// A keyframe has come, so that what waits can be decoded.
+    keyed: bool,
+    asked: Instant,
+    unpacker: Unpacker,
+    info: Option<gst_video::VideoInfo>,
+    shown: Option<Shown>,
+    ahead: VecDeque<Shown>,
+    /// Pictures that went in after the last one that came out.
+    inside: usize,
+    serial: u64,
+    /// Stamp of the newest packet, ns on the lane's line.
+    heard: Option<u64>,
+}
+
+/// A decoded picture.
+pub(super) struct Shown {
+    frame: gst_video::VideoFrame<gst_video::video_frame::Readable>,
+    /// ns on the lane's line
+    at: u64,
+    /// Counts the pictures of this viewer.
+    pub serial: u64,
+}
+
+impl Shown {
+    pub fn size(&self) -> Size {
+        Size { width: self.frame.width(), height: self.frame.height() }
+    }
+
+    /// `None` for a picture whose planes cannot be read.
+    pub fn planes(&self) -> Option<Planes<'_>> {
+        let plane = |n: u32| self.frame.plane_data(n).ok();
+        let stride = |n: usize| self.frame.plane_stride().get(n).and_then(|s| usize::try_from(*s).ok());
+        Some(Planes {
+            size: self.size(),
+            planes: [plane(0)?, plane(1)?, plane(2)?],
+            strides: [stride(0)?, stride(1)?, stride(2)?],
+        })
+    }
+}
+
+impl Viewer {
+    pub fn new(track: Subscription, base: MediaTime) -> Result<Viewer, MediaError> {
+        let source = track.source();
+        let decoder = encoder::mixing_decoder(source.codec)
+            .ok_or_else(|| MediaError::Pipeline(format!("{:?} is no picture", source.codec)))?;
+        // nothing to do for what is I420 already, as nearly everything is
+        let described = format!("{decoder} ! videoconvert n-threads=1 ! capsfilter caps=video/x-raw,format=I420");
+        let unpacker = Unpacker::new(source, described)?;
+        source.feedback.request_keyframe();
+        Ok(Viewer {
+            track,
+            base,
+            packets: VecDeque::new(),
+            keyed: false,
+            asked: Instant::now(),
+            unpacker,
+            info: None,
+            shown: None,
+            ahead: VecDeque::new(),
+            inside: 0,
+            serial: 0,
+            heard: None,
+        })
+    }
+
+    /// Takes packets, in order. Those before the first keyframe and after a loss in the lane's own box are left out.
+    pub fn take(&mut self, packets: Vec<StampedPacket>, after_overflow: bool) {
+        if after_overflow {
+            self.keyed = false;
+        }
+        let codec = self.track.source().codec;
+        for packet in packets {
+            let Some(at) = timeline(packet.at, self.base) else { continue };
+            self.heard = Some(at);
+            self.keyed |= rtp_payload(&packet.rtp).is_some_and(|payload| begins_keyframe(codec, payload));
+            if self.keyed {
+                self.packets.push_back(packet);
+            }
+        }
+        if (!self.keyed || self.unpacker.wants_keyframe()) && self.asked.elapsed() >= ASK_AGAIN {
+            self.asked = Instant::now();
+            metrics::counter!("holdfast_keyframe_requests_total").increment(1);
+            self.track.source().feedback.request_keyframe();
+        }
+    }
+
+    /// The tallest picture that is of use, pixels.
+    pub fn need(&self, height: u32) {
+        self.track.need(height);
+    }
+
+    /// Stamp of the newest packet that came, ns on the lane's line.
+    pub fn heard(&self) -> Option<u64> {
+        self.heard
+    }
+
+    /// Decodes up to a moment of the lane's line, ns. Then [`Viewer::shown`] is the picture of that moment.
+    pub fn advance(&mut self, until: u64) -> Result<(), MediaError> {
+        loop {
+            while self.ahead.front().is_some_and(|next| next.at <= until) {
+                self.shown = self.ahead.pop_front();
+            }
+            if !self.ahead.is_empty() {
+                return Ok(());
+            }
+            let Some(first) = self.packets.front() else { return Ok(()) };
+            let at = timeline(first.at, self.base).unwrap_or(0);
+            if at > until && (self.inside == 0 || self.inside > MOST_AHEAD) {
+                return Ok(());
+            }
+            let count = self.packets.iter().take_while(|packet| packet.at == first.at).count();
+            let picture: Vec<StampedPacket> = self.packets.drain(..count).collect();
+            let out = self.unpacker.push(&picture, gst::ClockTime::from_nseconds(at))?;
+            self.inside += 1;
+            self.collect(out, at);
+        }
+    }
+
+    fn collect(&mut self, out: Vec<Out>, inside: u64) {
+        for out in out {
+            match out {
+                Out::Caps(caps) => self.info = gst_video::VideoInfo::from_caps(&caps).ok(),
+                Out::Buffer(buffer) => {
+                    let at = buffer.pts().map_or(inside, gst::ClockTime::nseconds);
+                    let Some(info) = &self.info else { continue };
+                    let Ok(frame) = gst_video::VideoFrame::from_buffer_readable(buffer, info) else { continue };
+                    self.unpacker.renewal_is_over();
+                    self.inside = 0;
+                    self.serial += 1;
+                    self.ahead.push_back(Shown { frame, at, serial: self.serial });
+                }
+            }
+        }
+    }
+
+    pub fn shown(&self) -> Option<&Shown> {
+        self.shown.as_ref()
+    }
+}
