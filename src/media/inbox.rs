@@ -3,12 +3,13 @@
 //! Owns: the bound on what a lane may have waiting, and what is lost beyond it. Must not touch: what is in the letters.
 //! Law: posting never waits; a lane that falls behind loses whole batches of its own, counted, and is told so.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::tracks::StampedPacket;
-use crate::model::TrackKind;
+use crate::model::layout::Scene;
+use crate::model::{MediaTime, TrackId, TrackKind};
 
 /// A disk that hangs for some seconds must not cost media: at 4 Mbit/s this is half a minute.
 const MOST_BYTES: usize = 16 << 20;
@@ -19,10 +20,22 @@ const PAUSE: Duration = Duration::from_millis(80);
 
 #[derive(Debug)]
 pub struct Batch {
+    // A single lane has one track of each kind; the mixed one is who reads it.
+    #[allow(dead_code)]
+    pub track: TrackId,
     pub kind: TrackKind,
     pub packets: Vec<StampedPacket>,
-    /// Batches before this one did not fit.
+    /// Batches of the track before this one did not fit.
     pub after_overflow: bool,
+}
+
+/// What the engine has to say to a lane, beside its end.
+// Its words are the mixed lane's.
+#[allow(dead_code)]
+#[derive(Debug)]
+pub enum Word {
+    /// What is to be seen and heard from that moment on.
+    Scene(Box<Scene>, MediaTime),
 }
 
 /// What a lane finds when it looks. Each word is told once.
@@ -30,48 +43,68 @@ pub struct Batch {
 pub struct Letters {
     pub batches: VecDeque<Batch>,
     /// Tracks that ended after the last of `batches`.
-    pub sound_ended: bool,
-    pub picture_ended: bool,
+    pub ended: Vec<TrackId>,
+    /// In the order in which they were told.
+    pub words: Vec<Word>,
     pub finish: bool,
     pub kill: bool,
+}
+
+impl Letters {
+    /// There is something that does not wait until enough packets are there.
+    fn urgent(&self) -> bool {
+        self.finish || self.kill || !self.ended.is_empty() || !self.words.is_empty()
+    }
 }
 
 #[derive(Default)]
 struct State {
     letters: Letters,
     bytes: usize,
-    overflowed: [bool; 2],
+    overflowed: BTreeSet<TrackId>,
     taken: Option<Instant>,
     /// The lane sleeps until something comes; at other times it looks by itself soon.
     asleep: bool,
 }
 
-#[derive(Default)]
 pub struct Inbox {
+    most_bytes: usize,
+    most_batches: usize,
     state: Mutex<State>,
     wake: Condvar,
 }
 
+impl Default for Inbox {
+    /// For one participant's packets.
+    fn default() -> Inbox {
+        Inbox::new(MOST_BYTES, MOST_BATCHES)
+    }
+}
+
 impl Inbox {
+    /// A box that holds so much at most.
+    pub fn new(most_bytes: usize, most_batches: usize) -> Inbox {
+        Inbox { most_bytes, most_batches, state: Mutex::default(), wake: Condvar::new() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // whoever panicked while holding it left whole letters: each change is one assignment
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Posts packets of one track; if the box is full they are dropped and counted.
-    pub fn post(&self, kind: TrackKind, packets: &[StampedPacket]) {
+    pub fn post(&self, track: TrackId, kind: TrackKind, packets: &[StampedPacket]) {
         let bytes: usize = packets.iter().map(|packet| packet.rtp.len()).sum();
         let mut state = self.state();
-        let side = usize::from(kind == TrackKind::Video);
-        if state.bytes + bytes > MOST_BYTES || state.letters.batches.len() >= MOST_BATCHES {
-            state.overflowed[side] = true;
+        if state.bytes + bytes > self.most_bytes || state.letters.batches.len() >= self.most_batches {
+            state.overflowed.insert(track);
             metrics::counter!("holdfast_lane_packets_dropped_total", "kind" => kind.as_str())
                 .increment(packets.len() as u64);
             return;
         }
-        let after_overflow = std::mem::take(&mut state.overflowed[side]);
+        let after_overflow = state.overflowed.remove(&track);
         state.bytes += bytes;
-        state.letters.batches.push_back(Batch { kind, packets: packets.to_vec(), after_overflow });
+        state.letters.batches.push_back(Batch { track, kind, packets: packets.to_vec(), after_overflow });
         if std::mem::take(&mut state.asleep) {
             self.wake.notify_one();
         }
@@ -82,12 +115,18 @@ impl Inbox {
         self.state().letters.batches.len()
     }
 
-    pub fn track_ended(&self, kind: TrackKind) {
+    pub fn track_ended(&self, track: TrackId) {
         let mut state = self.state();
-        match kind {
-            TrackKind::Audio => state.letters.sound_ended = true,
-            TrackKind::Video => state.letters.picture_ended = true,
-        }
+        state.overflowed.remove(&track);
+        state.letters.ended.push(track);
+        self.wake.notify_one();
+    }
+
+    /// Tells the lane something that it is to hear at once.
+    // The first lane that is told anything is the mixed one.
+    #[allow(dead_code)]
+    pub fn tell(&self, word: Word) {
+        self.state().letters.words.push(word);
         self.wake.notify_one();
     }
 
@@ -108,23 +147,41 @@ impl Inbox {
         loop {
             let now = Instant::now();
             let letters = &state.letters;
-            let word = letters.finish || letters.kill || letters.sound_ended || letters.picture_ended;
-            if word || now >= deadline {
-                break;
+            if letters.urgent() || now >= deadline {
+                return take_all(&mut state);
             }
             let gathering = gathered.filter(|until| *until > now);
             if gathering.is_none() && !letters.batches.is_empty() {
-                break;
+                return take_all(&mut state);
             }
             state.asleep = gathering.is_none();
             let until = gathering.unwrap_or(deadline).min(deadline);
             state = self.wake.wait_timeout(state, until - now).unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.asleep = false;
-        state.taken = Some(Instant::now());
-        state.bytes = 0;
-        std::mem::take(&mut state.letters)
     }
+
+    /// Takes all that is there at `deadline`: packets do not end the wait, but words and ends do. For a lane that has
+    /// something to make at a time of its own.
+    // The lane that has is the mixed one.
+    #[allow(dead_code)]
+    pub fn take_at(&self, deadline: Instant) -> Letters {
+        let mut state = self.state();
+        state.asleep = false;
+        loop {
+            let now = Instant::now();
+            if state.letters.urgent() || now >= deadline {
+                return take_all(&mut state);
+            }
+            state = self.wake.wait_timeout(state, deadline - now).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+fn take_all(state: &mut State) -> Letters {
+    state.asleep = false;
+    state.taken = Some(Instant::now());
+    state.bytes = 0;
+    std::mem::take(&mut state.letters)
 }
 
 #[cfg(test)]
@@ -138,37 +195,73 @@ mod tests {
         StampedPacket { rtp: Bytes::from(vec![0; bytes]), at: MediaTime(0), after_loss: false }
     }
 
+    const SOUND: TrackId = TrackId(1);
+    const PICTURE: TrackId = TrackId(2);
+
     #[test]
-    fn what_does_not_fit_is_lost_and_told_to_the_same_kind() {
+    fn what_does_not_fit_is_lost_and_told_to_the_same_track() {
         let inbox = Inbox::default();
         for _ in 0..MOST_BATCHES + 3 {
-            inbox.post(TrackKind::Video, &[packet(10)]);
+            inbox.post(PICTURE, TrackKind::Video, &[packet(10)]);
         }
         let letters = inbox.take(Instant::now());
         assert_eq!(letters.batches.len(), MOST_BATCHES);
-        inbox.post(TrackKind::Audio, &[packet(10)]);
-        inbox.post(TrackKind::Video, &[packet(10)]);
-        inbox.post(TrackKind::Video, &[packet(10)]);
-        let told: Vec<bool> = inbox.take(Instant::now()).batches.iter().map(|b| b.after_overflow).collect();
-        assert_eq!(told, [false, true, false]);
+        inbox.post(SOUND, TrackKind::Audio, &[packet(10)]);
+        inbox.post(TrackId(3), TrackKind::Video, &[packet(10)]);
+        inbox.post(PICTURE, TrackKind::Video, &[packet(10)]);
+        inbox.post(PICTURE, TrackKind::Video, &[packet(10)]);
+        let batches = inbox.take(Instant::now()).batches;
+        let told: Vec<(u64, bool)> = batches.iter().map(|b| (b.track.0, b.after_overflow)).collect();
+        assert_eq!(told, [(1, false), (3, false), (2, true), (2, false)]);
     }
 
     #[test]
     fn bytes_are_bounded_too() {
         let inbox = Inbox::default();
         for _ in 0..40 {
-            inbox.post(TrackKind::Video, &[packet(1 << 20)]);
+            inbox.post(PICTURE, TrackKind::Video, &[packet(1 << 20)]);
         }
         assert_eq!(inbox.take(Instant::now()).batches.len(), MOST_BYTES >> 20);
+        let small = Inbox::new(25, 10);
+        for _ in 0..20 {
+            small.post(PICTURE, TrackKind::Video, &[packet(1)]);
+            small.post(SOUND, TrackKind::Audio, &[packet(10)]);
+        }
+        let batches = small.take(Instant::now()).batches;
+        assert_eq!(batches.iter().filter(|batch| batch.track == SOUND).count(), 2, "bytes");
+        assert_eq!(batches.len(), 7, "a small batch finds room where a large one does not");
     }
 
     #[test]
     fn words_wake_and_are_told_once() {
-        let inbox = std::sync::Arc::new(Inbox::default());
-        let other = inbox.clone();
-        let thread = std::thread::spawn(move || other.take(Instant::now() + Duration::from_secs(60)));
-        inbox.finish();
-        assert!(thread.join().expect("no panic").finish);
-        assert!(!inbox.take(Instant::now()).finish);
+        for at in [false, true] {
+            let inbox = std::sync::Arc::new(Inbox::default());
+            let take = move |inbox: &Inbox, deadline| if at { inbox.take_at(deadline) } else { inbox.take(deadline) };
+            let waiting = |inbox: &std::sync::Arc<Inbox>| {
+                let other = inbox.clone();
+                std::thread::spawn(move || take(&other, Instant::now() + Duration::from_secs(60)))
+            };
+            let thread = waiting(&inbox);
+            inbox.finish();
+            assert!(thread.join().expect("no panic").finish);
+            let thread = waiting(&inbox);
+            inbox.tell(Word::Scene(Box::default(), MediaTime(7)));
+            let words = thread.join().expect("no panic").words;
+            assert!(matches!(&words[..], [Word::Scene(_, MediaTime(7))]));
+            let thread = waiting(&inbox);
+            inbox.track_ended(SOUND);
+            assert_eq!(thread.join().expect("no panic").ended, [SOUND]);
+            let letters = take(&inbox, Instant::now());
+            assert!(!letters.finish && letters.words.is_empty() && letters.ended.is_empty());
+        }
+    }
+
+    #[test]
+    fn packets_do_not_end_a_wait_for_a_moment() {
+        let inbox = Inbox::default();
+        inbox.post(SOUND, TrackKind::Audio, &[packet(10)]);
+        let deadline = Instant::now() + Duration::from_millis(30);
+        assert_eq!(inbox.take_at(deadline).batches.len(), 1);
+        assert!(Instant::now() >= deadline);
     }
 }

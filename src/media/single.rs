@@ -148,7 +148,7 @@ impl<'a> Lane<'a> {
 
     fn live(&mut self, inbox: &Inbox) -> Result<LaneEnd, MediaError> {
         loop {
-            let Letters { batches, sound_ended, picture_ended, finish, kill } = inbox.take(self.deadline());
+            let Letters { batches, ended, finish, kill, words: _ } = inbox.take(self.deadline());
             if kill {
                 self.segmenter.close(None)?;
                 return Ok(LaneEnd::Killed);
@@ -156,11 +156,12 @@ impl<'a> Lane<'a> {
             for batch in batches {
                 self.batch(batch)?;
             }
-            if sound_ended && let Some(side) = &mut self.sound {
-                side.track = None;
+            let over = |track: &mut Subscription| ended.contains(&track.source().id);
+            if let Some(side) = &mut self.sound {
+                side.track.take_if(over);
             }
-            if picture_ended && let Some(side) = &mut self.picture {
-                side.track = None;
+            if let Some(side) = &mut self.picture {
+                side.track.take_if(over);
             }
             let gone = self.sound.as_ref().is_none_or(|side| side.track.is_none())
                 && self.picture.as_ref().is_none_or(|side| side.track.is_none());

@@ -140,7 +140,7 @@ impl Listener {
     pub fn take(&self, wait: Duration) -> (Vec<StampedPacket>, bool) {
         let letters = self.inbox.take(Instant::now() + wait);
         let packets = letters.batches.into_iter().flat_map(|batch| batch.packets).collect();
-        (packets, letters.sound_ended || letters.picture_ended)
+        (packets, !letters.ended.is_empty())
     }
 }
 
@@ -158,7 +158,7 @@ impl TrackInput {
         }
         let inboxes = self.track.inboxes();
         for inbox in inboxes.iter().flatten() {
-            inbox.post(self.track.source.kind, &packets);
+            inbox.post(self.track.source.id, self.track.source.kind, &packets);
         }
     }
 }
@@ -179,7 +179,7 @@ impl Drop for TrackInput {
         };
         metrics::gauge!("holdfast_tracks").set(left as f64);
         for inbox in self.track.inboxes().take().into_iter().flatten() {
-            inbox.track_ended(self.track.source.kind);
+            inbox.track_ended(self.track.source.id);
         }
     }
 }
@@ -230,7 +230,7 @@ mod tests {
         let inbox = Arc::new(Inbox::default());
         let _lane = tracks.subscribe(TrackId(1), &inbox).expect("a live track");
         drop(input);
-        assert!(inbox.take(Instant::now()).sound_ended);
+        assert_eq!(inbox.take(Instant::now()).ended, [TrackId(1)]);
         assert!(matches!(tracks.subscribe(TrackId(1), &inbox), Err(MediaError::NoTrack(_))));
         tracks.open(source(1)).expect("the id is free again");
     }
