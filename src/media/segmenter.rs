@@ -18,8 +18,8 @@ use super::{LaneOrder, MediaClock, MediaError, MediaNews, Teller};
 use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName};
 use crate::model::{MediaTime, Timestamp};
 
-/// Frames of AAC that share a PES: one each would double the bytes of sound.
-const FRAMES_IN_PES: usize = 6;
+/// Frames of AAC share a PES of at most this length (six of 48 kHz): one each would double the bytes of sound.
+const PES_LENGTH: Duration = Duration::from_millis(129);
 /// What a picture lasts when there is no next one to tell.
 const USUAL_PERIOD: Duration = Duration::from_millis(33);
 /// A picture that stood longer than this was no regular frame.
@@ -169,7 +169,7 @@ impl Segmenter {
 
     /// Takes a frame of sound.
     pub fn sound(&mut self, frame: &SoundFrame) -> Result<(), MediaError> {
-        let end = frame.pts + SoundFrame::DURATION;
+        let end = frame.pts + frame.duration;
         if let Some(open) = &self.open {
             let due = !self.last_words && frame.pts.saturating_sub(open.first) >= self.order.segment_length;
             // where black is filled in, pictures never stop
@@ -187,7 +187,7 @@ impl Segmenter {
             self.begin(frame.pts, Streams { picture: false, sound: true }, None, (0, 0))?;
         }
         let joins = self.pes_end.abs_diff(frame.pts) < Duration::from_millis(1);
-        if self.pes_frames >= FRAMES_IN_PES || (self.pes_frames > 0 && !joins) {
+        if self.pes_frames > 0 && (!joins || end.saturating_sub(self.pes_at) > PES_LENGTH) {
             self.write_pes();
         }
         if self.pes_frames == 0 {

@@ -10,11 +10,12 @@ use std::time::Duration;
 use gstreamer as gst;
 
 use super::chain::{Chain, Out};
-use super::pace::{Pace, nanos};
+use super::pace::{Pace, RATE, nanos};
 use super::tracks::StampedPacket;
 use super::{MediaError, rtp_payload, timeline};
 use crate::model::MediaTime;
 use crate::model::encoder::{self, Encoder};
+use crate::model::mix::AudioParams;
 
 /// Samples in an AAC frame.
 const FRAME: i64 = 1024;
@@ -27,11 +28,9 @@ const MOST_CONCEALED: i64 = 100_000_000;
 #[derive(Debug)]
 pub struct SoundFrame {
     pub pts: Duration,
+    /// 1024 samples
+    pub duration: Duration,
     pub bytes: gst::Buffer,
-}
-
-impl SoundFrame {
-    pub const DURATION: Duration = Duration::from_nanos(21_333_333);
 }
 
 #[derive(Debug)]
@@ -45,41 +44,30 @@ pub enum SoundOut {
 pub struct Sound {
     encoder: Encoder,
     gap_limit: i64,
-    decoder: Option<(usize, Chain)>,
+    opus: Option<Opus>,
     stretch: Option<Stretch>,
     channels: usize,
-    /// Where the last packet ended, ns on the file's line.
-    heard_until: i64,
     frames: Vec<SoundOut>,
 }
 
 struct Stretch {
     pace: Pace,
-    chain: Chain,
-    frames: i64,
+    aac: Aac,
 }
 
 impl Sound {
     pub fn new(gap_limit: Duration, present: &BTreeSet<&str>) -> Result<Sound, MediaError> {
-        let encoder =
-            encoder::sound_encoder(present).ok_or(MediaError::MissingElement("avenc_aac", "gstreamer1.0-libav"))?;
+        let encoder = encoder_of(present)?;
         let gap_limit = i64::try_from(gap_limit.as_nanos()).unwrap_or(i64::MAX);
-        Ok(Sound { encoder, gap_limit, decoder: None, stretch: None, channels: 1, heard_until: 0, frames: Vec::new() })
+        Ok(Sound { encoder, gap_limit, opus: None, stretch: None, channels: 1, frames: Vec::new() })
     }
 
     /// Takes packets; those stamped before `base` are left out. Gives what they completed.
     pub fn push(&mut self, packets: &[StampedPacket], base: MediaTime) -> Result<Vec<SoundOut>, MediaError> {
         let mut pcm = Vec::new();
         for packet in packets {
-            let Some(at) = timeline(packet.at, base) else {
-                continue;
-            };
-            let at = i64::try_from(at).expect("a recording is shorter than 292 years") - nanos(LOOK_AHEAD);
-            let Some(opus) = rtp_payload(&packet.rtp) else {
-                metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "audio").increment(1);
-                continue;
-            };
-            self.packet(at, packet.after_loss, opus, &mut pcm)?;
+            let Some(packet) = OpusPacket::read(packet, base) else { continue };
+            self.packet(&packet, &mut pcm)?;
         }
         self.encode(&mut pcm)?;
         Ok(std::mem::take(&mut self.frames))
@@ -105,22 +93,18 @@ impl Sound {
     /// Ends the stretch: gives the frames that were still inside the encoder.
     pub fn pause(&mut self) -> Result<Vec<SoundOut>, MediaError> {
         if let Some(mut stretch) = self.stretch.take() {
-            let out = stretch.chain.finish()?;
-            stretch.collect(out, self.encoder.priming, &mut self.frames);
+            self.frames.extend(stretch.aac.finish()?.into_iter().map(SoundOut::Frame));
             count_lies(&stretch.pace);
         }
         Ok(std::mem::take(&mut self.frames))
     }
 
-    fn packet(&mut self, at: i64, after_loss: bool, opus: &[u8], pcm: &mut Vec<i16>) -> Result<(), MediaError> {
-        let Some(toc) = Toc::read(opus) else {
-            metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "audio").increment(1);
-            return Ok(());
-        };
+    fn packet(&mut self, packet: &OpusPacket<'_>, pcm: &mut Vec<i16>) -> Result<(), MediaError> {
+        let heard = self.opus.as_ref().map_or(i64::MIN, |opus| opus.heard_until);
         // silence may have been written since
         let written = self.stretch.as_ref().map_or(i64::MIN, |stretch| stretch.pace.end());
-        let missing = at - self.heard_until.max(written);
-        let more_channels = toc.channels > self.channels;
+        let missing = packet.at.saturating_sub(heard.max(written));
+        let more_channels = packet.toc.channels > self.channels;
         if self.stretch.is_some() && (missing >= self.gap_limit || more_channels) {
             self.encode(pcm)?;
             let frames = self.pause()?;
@@ -129,37 +113,15 @@ impl Sound {
         }
         if more_channels {
             // never fewer again: an encoder that falls back to mono for a while is still a stereo source
-            self.channels = toc.channels;
+            self.channels = packet.toc.channels;
         }
-        self.begin(at)?;
-
-        let decoder = match &self.decoder {
-            Some((channels, chain)) if *channels == self.channels => chain,
-            _ => &self.decoder.insert((self.channels, decoder(self.channels)?)).1,
+        self.begin(packet.at)?;
+        let opus = match &mut self.opus {
+            Some(opus) if opus.channels == self.channels => opus,
+            _ => self.opus.insert(Opus::new(self.channels)?),
         };
         let pace = &mut self.stretch.as_mut().expect("begun above").pace;
-        let concealable = (missing / 2_500_000) * 2_500_000;
-        if after_loss && (2_500_000..=MOST_CONCEALED).contains(&concealable) {
-            decoder.push_gap(clock(self.heard_until), clock(concealable));
-            for samples in decoded(decoder) {
-                pace.sound(self.heard_until, &samples, pcm);
-                self.heard_until += nanos((samples.len() / self.channels) as i64);
-            }
-        }
-        let mut buffer = gst::Buffer::from_slice(opus.to_vec());
-        {
-            let buffer = buffer.get_mut().expect("a new buffer has one owner");
-            buffer.set_pts(clock(at));
-            buffer.set_duration(clock(nanos(toc.samples)));
-        }
-        decoder.push(buffer)?;
-        let mut at = at;
-        for samples in decoded(decoder) {
-            pace.sound(at, &samples, pcm);
-            at += nanos((samples.len() / self.channels) as i64);
-        }
-        self.heard_until = at;
-        Ok(())
+        opus.packet(packet, pace, pcm)
     }
 
     fn begin(&mut self, at: i64) -> Result<(), MediaError> {
@@ -167,15 +129,8 @@ impl Sound {
             return Ok(());
         }
         let channels = self.channels as u32;
-        let caps = raw_caps(channels);
-        let described = format!(
-            "audioconvert ! {} bitrate={} ! aacparse ! capsfilter caps=audio/mpeg,mpegversion=4,stream-format=adts",
-            self.encoder.described,
-            encoder::sound_bitrate(channels)
-        );
-        let chain = Chain::new(&described, &caps)?;
-        self.heard_until = at;
-        self.stretch = Some(Stretch { pace: Pace::new(self.channels, at), chain, frames: 0 });
+        let form = AudioParams { rate: RATE as u32, channels, bitrate: encoder::sound_bitrate(channels) };
+        self.stretch = Some(Stretch { pace: Pace::new(self.channels, at), aac: Aac::new(self.encoder, &form, at)? });
         Ok(())
     }
 
@@ -184,29 +139,140 @@ impl Sound {
             return Ok(());
         }
         let stretch = self.stretch.as_mut().expect("samples come from a stretch");
-        let bytes: Vec<u8> = pcm.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        self.frames.extend(stretch.aac.push(pcm)?.into_iter().map(SoundOut::Frame));
         pcm.clear();
-        stretch.chain.push(gst::Buffer::from_slice(bytes))?;
-        let out = stretch.chain.take();
-        stretch.collect(out, self.encoder.priming, &mut self.frames);
         Ok(())
     }
 }
 
-impl Stretch {
-    fn collect(&mut self, out: Vec<Out>, priming: u32, frames: &mut Vec<SoundOut>) {
+/// The encoder of sound that this board has.
+pub fn encoder_of(present: &BTreeSet<&str>) -> Result<Encoder, MediaError> {
+    encoder::sound_encoder(present).ok_or(MediaError::MissingElement("avenc_aac", "gstreamer1.0-libav"))
+}
+
+/// Interleaved samples of 48 kHz to AAC frames.
+pub struct Aac {
+    chain: Chain,
+    /// Where the first sample is, ns on the file's line.
+    origin: i64,
+    rate: i64,
+    priming: i64,
+    frames: i64,
+}
+
+impl Aac {
+    pub fn new(encoder: Encoder, form: &AudioParams, origin: i64) -> Result<Aac, MediaError> {
+        let AudioParams { rate, channels, bitrate } = form;
+        let resample = if u64::from(*rate) == RATE {
+            String::new()
+        } else {
+            format!("audioresample ! capsfilter caps=audio/x-raw,rate={rate} ! ")
+        };
+        let described = format!(
+            "{resample}audioconvert ! {} bitrate={bitrate} ! aacparse ! \
+             capsfilter caps=audio/mpeg,mpegversion=4,stream-format=adts",
+            encoder.described,
+        );
+        let chain = Chain::new(&described, &raw_caps(*channels))?;
+        Ok(Aac { chain, origin, rate: i64::from(*rate), priming: i64::from(encoder.priming), frames: 0 })
+    }
+
+    pub fn push(&mut self, pcm: &[i16]) -> Result<Vec<SoundFrame>, MediaError> {
+        let bytes: Vec<u8> = pcm.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        self.chain.push(gst::Buffer::from_slice(bytes))?;
+        let out = self.chain.take();
+        Ok(self.collect(out))
+    }
+
+    /// What was still inside.
+    pub fn finish(&mut self) -> Result<Vec<SoundFrame>, MediaError> {
+        let out = self.chain.finish()?;
+        Ok(self.collect(out))
+    }
+
+    fn collect(&mut self, out: Vec<Out>) -> Vec<SoundFrame> {
+        let mut frames = Vec::with_capacity(out.len());
         for out in out {
             let Out::Buffer(bytes) = out else {
                 continue;
             };
-            let at = self.pace.origin() + nanos(self.frames * FRAME - i64::from(priming));
+            let ns = |samples: i64| samples * 1_000_000_000 / self.rate;
+            let first = self.frames * FRAME - self.priming;
             self.frames += 1;
             // the priming before the line begins
-            let Ok(at) = u64::try_from(at) else {
+            let Ok(at) = u64::try_from(self.origin + ns(first)) else {
                 continue;
             };
-            frames.push(SoundOut::Frame(SoundFrame { pts: Duration::from_nanos(at), bytes }));
+            let duration = Duration::from_nanos(ns(FRAME).unsigned_abs());
+            frames.push(SoundFrame { pts: Duration::from_nanos(at), duration, bytes });
         }
+        frames
+    }
+}
+
+/// A packet of Opus that may be decoded.
+pub struct OpusPacket<'a> {
+    /// Where its first sample was captured, ns on the file's line.
+    pub at: i64,
+    after_loss: bool,
+    opus: &'a [u8],
+    toc: Toc,
+}
+
+impl<'a> OpusPacket<'a> {
+    /// `None` for one that was stamped before `base`, or is none (counted).
+    pub fn read(packet: &'a StampedPacket, base: MediaTime) -> Option<OpusPacket<'a>> {
+        let at = timeline(packet.at, base)?;
+        let at = i64::try_from(at).expect("a recording is shorter than 292 years") - nanos(LOOK_AHEAD);
+        let read = rtp_payload(&packet.rtp).and_then(|opus| Some((opus, Toc::read(opus)?)));
+        let Some((opus, toc)) = read else {
+            metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "audio").increment(1);
+            return None;
+        };
+        Some(OpusPacket { at, after_loss: packet.after_loss, opus, toc })
+    }
+}
+
+/// Decodes one track's packets.
+pub struct Opus {
+    channels: usize,
+    chain: Chain,
+    /// Where the last packet ended, ns on the file's line.
+    heard_until: i64,
+}
+
+impl Opus {
+    /// Whatever the packets have, `channels` come out.
+    pub fn new(channels: usize) -> Result<Opus, MediaError> {
+        Ok(Opus { channels, chain: decoder(channels)?, heard_until: i64::MIN })
+    }
+
+    /// Decodes a packet to where it belongs; what was lost before it is concealed.
+    pub fn packet(&mut self, packet: &OpusPacket<'_>, pace: &mut Pace, pcm: &mut Vec<i16>) -> Result<(), MediaError> {
+        let missing = packet.at.saturating_sub(self.heard_until.max(pace.end()));
+        let concealable = (missing / 2_500_000) * 2_500_000;
+        if packet.after_loss && (2_500_000..=MOST_CONCEALED).contains(&concealable) {
+            let mut at = self.heard_until.max(pace.end());
+            self.chain.push_gap(clock(at), clock(concealable));
+            for samples in decoded(&self.chain) {
+                pace.sound(at, &samples, pcm);
+                at += nanos((samples.len() / self.channels) as i64);
+            }
+        }
+        let mut buffer = gst::Buffer::from_slice(packet.opus.to_vec());
+        {
+            let buffer = buffer.get_mut().expect("a new buffer has one owner");
+            buffer.set_pts(clock(packet.at));
+            buffer.set_duration(clock(nanos(packet.toc.samples)));
+        }
+        self.chain.push(buffer)?;
+        let mut at = packet.at;
+        for samples in decoded(&self.chain) {
+            pace.sound(at, &samples, pcm);
+            at += nanos((samples.len() / self.channels) as i64);
+        }
+        self.heard_until = at;
+        Ok(())
     }
 }
 
