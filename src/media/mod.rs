@@ -21,6 +21,7 @@ mod segmenter;
 mod session;
 mod single;
 mod sound;
+pub mod stills;
 pub mod tracks;
 mod ts;
 pub mod whip;
