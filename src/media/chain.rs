@@ -170,6 +170,11 @@ impl Chain {
         self.input.push_event(gst::event::CustomDownstream::new(order));
     }
 
+    /// The element that the description calls so, for what changes while the chain runs.
+    pub fn element(&self, name: &str) -> Option<gst::Element> {
+        self.pipeline.by_name(name)
+    }
+
     /// Takes what has come out.
     pub fn take(&self) -> Vec<Out> {
         std::mem::take(&mut lock(&self.far).out)

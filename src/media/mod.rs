@@ -23,12 +23,14 @@ mod segmenter;
 mod session;
 mod single;
 mod sound;
+pub mod stills;
 pub mod tracks;
 mod ts;
 mod unpack;
 mod viewer;
 mod voice;
 pub mod whip;
+pub mod words;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -177,6 +179,8 @@ pub enum MediaError {
     NoTrack(TrackId),
     #[error("element {0} is missing: install {1}")]
     MissingElement(&'static str, &'static str),
+    #[error("the font {0} is missing: install {1}")]
+    MissingFont(&'static str, &'static str),
     #[error("pipeline: {0}")]
     Pipeline(String),
     #[error("no {0}")]
@@ -210,7 +214,7 @@ pub trait Sessions: Send + Sync + 'static {
 }
 
 /// Elements that every recording needs, and the Debian package that brings each.
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: [(&str, &str); 12] = [
     ("rtph264depay", "gstreamer1.0-plugins-good"),
     ("rtpvp8depay", "gstreamer1.0-plugins-good"),
     ("rtpvp9depay", "gstreamer1.0-plugins-good"),
@@ -222,6 +226,8 @@ const NEEDED: [(&str, &str); 11] = [
     ("opusdec", "gstreamer1.0-plugins-base"),
     ("audioconvert", "gstreamer1.0-plugins-base"),
     ("videoconvert", "gstreamer1.0-plugins-base"),
+    // upstream it is part of base; Debian keeps pango apart
+    ("textoverlay", "gstreamer1.0-x"),
 ];
 
 /// Starts GStreamer and looks for what recordings need; the first that is missing is named.
