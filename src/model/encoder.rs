@@ -99,7 +99,6 @@ pub fn picture_decoder(codec: Codec) -> Option<&'static str> {
     }
 }
 
-<<<<<<< ours
 /// RTP of a codec to raw pictures for a mixed recording; of `picture_decoder` it differs in that H.264 is decoded too,
 /// and that no decoder starts threads of its own: many run at once.
 pub fn mixing_decoder(codec: Codec) -> Option<&'static str> {
@@ -113,7 +112,6 @@ pub fn mixing_decoder(codec: Codec) -> Option<&'static str> {
     }
 }
 
-=======
 /// What a mixed recording's pictures are coded as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Coding {
@@ -287,7 +285,6 @@ pub const H264_DECODERS: [(&str, &str); 4] = [
     ("vah264dec", "vah264dec ! videoconvert ! video/x-raw,format=I420"),
 ];
 
->>>>>>> theirs
 #[cfg(test)]
 mod tests {
     use super::*;
