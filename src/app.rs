@@ -19,8 +19,9 @@ use tracing::{error, info, warn};
 use crate::api::{self, Door, tls};
 use crate::config::Config;
 use crate::health::Reporter;
-use crate::media::engine::Engine;
+use crate::media::engine::{Engine, Mixing};
 use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
+use crate::media::stills::Stills;
 use crate::media::tracks::Tracks;
 use crate::media::whip::{WhipServer, WhipSettings};
 use crate::media::{self, MediaClock};
@@ -131,7 +132,10 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     };
     let whip =
         WhipServer::bind(settings, media_clock, tracks.clone(), news_in.clone()).await.map_err(failed("whip"))?;
-    let engine = Arc::new(Engine::new(media_clock, tracks, news_in, whip.clone()));
+    let stills = Stills::default();
+    let engine = Engine::new(media_clock, tracks, news_in, whip.clone(), Mixing::untried(stills.clone()));
+    let (images_in, images) = mpsc::channel(256);
+    let (image_failures_in, image_failures) = mpsc::channel(256);
 
     let outbox = Arc::new(Notify::new());
     let webhook =
@@ -140,17 +144,18 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         config: config.clone(),
         store: store.clone(),
         spool: spool.clone(),
-        engine,
+        engine: Arc::new(engine),
         media_clock,
         box_key: box_key.clone(),
         outbox,
+        images: images_in,
         health: health.clone(),
     };
     let actor = Actor::restore(parts, recovered).await.map_err(failed("rooms"))?;
 
     let (doors, rooms_cancel, work_cancel) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let rooms_task = tokio::spawn(actor.run(asks, news, fates, rooms_cancel.clone()));
+    let rooms_task = tokio::spawn(actor.run(asks, news, fates, image_failures, rooms_cancel.clone()));
     let uploader = Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in);
     let work_tasks =
         vec![tokio::spawn(uploader.run(work_cancel.clone())), tokio::spawn(webhook.run(work_cancel.clone()))];

@@ -115,7 +115,12 @@ impl Overlay {
         }
         for y in 0..h / 2 {
             for x in 0..w / 2 {
-                let four = [pixel(2 * x, 2 * y), pixel(2 * x + 1, 2 * y), pixel(2 * x, 2 * y + 1), pixel(2 * x + 1, 2 * y + 1)];
+                let four = [
+                    pixel(2 * x, 2 * y),
+                    pixel(2 * x + 1, 2 * y),
+                    pixel(2 * x, 2 * y + 1),
+                    pixel(2 * x + 1, 2 * y + 1),
+                ];
                 let alpha: u32 = four.iter().map(|p| u32::from(p[3])).sum();
                 // what is not to be seen has no say in the colour
                 let mean = |c: usize| {

@@ -175,6 +175,11 @@ impl Chain {
         self.pipeline.by_name(name)
     }
 
+    /// What an element said has gone wrong: one that works in threads of its own says it while nothing is pushed.
+    pub fn broken(&self) -> Option<MediaError> {
+        lock(&self.far).error.is_some().then(|| self.fault(""))
+    }
+
     /// Takes what has come out.
     pub fn take(&self) -> Vec<Out> {
         std::mem::take(&mut lock(&self.far).out)

@@ -11,14 +11,36 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Word};
+use super::mixed::{self, Kit};
 use super::single::{self, Sides};
+use super::stills::Stills;
 use super::tracks::Tracks;
-use super::{LaneEnd, LaneOrder, MediaClock, MediaEngine, MediaError, MediaNews, Sessions, Teller, present};
-use crate::model::{LaneKind, LaneRun, SessionId};
+use super::{LaneEnd, LaneFeed, LaneOrder, MediaClock, MediaEngine, MediaError, MediaNews, Sessions, Teller, present};
+use crate::model::encoder::{PictureEncoder, mixing_encoders};
+use crate::model::layout::Scene;
+use crate::model::{LaneRun, SessionId};
 
 /// A lane that was told to finish, or to die, has so long for it.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What mixed lanes have beside their tracks.
+#[derive(Clone)]
+pub struct Mixing {
+    /// Where images of layouts appear.
+    pub stills: Stills,
+    /// Encoders of pictures that work on this board, best first.
+    pub encoders: Vec<PictureEncoder>,
+}
+
+impl Mixing {
+    /// All encoders of the table whose elements are there.
+    pub fn untried(stills: Stills) -> Mixing {
+        let there = |factory: &str| gstreamer::ElementFactory::find(factory).is_some();
+        let usable = |e: &&PictureEncoder| there(e.factory) && e.needs.iter().all(|needed| there(needed));
+        Mixing { stills, encoders: mixing_encoders().iter().filter(usable).copied().collect() }
+    }
+}
 
 #[derive(Clone)]
 pub struct Engine {
@@ -28,6 +50,7 @@ pub struct Engine {
 struct Inner {
     clock: MediaClock,
     tracks: Tracks,
+    mixing: Mixing,
     news: mpsc::Sender<MediaNews>,
     sessions: Arc<dyn Sessions>,
     lanes: Mutex<Lanes>,
@@ -66,9 +89,10 @@ impl Engine {
         tracks: Tracks,
         news: mpsc::Sender<MediaNews>,
         sessions: Arc<dyn Sessions>,
+        mixing: Mixing,
     ) -> Engine {
-        let lanes = Mutex::default();
-        Engine { inner: Arc::new(Inner { clock, tracks, news, sessions, lanes, changed: Condvar::new() }) }
+        let (lanes, changed) = (Mutex::default(), Condvar::new());
+        Engine { inner: Arc::new(Inner { clock, tracks, mixing, news, sessions, lanes, changed }) }
     }
 
     /// Lanes that have not ended.
@@ -80,33 +104,19 @@ impl Engine {
 impl MediaEngine for Engine {
     fn start_lane(&self, order: LaneOrder) -> Result<(), MediaError> {
         let inner = &self.inner;
-        let kind = order.run.lane.kind;
-        let (wants_sound, wants_picture) = (kind != LaneKind::Video, kind != LaneKind::Audio);
-        let inbox = Arc::new(Inbox::default());
-        let subscribe = |wanted: bool, track| match track {
-            Some(track) if wanted => inner.tracks.subscribe(track, &inbox).map(Some),
-            _ => Ok(None),
-        };
-        let sides =
-            Sides { sound: subscribe(wants_sound, order.audio)?, picture: subscribe(wants_picture, order.video)? };
-        if sides.sound.is_none() && sides.picture.is_none() {
-            return Err(MediaError::Pipeline(format!("a lane of {} without a track", kind.track_type())));
-        }
         let run = order.run.clone();
         let key = key(&run);
         let teller = Teller::new(inner.news.clone());
+        let (inbox, life) = inner.life_of(order, teller.clone())?;
         let mut lanes = inner.lanes();
         if lanes.running.contains_key(&key) {
             return Err(MediaError::Pipeline(format!("run {} of this lane is there already", run.run)));
         }
         watch(inner, &mut lanes)?;
         let lane = {
-            let (inner, inbox, teller, key) = (inner.clone(), inbox.clone(), teller.clone(), key.clone());
+            let (inner, run, teller, key) = (inner.clone(), run.clone(), teller.clone(), key.clone());
             move || {
-                let run = order.run.clone();
-                let made = catch_unwind(AssertUnwindSafe(|| {
-                    single::run(order, sides, &inbox, inner.clock, teller.clone(), &present())
-                }));
+                let made = catch_unwind(AssertUnwindSafe(life));
                 let end = made.unwrap_or_else(|_| LaneEnd::Failed("the lane's thread panicked".into()));
                 info!(task = %run.task, lane = ?run.lane, run = run.run, ?end, "lane ended");
                 {
@@ -125,6 +135,13 @@ impl MediaEngine for Engine {
         lanes.running.insert(key, Running { run, inbox, teller, kill_at: None, give_up_at: None });
         metrics::gauge!("holdfast_lanes").set(lanes.running.len() as f64);
         Ok(())
+    }
+
+    fn change_scene(&self, run: &LaneRun, scene: Scene) {
+        let now = self.inner.clock.now();
+        if let Some(lane) = self.inner.lanes().running.get(&key(run)) {
+            lane.inbox.tell(Word::Scene(Box::new(scene), now));
+        }
     }
 
     fn finish_lane(&self, run: &LaneRun) {
@@ -150,7 +167,45 @@ impl MediaEngine for Engine {
     }
 }
 
+/// A lane from its beginning to its end.
+type Life = Box<dyn FnOnce() -> LaneEnd + Send>;
+
 impl Inner {
+    /// A lane's letter box, and what its thread will do.
+    fn life_of(self: &Arc<Inner>, mut order: LaneOrder, teller: Teller) -> Result<(Arc<Inbox>, Life), MediaError> {
+        let kind = order.run.lane.kind;
+        let inner = self.clone();
+        let mixed = match &mut order.feed {
+            LaneFeed::Mixed { scene, video, audio } => {
+                Some((std::mem::take(&mut **scene), video.clone(), audio.clone()))
+            }
+            LaneFeed::Single { .. } => None,
+        };
+        if let Some(parts) = mixed {
+            let inbox = Arc::new(mixed::inbox());
+            let letters = inbox.clone();
+            let life = move || {
+                let Mixing { stills, encoders } = &inner.mixing;
+                let kit = Kit { tracks: &inner.tracks, stills: stills.clone(), encoders, present: &present() };
+                mixed::run(order, parts, &kit, &letters, inner.clock, teller)
+            };
+            return Ok((inbox, Box::new(life)));
+        }
+        let LaneFeed::Single { audio, video } = order.feed else { unreachable!("looked at above") };
+        let inbox = Arc::new(Inbox::default());
+        let subscribe = |wanted: bool, track: Option<_>| match track {
+            Some(track) if wanted => self.tracks.subscribe(track, &inbox).map(Some),
+            _ => Ok(None),
+        };
+        let sides = Sides { sound: subscribe(kind.has_audio(), audio)?, picture: subscribe(kind.has_video(), video)? };
+        if sides.sound.is_none() && sides.picture.is_none() {
+            return Err(MediaError::Pipeline(format!("a lane of {} without a track", kind.track_type())));
+        }
+        let letters = inbox.clone();
+        let life = move || single::run(order, sides, &letters, inner.clock, teller, &present());
+        Ok((inbox, Box::new(life)))
+    }
+
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }

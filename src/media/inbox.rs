@@ -20,8 +20,6 @@ const PAUSE: Duration = Duration::from_millis(80);
 
 #[derive(Debug)]
 pub struct Batch {
-    // A single lane has one track of each kind; the mixed one is who reads it.
-    #[allow(dead_code)]
     pub track: TrackId,
     pub kind: TrackKind,
     pub packets: Vec<StampedPacket>,
@@ -30,8 +28,6 @@ pub struct Batch {
 }
 
 /// What the engine has to say to a lane, beside its end.
-// Its words are the mixed lane's.
-#[allow(dead_code)]
 #[derive(Debug)]
 pub enum Word {
     /// What is to be seen and heard from that moment on.
@@ -123,8 +119,6 @@ impl Inbox {
     }
 
     /// Tells the lane something that it is to hear at once.
-    // The first lane that is told anything is the mixed one.
-    #[allow(dead_code)]
     pub fn tell(&self, word: Word) {
         self.state().letters.words.push(word);
         self.wake.notify_one();
@@ -162,8 +156,6 @@ impl Inbox {
 
     /// Takes all that is there at `deadline`: packets do not end the wait, but words and ends do. For a lane that has
     /// something to make at a time of its own.
-    // The lane that has is the mixed one.
-    #[allow(dead_code)]
     pub fn take_at(&self, deadline: Instant) -> Letters {
         let mut state = self.state();
         state.asleep = false;

@@ -7,6 +7,7 @@
 mod av1;
 mod canvas;
 mod chain;
+mod coder;
 pub mod engine;
 mod inbox;
 mod intake;
@@ -23,6 +24,7 @@ mod segmenter;
 mod session;
 mod single;
 mod sound;
+mod stage;
 pub mod stills;
 pub mod tracks;
 mod ts;
@@ -67,6 +69,10 @@ impl MediaClock {
     pub fn at(&self, instant: Instant) -> MediaTime {
         let since = instant.saturating_duration_since(self.epoch);
         MediaTime(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+    /// When the clock shows, or showed, this.
+    pub fn instant(&self, at: MediaTime) -> Instant {
+        self.epoch + Duration::from_nanos(at.0)
     }
     pub fn wall(&self, at: MediaTime) -> Timestamp {
         self.epoch_wall.plus(Duration::from_nanos(at.0))

@@ -13,8 +13,8 @@ use super::chain::{Chain, Out};
 use super::tracks::{StampedPacket, TrackSource};
 use super::unpack::Unpacker;
 use super::{MediaError, timeline};
-use crate::model::encoder::{self, Encoder};
 use crate::model::MediaTime;
+use crate::model::encoder::{self, Encoder};
 
 pub(super) const PARSE: &str =
     "h264parse config-interval=-1 ! capsfilter caps=video/x-h264,stream-format=byte-stream,alignment=au";
@@ -133,7 +133,12 @@ fn size_of(caps: &gst::Caps) -> (u32, u32) {
 /// Some encoders (x264 behind GStreamer's payloader, when a keyframe is asked for) send parameter sets before the
 /// delimiter of the unit that they belong to. The parser makes two of it: one without a picture, and one without a time,
 /// which is that of the packets which are `inside`.
-pub(super) fn unit(bytes: gst::Buffer, inside: Option<gst::ClockTime>, size: (u32, u32), stream: StreamId) -> Option<PictureUnit> {
+pub(super) fn unit(
+    bytes: gst::Buffer,
+    inside: Option<gst::ClockTime>,
+    size: (u32, u32),
+    stream: StreamId,
+) -> Option<PictureUnit> {
     let pts = Duration::from_nanos(bytes.pts().or(inside)?.nseconds());
     if !shows(&bytes.map_readable().ok()?) {
         return None;

@@ -109,6 +109,11 @@ impl Segmenter {
         age.is_none_or(|age| age + self.early() >= self.order.segment_length)
     }
 
+    /// The open file has its length: a keyframe at this time begins the next one.
+    pub fn is_full(&self, at: Duration) -> bool {
+        self.open.as_ref().is_some_and(|open| at.saturating_sub(open.first) >= self.order.segment_length)
+    }
+
     /// The next file begins here, though its first picture comes later.
     pub fn begin_at(&mut self, at: Duration) {
         self.begin_at = Some(at);

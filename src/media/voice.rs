@@ -20,7 +20,8 @@ const LONG_HOLE: i64 = 500_000_000;
 
 /// One track's sound.
 pub(super) struct Voice {
-    track: Subscription,
+    /// Held so that its packets come.
+    _track: Subscription,
     base: MediaTime,
     channels: usize,
     packets: VecDeque<StampedPacket>,
@@ -35,7 +36,7 @@ pub(super) struct Voice {
 impl Voice {
     pub fn new(track: Subscription, base: MediaTime, channels: usize) -> Result<Voice, MediaError> {
         Ok(Voice {
-            track,
+            _track: track,
             base,
             channels,
             packets: VecDeque::new(),
@@ -111,8 +112,11 @@ impl Voice {
         self.first += wanted as i64;
     }
 
-    pub fn track(&self) -> &Subscription {
-        &self.track
+    /// It is not to be heard any more: what is left of it is a fade.
+    pub fn last_words(mut self) -> Voice {
+        self.pcm.truncate(FADE as usize * self.channels);
+        fade_out(&mut self.pcm, self.channels);
+        self
     }
 }
 

@@ -328,6 +328,9 @@ impl LaneKind {
     pub fn has_video(self) -> bool {
         self != LaneKind::Audio
     }
+    pub fn has_audio(self) -> bool {
+        self != LaneKind::Video
+    }
 }
 
 /// One output of a task: a user's stream of one kind, or everybody mixed. Each has a playlist of its own.

@@ -1,0 +1,501 @@
+//! A mixed lane: one thread that makes one picture and one sound out of everybody.
+//!
+//! Owns: the lane's line of time, whom it listens to, what is decoded when. Must not touch: bytes of files, pixels.
+//! Law: every picture of the constant rate is made, once, at its place on the line, whoever comes, goes or breaks;
+//! what is shown and heard of a moment is what was captured at that moment.
+//!
+//! The lane runs `BEHIND` the clock, so that what a moment needs has arrived (retransmitted packets, a sender's first
+//! report) before the moment is mixed; nobody watches live. Packets wait undecoded until then.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+use tracing::{debug, warn};
+
+use super::canvas::Planes;
+use super::coder::Coder;
+use super::inbox::{Inbox, Letters, Word};
+use super::picture::PictureUnit;
+use super::segmenter::Segmenter;
+use super::sound::{Aac, SoundFrame, encoder_of};
+use super::stage::{Seen, Stage, Views};
+use super::stills::Stills;
+use super::tracks::Tracks;
+use super::viewer::Viewer;
+use super::voice::{SoundMix, Voice};
+use super::{LaneEnd, LaneOrder, MediaClock, MediaError, MediaNews, Teller, timeline};
+use crate::model::encoder::{Coding, PictureEncoder};
+use crate::model::layout::{Scene, Tile};
+use crate::model::mix::{AudioParams, VideoParams};
+use crate::model::{MediaTime, TrackId, TrackKind};
+
+/// What a packet may wait for (see `reorder::WAIT` and the first report of a sender), and some time to spare.
+const BEHIND: Duration = Duration::from_millis(1500);
+/// Sound is decoded so much further than it is mixed: a fade wants to know what comes.
+const SOUND_AHEAD: i64 = 60_000_000;
+/// Without pictures, sound is mixed in steps of this.
+const SOUND_STEP: Duration = Duration::from_millis(100);
+/// While nothing has come, the lane looks so often.
+const LOOK: Duration = Duration::from_millis(20);
+/// A lane that is further behind than this is told of, until it is less than a tenth of it.
+const MOST_LATE: Duration = Duration::from_secs(1);
+/// A device has so long to give what is still inside.
+const CODER_END: Duration = Duration::from_secs(2);
+/// Threads that decode for all mixed lanes of the box together.
+const MOST_DECODING: usize = 4;
+
+/// Bounds of a mixed lane's inbox: 25 publishers of 4 Mbit/s for five seconds.
+const INBOX_BYTES: usize = 64 << 20;
+const INBOX_BATCHES: usize = 25_000;
+
+pub(super) fn inbox() -> Inbox {
+    Inbox::new(INBOX_BYTES, INBOX_BATCHES)
+}
+
+/// What a mixed lane is made with.
+pub(super) struct Kit<'a> {
+    pub tracks: &'a Tracks,
+    pub stills: Stills,
+    /// Encoders that work on this board, best first.
+    pub encoders: &'a [PictureEncoder],
+    pub present: &'a BTreeSet<&'static str>,
+}
+
+/// Runs a lane to its end.
+pub(super) fn run(
+    order: LaneOrder,
+    (scene, video, audio): (Scene, VideoParams, AudioParams),
+    kit: &Kit<'_>,
+    inbox: &Arc<Inbox>,
+    clock: MediaClock,
+    teller: Teller,
+) -> LaneEnd {
+    let begun = clock.now();
+    let mut lane = match Lane::new(order, &video, audio, kit, inbox, clock, teller) {
+        Ok(lane) => lane,
+        Err(e) => return LaneEnd::Failed(e.to_string()),
+    };
+    lane.scene_comes(scene, begun);
+    match lane.live() {
+        Ok(end) => end,
+        Err(e) => {
+            let run = &lane.order.run;
+            warn!(task = %run.task, lane = ?run.lane, run = run.run, error = %e, "lane failed");
+            // what is in the file is good; if it was the file that failed, this says nothing new
+            let _ = lane.segmenter.close(None);
+            LaneEnd::Failed(e.to_string())
+        }
+    }
+}
+
+struct Lane<'a> {
+    order: LaneOrder,
+    kit: &'a Kit<'a>,
+    inbox: &'a Arc<Inbox>,
+    clock: MediaClock,
+    teller: Teller,
+    segmenter: Segmenter,
+    /// Scenes that begin later on the line, ns.
+    scenes: VecDeque<(u64, Scene)>,
+    /// Sounds of the scene that is shown.
+    playing: Vec<TrackId>,
+    views: Viewers,
+    voices: BTreeMap<TrackId, Voice>,
+    /// Who is heard no more, and fades.
+    leaving: Vec<Voice>,
+    /// Where the line of files begins, ns on the task's line; not known before something has come.
+    origin: Option<u64>,
+    /// The next step of the line.
+    step: u64,
+    picture: Option<PictureSide>,
+    sound: Option<SoundSide>,
+    /// Units that wait for their turn.
+    pictures: VecDeque<PictureUnit>,
+    sounds: VecDeque<SoundFrame>,
+    sound_until: Duration,
+    late: bool,
+    muddled: bool,
+}
+
+struct PictureSide {
+    stage: Stage,
+    coder: Coder,
+    fps: u64,
+    gop: u64,
+    since_key: u64,
+}
+
+struct SoundSide {
+    form: AudioParams,
+    mixer: Option<(SoundMix, Aac)>,
+    pcm: Vec<i16>,
+}
+
+/// Everybody's pictures.
+struct Viewers {
+    all: BTreeMap<TrackId, Viewer>,
+    /// Who has sent nothing since then (ns on the line) is black; `None`: the last picture stands.
+    black_before: Option<u64>,
+}
+
+impl Views for Viewers {
+    fn seen(&self, tile: &Tile) -> Seen {
+        let Some(viewer) = tile.track.and_then(|track| self.all.get(&track)) else { return Seen::Nothing };
+        let Some(shown) = viewer.shown() else { return Seen::Nothing };
+        let stopped = self.black_before.is_some_and(|at| viewer.heard().is_none_or(|heard| heard < at));
+        if stopped { Seen::Black } else { Seen::Picture(shown.serial) }
+    }
+
+    fn planes(&self, tile: &Tile) -> Option<Planes<'_>> {
+        self.all.get(&tile.track?)?.shown()?.planes()
+    }
+}
+
+/// The threads that decode, for all lanes.
+fn decoding() -> Option<&'static rayon::ThreadPool> {
+    static POOL: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
+    POOL.get_or_init(|| {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = cores.min(MOST_DECODING);
+        // with one core there is nothing to share out; without threads the lane decodes by itself
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("decode {n}"));
+        (threads > 1).then(|| pool.build().ok()).flatten()
+    })
+    .as_ref()
+}
+
+impl<'a> Lane<'a> {
+    fn new(
+        order: LaneOrder,
+        video: &VideoParams,
+        audio: AudioParams,
+        kit: &'a Kit<'a>,
+        inbox: &'a Arc<Inbox>,
+        clock: MediaClock,
+        teller: Teller,
+    ) -> Result<Lane<'a>, MediaError> {
+        let kind = order.run.lane.kind;
+        let picture = kind.has_video().then(|| {
+            let coding = Coding { size: video.size, fps: video.fps, bitrate: video.bitrate, gop: video.gop };
+            PictureSide {
+                stage: Stage::new(video.size, kit.stills.clone()),
+                coder: Coder::new(kit.encoders, coding),
+                fps: u64::from(video.fps),
+                gop: u64::from(video.gop) * u64::from(video.fps),
+                since_key: 0,
+            }
+        });
+        let sound = kind.has_audio().then(|| SoundSide { form: audio, mixer: None, pcm: Vec::new() });
+        let segmenter = Segmenter::new(order.clone(), clock, teller.clone());
+        Ok(Lane {
+            order,
+            kit,
+            inbox,
+            clock,
+            teller,
+            segmenter,
+            scenes: VecDeque::new(),
+            playing: Vec::new(),
+            views: Viewers { all: BTreeMap::new(), black_before: None },
+            voices: BTreeMap::new(),
+            leaving: Vec::new(),
+            origin: None,
+            step: 0,
+            picture,
+            sound,
+            pictures: VecDeque::new(),
+            sounds: VecDeque::new(),
+            sound_until: Duration::ZERO,
+            late: false,
+            muddled: false,
+        })
+    }
+
+    fn live(&mut self) -> Result<LaneEnd, MediaError> {
+        loop {
+            let Letters { batches, words, finish, kill, .. } = self.inbox.take_at(self.wake());
+            for word in words {
+                let Word::Scene(scene, at) = word;
+                self.scene_comes(*scene, at);
+            }
+            for batch in batches {
+                self.begin_line(&batch.packets);
+                if batch.kind == TrackKind::Video {
+                    if let Some(viewer) = self.views.all.get_mut(&batch.track) {
+                        viewer.take(batch.packets, batch.after_overflow);
+                    }
+                } else if let Some(voice) = self.voices.get_mut(&batch.track) {
+                    voice.take(batch.packets);
+                }
+            }
+            if kill {
+                self.segmenter.close(None)?;
+                return Ok(LaneEnd::Killed);
+            }
+            let now = self.now();
+            if finish {
+                self.run_to(now)?;
+                self.end()?;
+                return Ok(LaneEnd::Finished);
+            }
+            self.run_to(now.saturating_sub(BEHIND.as_nanos() as u64))?;
+            self.segmenter.settle()?;
+        }
+    }
+
+    /// Now, on the task's line, ns.
+    fn now(&self) -> u64 {
+        timeline(self.clock.now(), self.order.base).unwrap_or(0)
+    }
+
+    fn wake(&self) -> Instant {
+        let Some(at) = self.place(self.step) else { return Instant::now() + LOOK };
+        let needs = at + self.half_step() + BEHIND.as_nanos() as u64;
+        self.clock.instant(MediaTime(self.order.base.0 + needs))
+    }
+
+    /// Where a step of the line begins.
+    fn place(&self, step: u64) -> Option<u64> {
+        let passed = match &self.picture {
+            Some(side) => step * 1_000_000_000 / side.fps,
+            None => step * SOUND_STEP.as_nanos() as u64,
+        };
+        Some(self.origin? + passed)
+    }
+
+    /// A picture shows what was captured up to half a step after its time, so that it is early as often as late.
+    fn half_step(&self) -> u64 {
+        self.picture.as_ref().map_or(0, |side| 500_000_000 / side.fps)
+    }
+
+    /// The line begins with the first that is heard or seen.
+    fn begin_line(&mut self, packets: &[super::tracks::StampedPacket]) {
+        if self.origin.is_none() {
+            self.origin = packets.iter().filter_map(|packet| timeline(packet.at, self.order.base)).min();
+        }
+    }
+
+    fn scene_comes(&mut self, scene: Scene, at: MediaTime) {
+        let at = timeline(at, self.order.base).unwrap_or(0);
+        self.scenes.push_back((at, scene));
+        self.listen();
+    }
+
+    /// Listens to whom the scene or one to come shows or plays, and to nobody else.
+    fn listen(&mut self) {
+        let current = self.picture.as_ref().map(|side| side.stage.scene());
+        let scenes: Vec<&Scene> = current.into_iter().chain(self.scenes.iter().map(|(_, scene)| scene)).collect();
+        let mut needs: BTreeMap<TrackId, u32> = BTreeMap::new();
+        if self.picture.is_some() {
+            for tile in scenes.iter().flat_map(|scene| &scene.tiles).filter(|tile| !tile.hidden) {
+                let Some(track) = tile.track else { continue };
+                // a picture of the usual shape that fills the tile is so tall
+                let tall = tile.rect.height.max(tile.rect.width * 9 / 16);
+                let need = needs.entry(track).or_default();
+                *need = tall.max(*need);
+            }
+        }
+        let sounds: BTreeSet<TrackId> = match &self.sound {
+            Some(_) => self.scenes.iter().flat_map(|(_, scene)| &scene.sounds).chain(&self.playing).copied().collect(),
+            None => BTreeSet::new(),
+        };
+        self.views.all.retain(|track, _| needs.contains_key(track));
+        let silent = self.voices.extract_if(.., |track, _| !sounds.contains(track));
+        self.leaving.extend(silent.map(|(_, voice)| voice.last_words()));
+        for (track, need) in needs {
+            if let std::collections::btree_map::Entry::Vacant(place) = self.views.all.entry(track) {
+                let viewer = self.kit.tracks.subscribe(track, self.inbox).and_then(|t| Viewer::new(t, self.order.base));
+                match viewer {
+                    Ok(viewer) => drop(place.insert(viewer)),
+                    Err(e) => debug!(track = track.0, error = %e, "not to be seen"),
+                }
+            }
+            if let Some(viewer) = self.views.all.get(&track) {
+                viewer.need(need);
+            }
+        }
+        let Some(side) = &self.sound else { return };
+        for track in sounds {
+            if let std::collections::btree_map::Entry::Vacant(place) = self.voices.entry(track) {
+                let channels = side.form.channels as usize;
+                let voice =
+                    self.kit.tracks.subscribe(track, self.inbox).and_then(|t| Voice::new(t, self.order.base, channels));
+                match voice {
+                    Ok(voice) => drop(place.insert(voice)),
+                    Err(e) => debug!(track = track.0, error = %e, "not to be heard"),
+                }
+            }
+        }
+    }
+
+    /// Makes every step of the line whose time has come.
+    fn run_to(&mut self, now: u64) -> Result<(), MediaError> {
+        let half = self.half_step();
+        while let Some(at) = self.place(self.step).filter(|at| at + half <= now) {
+            self.look_at_delay(now - at - half);
+            self.make(at)?;
+            self.step += 1;
+            self.write(false)?;
+        }
+        Ok(())
+    }
+
+    fn look_at_delay(&mut self, late: u64) {
+        let late = Duration::from_nanos(late);
+        let step = self.place(1).zip(self.origin).map_or(SOUND_STEP, |(a, b)| Duration::from_nanos(a - b));
+        if late > step {
+            metrics::counter!("holdfast_mix_steps_late_total").increment(1);
+        }
+        let told = match self.late {
+            false => (late > MOST_LATE).then(|| Some(format!("mixing is {} ms behind", late.as_millis()))),
+            true => (late < MOST_LATE / 10).then_some(None),
+        };
+        if let Some(why) = told {
+            self.late = why.is_some();
+            self.teller.tell(MediaNews::Trouble { run: self.order.run.clone(), part: "mixing", why });
+        }
+    }
+
+    fn make(&mut self, at: u64) -> Result<(), MediaError> {
+        let mut changed = false;
+        while let Some((_, scene)) = self.scenes.pop_front_if(|(from, _)| *from <= at) {
+            self.playing.clone_from(&scene.sounds);
+            if let Some(side) = &mut self.picture {
+                side.stage.set(scene);
+            }
+            changed = true;
+        }
+        if changed {
+            self.listen();
+        }
+        if self.picture.is_some() {
+            self.make_picture(at)?;
+        }
+        self.make_sound(at)
+    }
+
+    fn make_picture(&mut self, at: u64) -> Result<(), MediaError> {
+        self.decode(at + self.half_step());
+        let gap = self.order.gap_limit.as_nanos() as u64;
+        self.views.black_before = self.order.fill_black.then(|| at.saturating_sub(gap));
+        let wall = self.clock.wall(MediaTime(self.order.base.0 + at));
+        let side = self.picture.as_mut().expect("asked by the caller");
+        let mut picture = side.stage.picture(wall, &self.views)?;
+        let pts = Duration::from_nanos(at);
+        picture.make_mut().set_pts(gstreamer::ClockTime::from_nseconds(at));
+        let key = side.since_key >= side.gop || self.segmenter.is_full(pts);
+        side.since_key = if key { 1 } else { side.since_key + 1 };
+        let pushed = side.coder.push(&picture, key);
+        for why in side.coder.take_failures() {
+            let next = side.coder.factory().unwrap_or("none");
+            metrics::counter!("holdfast_mix_encoder_failures_total").increment(1);
+            let why = Some(format!("{why}; {next} goes on"));
+            self.teller.tell(MediaNews::Trouble { run: self.order.run.clone(), part: "encoder", why });
+        }
+        let troubles = side.stage.take_troubles();
+        if let Some(why) = troubles.into_iter().next()
+            && !std::mem::replace(&mut self.muddled, true)
+        {
+            self.teller.tell(MediaNews::Trouble { run: self.order.run.clone(), part: "watermark", why: Some(why) });
+        }
+        self.pictures.extend(pushed?);
+        Ok(())
+    }
+
+    /// Brings everybody's picture to a moment. Who cannot be decoded any more is seen no more.
+    fn decode(&mut self, until: u64) {
+        let advance = |(track, viewer): (&TrackId, &mut Viewer)| viewer.advance(until).err().map(|e| (*track, e));
+        let failed: Vec<(TrackId, MediaError)> = match decoding().filter(|_| self.views.all.len() > 1) {
+            Some(pool) => pool.install(|| self.views.all.par_iter_mut().filter_map(advance).collect()),
+            None => self.views.all.iter_mut().filter_map(advance).collect(),
+        };
+        for (track, error) in failed {
+            warn!(track = track.0, %error, "a publisher's pictures cannot be decoded");
+            self.views.all.remove(&track);
+        }
+    }
+
+    fn make_sound(&mut self, at: u64) -> Result<(), MediaError> {
+        let until = self.place(self.step + 1).unwrap_or(at) as i64;
+        let Some(side) = &mut self.sound else { return Ok(()) };
+        let mut broken = Vec::new();
+        for (track, voice) in &mut self.voices {
+            if let Err(error) = voice.advance(until + SOUND_AHEAD) {
+                warn!(track = track.0, %error, "a publisher's sound cannot be decoded");
+                broken.push(*track);
+            }
+        }
+        let (mixer, aac) = match &mut side.mixer {
+            Some(mixer) => mixer,
+            None => {
+                let mixer = SoundMix::new(side.form.channels as usize, at as i64);
+                let aac = Aac::new(encoder_of(self.kit.present)?, &side.form, mixer.origin())?;
+                side.mixer.insert((mixer, aac))
+            }
+        };
+        side.pcm.clear();
+        mixer.mix(until, self.voices.values_mut().chain(&mut self.leaving), &mut side.pcm)?;
+        self.leaving.clear();
+        let frames = aac.push(&side.pcm)?;
+        self.take_sound(frames);
+        for track in broken {
+            self.voices.remove(&track);
+        }
+        Ok(())
+    }
+
+    fn take_sound(&mut self, frames: Vec<SoundFrame>) {
+        let origin = Duration::from_nanos(self.origin.unwrap_or(0));
+        for frame in frames {
+            self.sound_until = frame.pts + frame.duration;
+            // the encoder's priming lies before the line
+            if frame.pts >= origin {
+                self.sounds.push_back(frame);
+            }
+        }
+    }
+
+    /// Writes what has its turn, in the order of time; `all`: whatever waits.
+    fn write(&mut self, all: bool) -> Result<(), MediaError> {
+        let heard = self.sound.is_some();
+        while let Some(picture) = self.pictures.front() {
+            if heard && !all && self.sound_until < picture.pts {
+                return Ok(());
+            }
+            let pts = picture.pts;
+            while let Some(frame) = self.sounds.pop_front_if(|frame| frame.pts < pts) {
+                self.segmenter.sound(&frame)?;
+            }
+            let picture = self.pictures.pop_front().expect("looked at above");
+            self.segmenter.picture(&picture, heard)?;
+        }
+        if all || self.picture.is_none() {
+            while let Some(frame) = self.sounds.pop_front() {
+                self.segmenter.sound(&frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), MediaError> {
+        let Some(end) = self.place(self.step).map(Duration::from_nanos) else { return Ok(()) };
+        if let Some(side) = &mut self.picture {
+            match side.coder.finish(CODER_END) {
+                Ok(units) => self.pictures.extend(units),
+                // the file is closed with what there is
+                Err(e) => warn!(error = %e, "the encoder did not give its last pictures"),
+            }
+        }
+        if let Some((_, aac)) = self.sound.as_mut().and_then(|side| side.mixer.as_mut()) {
+            let frames = aac.finish()?;
+            self.take_sound(frames);
+        }
+        self.sounds.retain(|frame| frame.pts < end);
+        self.segmenter.last_words();
+        self.write(true)?;
+        self.segmenter.close(None)
+    }
+}
