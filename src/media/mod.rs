@@ -6,10 +6,12 @@
 
 mod av1;
 mod chain;
+mod dimensions;
 pub mod engine;
 mod inbox;
 mod intake;
 mod keyframe;
+mod layers;
 mod mux;
 mod pace;
 mod peer;
