@@ -1,11 +1,11 @@
 //! From a session's RTP packets to tracks of the hub: ordered, stamped, one stream per track whatever layers it has.
 //!
-//! Owns: a session's clock, its tracks, the choice among simulcast layers. Must not touch: the WebRTC core, sockets.
+//! Owns: a session's clock, its tracks, the change from one layer to another. Must not touch: the WebRTC core, sockets.
 //! Law: a track of the hub never steps back: not in sequence numbers, not in stamps, not at a change of layer, SSRC
 //! or encoder.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -13,34 +13,17 @@ use tokio::sync::Notify;
 
 use super::MediaClock;
 use super::keyframe::{begins_keyframe, holds_picture};
-use super::reorder::{Released, Reorder, Taken, WAIT};
+use super::layers::{Layer, Layers, Received};
+use super::reorder::{Released, Taken};
 use super::tracks::{Feedback, StampedPacket, TrackInput, TrackSource, Tracks};
-use crate::model::rtp_time::{NtpTime, SessionClock, TrackClock};
+use crate::model::rtp_time::{NtpTime, SessionClock};
 use crate::model::{Codec, MediaTime, TrackId, TrackKind};
 
 /// A publisher is asked for a keyframe at most so often.
 const KEYFRAME_PAUSE: Duration = Duration::from_millis(500);
-/// A simulcast layer that sent nothing for so long does not flow.
-const LAYER_SILENT: Duration = Duration::from_millis(1000);
 /// A new stream is held back until its sender's first report says what its time stamps mean, at most for so long:
 /// what is stamped by arrival alone may be off by all that made the first packets late.
 const REPORT_WITHIN: Duration = Duration::from_millis(1200);
-/// Over this time the rates of layers are compared.
-const RATE_OVER: Duration = Duration::from_secs(1);
-/// Layers of one track that are listened to at once.
-const MOST_LAYERS: usize = 8;
-
-/// One RTP packet as the WebRTC core hands it over: decrypted, padding taken off.
-#[derive(Debug, Clone)]
-pub(super) struct Received {
-    pub ssrc: u32,
-    pub payload_type: u8,
-    pub codec: Codec,
-    pub sequence: u16,
-    pub timestamp: u32,
-    pub marker: bool,
-    pub payload: Bytes,
-}
 
 /// What the session must tell of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,32 +32,35 @@ pub(super) enum Change {
     Down { track: TrackId },
 }
 
-/// Keyframe wishes of whoever records, on their way to the session's task.
-#[derive(Debug, Default)]
+/// What whoever records wishes, on its way to the session's task.
+#[derive(Debug)]
 struct Wish {
-    wanted: AtomicBool,
+    keyframe: AtomicBool,
+    /// Pixels of height that are of use.
+    need: AtomicU32,
     bell: Arc<Notify>,
+}
+
+impl Wish {
+    fn new(keyframe: bool, bell: Arc<Notify>) -> Arc<Wish> {
+        Arc::new(Wish { keyframe: AtomicBool::new(keyframe), need: AtomicU32::new(u32::MAX), bell })
+    }
+
+    fn wants_keyframe(&self) -> bool {
+        self.keyframe.load(Ordering::Acquire)
+    }
 }
 
 impl Feedback for Wish {
     fn request_keyframe(&self) {
-        self.wanted.store(true, Ordering::Release);
+        self.keyframe.store(true, Ordering::Release);
         self.bell.notify_one();
     }
-}
 
-struct Layer {
-    ssrc: u32,
-    /// Simulcast layers have one; others replace each other.
-    rid: Option<String>,
-    clock: TrackClock,
-    order: Reorder<Received>,
-    held_until: Option<Instant>,
-    heard: Instant,
-    /// Bytes since `measured`, and those of the period before.
-    bytes: usize,
-    rate: usize,
-    measured: Instant,
+    fn need(&self, height: u32) {
+        self.need.store(height, Ordering::Release);
+        self.bell.notify_one();
+    }
 }
 
 /// Where the track of the hub stands.
@@ -93,10 +79,9 @@ struct Output {
 struct Feed {
     kind: TrackKind,
     open: Option<Open>,
-    layers: Vec<Layer>,
-    /// SSRC of the layer that is recorded, and of one that flows better and is waited for.
-    active: Option<u32>,
-    better: Option<u32>,
+    layers: Layers,
+    /// The layer to begin with, while nothing has begun and there is a choice.
+    first: Option<u32>,
     out: Option<Output>,
     packets: Vec<StampedPacket>,
     lost: bool,
@@ -149,7 +134,7 @@ impl Intake {
 
     /// A sender report, of whichever track has the SSRC.
     pub fn report(&mut self, ssrc: u32, ntp: NtpTime, rtp: u32, at: Instant) {
-        let layers = self.feeds.iter_mut().flat_map(|feed| &mut feed.layers);
+        let layers = self.feeds.iter_mut().flat_map(|feed| &mut feed.layers.all);
         if let Some(layer) = layers.into_iter().find(|layer| layer.ssrc == ssrc) {
             self.session.report(layer.clock, ntp, rtp, self.clock.at(at));
             layer.held_until = None;
@@ -168,9 +153,17 @@ impl Intake {
             return;
         }
         let Some(layer) = feed.layer(packet.ssrc, rid, &mut self.session, &mut self.hub, at) else { return };
-        layer.hear(packet.payload.len(), at);
+        feed.layers.all[layer].hear(kind, &packet, at);
+        // Before it is decided what becomes of the packet: it may be the keyframe of a layer that is better.
+        feed.compare(at);
+        let taken = feed.layers.takes(packet.ssrc);
+        let layer = &mut feed.layers.all[layer];
         self.session.arrived(layer.clock, packet.timestamp, self.clock.at(at));
         metrics::counter!("holdfast_rtp_packets_total", "kind" => kind.as_str()).increment(1);
+        if !taken {
+            // A layer that is not recorded costs no more than this.
+            return;
+        }
         match layer.order.push(packet.sequence, packet, at) {
             Taken::Kept | Taken::Doubted => {}
             Taken::Duplicate | Taken::TooLate => {
@@ -190,25 +183,25 @@ impl Intake {
 
     /// When to call [`release`](Self::release) or [`keyframes`](Self::keyframes) next.
     pub fn deadline(&self) -> Option<Instant> {
-        let waiting = self.feeds.iter().flat_map(|feed| &feed.layers).filter_map(Layer::deadline);
+        let waiting = self.feeds.iter().filter_map(Feed::deadline);
         let wishes = self
             .feeds
             .iter()
-            .filter(|feed| feed.wish.wanted.load(Ordering::Acquire))
+            .filter(|feed| feed.wish.wants_keyframe())
             .filter_map(|feed| feed.asked.map(|asked| asked + KEYFRAME_PAUSE));
         waiting.chain(wishes).min()
     }
 
     /// SSRCs whose sender should be asked for a keyframe now.
     pub fn keyframes(&mut self, now: Instant) -> Vec<u32> {
-        self.feeds.iter_mut().filter_map(|feed| feed.keyframe(now)).collect()
+        self.feeds.iter_mut().flat_map(|feed| feed.keyframes(now)).collect()
     }
 
     /// The session is over: what is held goes out, then the tracks end.
     pub fn close(&mut self) {
         for feed in &mut self.feeds {
-            for index in 0..feed.layers.len() {
-                for released in feed.layers[index].order.drain() {
+            for index in 0..feed.layers.all.len() {
+                for released in feed.layers.all[index].order.drain() {
                     feed.emit(index, released, &mut self.session, &mut self.hub);
                 }
             }
@@ -218,34 +211,17 @@ impl Intake {
     }
 }
 
-impl Layer {
-    fn deadline(&self) -> Option<Instant> {
-        let due = self.order.deadline()?;
-        Some(self.held_until.map_or(due, |held| held.max(due)))
-    }
-
-    fn hear(&mut self, bytes: usize, at: Instant) {
-        self.heard = at;
-        self.bytes += bytes;
-        if at.saturating_duration_since(self.measured) >= RATE_OVER {
-            self.rate = std::mem::take(&mut self.bytes);
-            self.measured = at;
-        }
-    }
-}
-
 impl Feed {
     fn new(kind: TrackKind, bell: Arc<Notify>) -> Feed {
         Feed {
             kind,
             open: None,
-            layers: Vec::new(),
-            active: None,
-            better: None,
+            layers: Layers::default(),
+            first: None,
             out: None,
             packets: Vec::new(),
             lost: false,
-            wish: Arc::new(Wish { wanted: AtomicBool::new(false), bell }),
+            wish: Wish::new(false, bell),
             asked: None,
         }
     }
@@ -257,7 +233,7 @@ impl Feed {
         }
     }
 
-    /// The layer of this SSRC; a new one without a rid takes the place of the one before.
+    /// The place of this SSRC's layer; a new one takes the place of the one before that had its rid, or none either.
     fn layer(
         &mut self,
         ssrc: u32,
@@ -265,78 +241,66 @@ impl Feed {
         session: &mut SessionClock,
         hub: &mut Hub,
         at: Instant,
-    ) -> Option<&mut Layer> {
-        if let Some(index) = self.layers.iter().position(|layer| layer.ssrc == ssrc) {
-            return Some(&mut self.layers[index]);
+    ) -> Option<usize> {
+        let known = self.layers.position(ssrc);
+        if known.is_some() {
+            return known;
         }
-        if let Some(index) = self.layers.iter().position(|layer| layer.rid.as_deref() == rid) {
-            for released in self.layers[index].order.drain() {
+        if let Some(index) = self.layers.all.iter().position(|layer| layer.rid.as_deref() == rid) {
+            for released in self.layers.all[index].order.drain() {
                 self.emit(index, released, session, hub);
             }
-            let former = self.layers.remove(index);
-            if self.active == Some(former.ssrc) {
-                self.active = None;
+            if self.layers.remove(index) {
                 self.wish.request_keyframe();
             }
         }
-        if self.layers.len() >= MOST_LAYERS {
-            return None;
-        }
-        self.layers.push(Layer {
-            ssrc,
-            rid: rid.map(str::to_owned),
-            clock: session.add_track(self.clock_rate()),
-            order: Reorder::new(WAIT),
-            held_until: Some(at + REPORT_WITHIN),
-            heard: at,
-            bytes: 0,
-            rate: 0,
-            measured: at,
-        });
-        self.layers.last_mut()
+        let clock = session.add_track(self.clock_rate());
+        let added = self.layers.add(Layer::new(ssrc, rid, clock, at + REPORT_WITHIN, at));
+        added.then(|| self.layers.all.len() - 1)
     }
 
     fn release(&mut self, session: &mut SessionClock, hub: &mut Hub, now: Instant) {
-        if self.layers.len() > 1 {
-            self.compare(now);
-        }
-        for index in 0..self.layers.len() {
-            if self.layers[index].held_until.is_some_and(|until| now < until) {
+        self.first = match self.layers.active {
+            None if self.layers.is_simulcast() => self.layers.first(self.need(), now),
+            _ => None,
+        };
+        for index in 0..self.layers.all.len() {
+            let layer = &self.layers.all[index];
+            if self.waits(layer) || layer.held_until.is_some_and(|until| now < until) {
                 continue;
             }
-            while let Some(released) = self.layers[index].order.pop(now) {
+            while let Some(released) = self.layers.all[index].order.pop(now) {
                 self.emit(index, released, session, hub);
             }
         }
     }
 
-    /// Whether another layer flows better than the one that is recorded.
+    /// Whether the layer must let another one begin.
+    fn waits(&self, layer: &Layer) -> bool {
+        self.layers.active.is_none() && self.first.is_some_and(|first| first != layer.ssrc)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.layers.all.iter().filter(|layer| !self.waits(layer)).filter_map(Layer::deadline).min()
+    }
+
+    fn need(&self) -> u32 {
+        self.wish.need.load(Ordering::Acquire)
+    }
+
     fn compare(&mut self, now: Instant) {
-        let flows = |layer: &&Layer| now.saturating_duration_since(layer.heard) < LAYER_SILENT;
-        let active = self.layers.iter().filter(flows).find(|layer| Some(layer.ssrc) == self.active);
-        let enough = active.map_or(0, |layer| layer.rate + layer.rate / 4);
-        let better = self
-            .layers
-            .iter()
-            .filter(flows)
-            .filter(|layer| Some(layer.ssrc) != self.active && (active.is_none() || layer.rate > enough))
-            .max_by_key(|layer| layer.rate)
-            .map(|layer| layer.ssrc);
-        if better != self.better {
-            self.better = better;
+        if self.layers.is_simulcast() && self.layers.compare(self.need(), now) {
             self.asked = None;
-            if better.is_some() {
-                self.wish.request_keyframe();
-            }
+            self.wish.request_keyframe();
         }
     }
 
     fn emit(&mut self, index: usize, released: Released<Received>, session: &mut SessionClock, hub: &mut Hub) {
-        let (ssrc, clock) = (self.layers[index].ssrc, self.layers[index].clock);
+        let (ssrc, clock) = (self.layers.all[index].ssrc, self.layers.all[index].clock);
         let Released { item: packet, lost_before, restarted } = released;
         if lost_before > 0 {
             metrics::counter!("holdfast_rtp_lost_total", "kind" => self.kind.as_str()).increment(lost_before);
-            if self.active == Some(ssrc) {
+            if self.layers.active == Some(ssrc) {
                 self.lost = true;
                 if self.kind == TrackKind::Video {
                     self.wish.request_keyframe();
@@ -348,13 +312,17 @@ impl Feed {
             return;
         }
         let mut turned = restarted;
-        if self.active != Some(ssrc) {
-            let awaited = self.better == Some(ssrc) && begins_keyframe(packet.codec, &packet.payload);
-            if self.active.is_some() && !awaited {
+        if self.layers.active != Some(ssrc) {
+            let begins = begins_keyframe(packet.codec, &packet.payload);
+            // A stream that is the only one is taken from wherever it begins.
+            let may = match self.layers.active {
+                Some(_) => begins && self.layers.better == Some(ssrc),
+                None => begins || !self.layers.is_simulcast(),
+            };
+            if !may {
                 return;
             }
-            self.active = Some(ssrc);
-            self.better = None;
+            self.layers.activate(ssrc);
             turned = true;
         }
         if self.open.as_ref().is_none_or(|open| open.codec != packet.codec) {
@@ -412,6 +380,8 @@ impl Feed {
     }
 
     fn begin(&mut self, packet: &Received, hub: &mut Hub) -> bool {
+        // What was wished of the track before is not wished of this one.
+        self.wish = Wish::new(self.wish.wants_keyframe(), Arc::clone(&self.wish.bell));
         let track = TrackId(hub.ids.fetch_add(1, Ordering::Relaxed));
         let opened = hub.tracks.open(TrackSource {
             id: track,
@@ -443,17 +413,28 @@ impl Feed {
         }
     }
 
+    fn keyframes(&mut self, now: Instant) -> Vec<u32> {
+        if self.kind != TrackKind::Video {
+            return Vec::new();
+        }
+        let wished = self.keyframe(now);
+        let sized = self.layers.ask_size(self.need(), now).filter(|ssrc| Some(*ssrc) != wished);
+        wished.into_iter().chain(sized).collect()
+    }
+
     fn keyframe(&mut self, now: Instant) -> Option<u32> {
         let due = self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= KEYFRAME_PAUSE);
-        if self.kind != TrackKind::Video || !due || !self.wish.wanted.swap(false, Ordering::AcqRel) {
+        if !due || !self.wish.keyframe.swap(false, Ordering::AcqRel) {
             return None;
         }
         self.asked = Some(now);
-        if self.better.is_some() {
+        let layers = &self.layers;
+        if layers.better.is_some() || (layers.active.is_none() && layers.is_simulcast()) {
             // It is waited for until it comes, however many requests get lost.
-            self.wish.wanted.store(true, Ordering::Release);
+            self.wish.keyframe.store(true, Ordering::Release);
         }
-        self.better.or(self.active).or(self.layers.first().map(|layer| layer.ssrc))
+        let any = || layers.best(self.need(), now).or(layers.all.first().map(|layer| layer.ssrc));
+        layers.better.or(layers.active).or_else(any)
     }
 }
 
@@ -477,6 +458,12 @@ mod tests {
 
     const IDR: u8 = 0x65;
     const SLICE: u8 = 0x41;
+    /// SSRC, rid and parameter set of three layers: 180, 360 and 1080 lines.
+    const LAYERS: [(u32, &str, &str); 3] = [
+        (1, "q", "6742c015d901419f9f016a0c0c0d4a000003000200000300791e2c5c90"),
+        (2, "h", "6742c01e8c8d405017fcb00f08846a"),
+        (3, "f", "67640028acd940780227e5c05a808080a0000003002000000791e30632c0"),
+    ];
 
     struct Bench {
         intake: Intake,
@@ -495,6 +482,10 @@ mod tests {
         fn frame(&mut self, ssrc: u32, rid: Option<&str>, codec: Codec, n: u32, first: u8, bytes: usize) {
             let mut payload = vec![n as u8; bytes];
             payload[0] = first;
+            self.payload(ssrc, rid, codec, n, payload);
+        }
+
+        fn payload(&mut self, ssrc: u32, rid: Option<&str>, codec: Codec, n: u32, payload: Vec<u8>) {
             let packet = Received {
                 ssrc,
                 payload_type: if codec == Codec::H264 { 102 } else { 96 },
@@ -506,6 +497,38 @@ mod tests {
             };
             let at = self.begin + Duration::from_millis(33) * n;
             self.intake.packet(TrackKind::Video, rid, packet, at);
+        }
+
+        /// A frame of one of three layers; a keyframe when it is the first one or was asked for.
+        fn layer(&mut self, layer: usize, n: u32, key: bool) {
+            let (ssrc, rid, set) = LAYERS[layer];
+            let bytes = 100 << layer;
+            if !key {
+                return self.frame(ssrc, Some(rid), Codec::H264, n, SLICE, bytes);
+            }
+            let set = hex::decode(set).expect("it is written here");
+            let mut payload = vec![0x78, 0, set.len() as u8];
+            payload.extend(set);
+            payload.extend([0, 100, IDR]);
+            payload.extend([n as u8; 99]);
+            self.payload(ssrc, Some(rid), Codec::H264, n, payload);
+        }
+
+        /// Frames of these layers, each sent by a publisher who does what is asked; the layers that were asked.
+        fn layers(&mut self, layers: &[usize], frames: std::ops::Range<u32>) -> std::collections::BTreeSet<usize> {
+            let mut asked = std::collections::BTreeSet::new();
+            for n in frames {
+                let now = self.begin + Duration::from_millis(33) * n;
+                let ssrcs = self.intake.keyframes(now);
+                for layer in layers {
+                    let key = ssrcs.contains(&LAYERS[*layer].0);
+                    self.layer(*layer, n, key || n == 0);
+                    if key {
+                        asked.insert(*layer);
+                    }
+                }
+            }
+            asked
         }
 
         fn listen(&mut self) -> Listener {
@@ -574,6 +597,115 @@ mod tests {
         let turns: Vec<usize> = (1..large.len()).filter(|n| large[*n] != large[n - 1]).collect();
         assert_eq!(turns.len(), 2, "up once, down once");
         assert!(turns.iter().all(|n| packets[*n].rtp[12] == IDR), "at keyframes");
+    }
+
+    /// The layers that the packets came from, without repeats; each is begun at a keyframe.
+    fn turns(packets: &[StampedPacket]) -> Vec<usize> {
+        let mut turns = Vec::new();
+        for packet in packets {
+            let (payload, last) = (&packet.rtp[12..], turns.last().copied());
+            let layer = match payload[0] {
+                0x78 => LAYERS.iter().position(|(_, _, set)| hex::encode(&payload[3..]).starts_with(set)),
+                _ => (0..3).find(|layer| payload.len() == 100 << layer),
+            };
+            if layer != last {
+                assert_eq!(payload[0], 0x78, "a layer is taken up at its keyframe");
+                turns.extend(layer);
+            }
+        }
+        turns
+    }
+
+    #[test]
+    fn the_smallest_layer_that_is_tall_enough_is_recorded() {
+        let mut bench = bench();
+        bench.layers(&[0, 1, 2], 0..1);
+        let listener = bench.listen();
+        bench.layers(&[0, 1, 2], 1..60);
+        listener.need(180);
+        assert_eq!(bench.layers(&[0, 1, 2], 60..110), [].into(), "not in a hurry");
+        assert_eq!(bench.layers(&[0, 1, 2], 110..200), [0].into(), "then only the one that is to be recorded is asked");
+        listener.need(181);
+        assert_eq!(bench.layers(&[0, 1, 2], 200..210), [1].into(), "up at once");
+        listener.need(u32::MAX);
+        assert_eq!(bench.layers(&[0, 1, 2], 210..220), [2].into());
+        let packets = heard(&mut bench, &listener);
+        assert_one_stream(&packets);
+        assert_eq!(turns(&packets), [2, 0, 1, 2]);
+        assert_eq!(packets.len(), 222, "each moment, and those of the changes up in both sizes");
+    }
+
+    #[test]
+    fn a_need_that_passes_changes_nothing() {
+        let mut bench = bench();
+        bench.layers(&[0, 1, 2], 0..1);
+        let listener = bench.listen();
+        let mut asked = bench.layers(&[0, 1, 2], 1..60);
+        for turn in 0..10 {
+            listener.need(if turn % 2 == 0 { 100 } else { 1000 });
+            asked.extend(bench.layers(&[0, 1, 2], 60 + turn * 40..100 + turn * 40));
+        }
+        assert_eq!(asked, [].into());
+        assert_eq!(turns(&heard(&mut bench, &listener)), [2]);
+    }
+
+    #[test]
+    fn what_is_not_sent_any_more_gives_way_to_the_next_best() {
+        let mut bench = bench();
+        bench.layers(&[0, 1, 2], 0..1);
+        let listener = bench.listen();
+        listener.need(200);
+        bench.layers(&[0, 1, 2], 1..120);
+        assert_eq!(bench.layers(&[0, 2], 120..200), [2].into(), "the other that is tall enough");
+        assert_eq!(bench.layers(&[0], 200..280), [0].into(), "better a small one than none");
+        assert_eq!(bench.layers(&[0, 1, 2], 280..360), [1].into(), "and back");
+        let packets = heard(&mut bench, &listener);
+        assert_one_stream(&packets);
+        assert_eq!(turns(&packets), [1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn a_size_that_is_not_known_is_asked_for_only_when_it_matters() {
+        let mut bench = bench();
+        // The smallest one's first keyframe was lost: there is but a slice.
+        bench.layer(2, 0, true);
+        let listener = bench.listen();
+        let idr = |bench: &mut Bench, n| bench.frame(1, Some("q"), Codec::H264, n, IDR, 100);
+        (0..60).for_each(|n| {
+            if n > 0 {
+                bench.layer(2, n, false);
+            }
+            idr(&mut bench, n);
+            assert_eq!(bench.intake.keyframes(bench.begin + Duration::from_millis(33) * n), [0u32; 0]);
+        });
+        listener.need(100);
+        assert_eq!(bench.intake.keyframes(bench.begin + Duration::from_secs(2)), [1]);
+        let mut asked = 0;
+        (60..240).for_each(|n| {
+            bench.layer(2, n, false);
+            idr(&mut bench, n);
+            asked += bench.intake.keyframes(bench.begin + Duration::from_millis(33) * n).len();
+        });
+        assert_eq!(asked, 2, "some never say");
+        bench.layer(0, 240, true);
+        bench.layers(&[0, 2], 241..400);
+        assert_eq!(turns(&heard(&mut bench, &listener)), [2, 0]);
+    }
+
+    #[test]
+    fn a_layer_with_a_new_ssrc_begins_at_a_keyframe() {
+        let mut bench = bench();
+        bench.layers(&[0, 2], 0..1);
+        let listener = bench.listen();
+        bench.layers(&[0, 2], 1..60);
+        for n in 60..80 {
+            bench.layer(0, n, false);
+            bench.frame(9, Some("f"), Codec::H264, n, if n == 70 { IDR } else { SLICE }, 400);
+        }
+        let packets = heard(&mut bench, &listener);
+        assert_one_stream(&packets);
+        assert_eq!(packets.len(), 70);
+        assert!(packets[60].rtp[12] == IDR && packets[60].rtp[13] == 70);
     }
 
     #[test]

@@ -71,6 +71,11 @@ pub(super) fn holds_picture(codec: Codec, payload: &[u8]) -> bool {
 
 /// RFC 7741 §4.2, 4.3: the start of partition 0, and its P bit is clear.
 fn vp8(payload: &[u8]) -> Option<bool> {
+    Some(vp8_frame(payload)?.first()? & 0x01 == 0)
+}
+
+/// The start of a frame, without the payload descriptor; `None` when the packet goes on with one.
+pub(super) fn vp8_frame(payload: &[u8]) -> Option<&[u8]> {
     let first = *payload.first()?;
     let mut at = 1;
     if first & 0x80 != 0 {
@@ -82,7 +87,7 @@ fn vp8(payload: &[u8]) -> Option<bool> {
         at += usize::from(extended & 0x40 != 0);
         at += usize::from(extended & 0x30 != 0);
     }
-    Some(first & 0x10 != 0 && first & 0x07 == 0 && payload.get(at)? & 0x01 == 0)
+    if first & 0x10 != 0 && first & 0x07 == 0 { payload.get(at..) } else { None }
 }
 
 /// RFC 9628 §4.2: begins a frame, and is not predicted from others.

@@ -46,10 +46,6 @@ impl Pace {
         Pace { channels, origin, written: 0, last: vec![0; channels], quiet: true, filled: 0, cut: 0 }
     }
 
-    pub fn origin(&self) -> i64 {
-        self.origin
-    }
-
     /// Where the next sample will be, ns.
     pub fn end(&self) -> i64 {
         self.origin + nanos(self.written)

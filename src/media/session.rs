@@ -15,7 +15,8 @@ use rtc::sansio::Protocol;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::intake::{Change, Intake, Received};
+use super::intake::{Change, Intake};
+use super::layers::Received;
 use super::mux::{Datagram, Mux, is_stun};
 use super::peer::Peer;
 use super::sdp::{Credentials, Fragment};
@@ -193,8 +194,8 @@ impl Session {
                     note(course, event);
                 }
             }
-            let rid = course.rids.get(&received.ssrc).cloned();
-            self.intake.packet(kind, rid.as_deref(), received, at);
+            let rid = course.rids.get(&received.ssrc).map(String::as_str);
+            self.intake.packet(kind, rid, received, at);
         }
     }
 

@@ -169,11 +169,11 @@ impl Stage {
 
     fn paint_tiles(&mut self, painter: &mut Painter<'_>, seen: &[Seen], all: bool, views: &impl Views) {
         let tiles = std::mem::take(&mut self.scene.tiles);
-        let changed = |n: usize| all || seen[n] != self.painted[n];
+        let changed: Vec<bool> = (0..tiles.len()).map(|n| all || seen[n] != self.painted[n]).collect();
         // What lies under a tile that does not fill its place must be painted again as well; if that is another tile,
         // everything is.
         let stacked = (0..tiles.len()).any(|n| {
-            changed(n)
+            changed[n]
                 && !fills(&tiles[n], seen[n])
                 && tiles[..n].iter().any(|other| overlap(other.rect, tiles[n].rect))
         });
@@ -183,7 +183,7 @@ impl Stage {
         }
         let mut fresh: Vec<Rect> = Vec::new();
         for (n, tile) in tiles.iter().enumerate() {
-            let touched = everything || changed(n) || fresh.iter().any(|rect| overlap(*rect, tile.rect));
+            let touched = everything || changed[n] || fresh.iter().any(|rect| overlap(*rect, tile.rect));
             if tile.hidden || !touched {
                 continue;
             }

@@ -17,6 +17,10 @@ use crate::model::{Codec, MediaTime, TrackId, TrackKind};
 pub trait Feedback: Send + Sync + 'static {
     /// Picture loss: the publisher should send a keyframe soon (PLI).
     fn request_keyframe(&self);
+
+    /// The tallest picture, in pixels, that is of use to anybody: a publisher of several sizes need not be heard in
+    /// a larger one. `u32::MAX`: the largest that there is; so it is until told, and when nobody listens.
+    fn need(&self, _height: u32) {}
 }
 
 /// A live track as the session that feeds it describes it.
@@ -49,12 +53,45 @@ pub struct Tracks {
 struct Track {
     source: TrackSource,
     /// `None` once the track has ended: whoever comes later finds it gone.
-    inboxes: Mutex<Option<Vec<Arc<Inbox>>>>,
+    subscribers: Mutex<Option<Vec<Subscriber>>>,
+}
+
+struct Subscriber {
+    number: u64,
+    inbox: Arc<Inbox>,
+    need: u32,
+}
+
+/// The greatest need; whoever comes next finds the best at once.
+fn need_of(subscribers: &[Subscriber]) -> u32 {
+    subscribers.iter().map(|subscriber| subscriber.need).max().unwrap_or(u32::MAX)
 }
 
 impl Track {
-    fn inboxes(&self) -> MutexGuard<'_, Option<Vec<Arc<Inbox>>>> {
-        self.inboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn subscribers(&self) -> MutexGuard<'_, Option<Vec<Subscriber>>> {
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes who listens and how, and tells the source if it need send otherwise; `None` when the track has ended.
+    fn change<T>(&self, change: impl FnOnce(&mut Vec<Subscriber>) -> T) -> Option<T> {
+        let (done, before, mut need) = {
+            let mut subscribers = self.subscribers();
+            let subscribers = subscribers.as_mut()?;
+            let before = need_of(subscribers);
+            (change(subscribers), before, need_of(subscribers))
+        };
+        if before == need {
+            return Some(done);
+        }
+        // Without a lock: sources may be anything. Two who tell at once may overtake each other, so each looks again
+        // afterwards, and the last word is the one that holds.
+        loop {
+            self.source.feedback.need(need);
+            match self.subscribers().as_deref().map(need_of) {
+                Some(now) if now != need => need = now,
+                _ => return Some(done),
+            }
+        }
     }
 }
 
@@ -66,7 +103,7 @@ impl Tracks {
     /// Opens a track. Dropping the returned input ends it: lanes that record it end with `TrackGone`.
     pub fn open(&self, source: TrackSource) -> Result<TrackInput, MediaError> {
         let id = source.id;
-        let track = Arc::new(Track { source, inboxes: Mutex::new(Some(Vec::new())) });
+        let track = Arc::new(Track { source, subscribers: Mutex::new(Some(Vec::new())) });
         let mut live = self.live();
         if live.contains_key(&id) {
             return Err(MediaError::Pipeline(format!("track {} is open already", id.0)));
@@ -79,34 +116,39 @@ impl Tracks {
     /// From now on the track's packets are posted to `inbox`, until the subscription is dropped.
     pub(super) fn subscribe(&self, id: TrackId, inbox: &Arc<Inbox>) -> Result<Subscription, MediaError> {
         let track = self.live().get(&id).cloned().ok_or(MediaError::NoTrack(id))?;
-        {
-            let mut inboxes = track.inboxes();
-            let Some(inboxes) = inboxes.as_mut() else {
-                return Err(MediaError::NoTrack(id));
-            };
-            inboxes.push(inbox.clone());
-        }
-        Ok(Subscription { track, inbox: inbox.clone() })
+        let added = track.change(|subscribers| {
+            let number = subscribers.last().map_or(0, |last| last.number + 1);
+            subscribers.push(Subscriber { number, inbox: inbox.clone(), need: u32::MAX });
+            number
+        });
+        let number = added.ok_or(MediaError::NoTrack(id))?;
+        Ok(Subscription { track, number })
     }
 }
 
 /// A lane's end of a track.
 pub(super) struct Subscription {
     track: Arc<Track>,
-    inbox: Arc<Inbox>,
+    number: u64,
 }
 
 impl Subscription {
     pub fn source(&self) -> &TrackSource {
         &self.track.source
     }
+
+    /// The tallest picture, in pixels, that is of use to this subscriber; `u32::MAX`, as at the beginning: the best.
+    pub fn need(&self, height: u32) {
+        let _ended = self.track.change(|subscribers| {
+            let own = subscribers.iter_mut().find(|subscriber| subscriber.number == self.number);
+            own.map(|own| own.need = height)
+        });
+    }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if let Some(inboxes) = self.track.inboxes().as_mut() {
-            inboxes.retain(|other| !Arc::ptr_eq(other, &self.inbox));
-        }
+        let _ended = self.track.change(|subscribers| subscribers.retain(|other| other.number != self.number));
     }
 }
 
@@ -135,6 +177,11 @@ impl Listener {
         self.lane.source().feedback.request_keyframe();
     }
 
+    /// The tallest picture, in pixels, that is of use; `u32::MAX`, as at the beginning: the best.
+    pub fn need(&self, height: u32) {
+        self.lane.need(height);
+    }
+
     /// What came since the last call, waiting for something at most so long; and whether the track has ended.
     /// Blocks.
     pub fn take(&self, wait: Duration) -> (Vec<StampedPacket>, bool) {
@@ -156,9 +203,8 @@ impl TrackInput {
         if packets.is_empty() {
             return;
         }
-        let inboxes = self.track.inboxes();
-        for inbox in inboxes.iter().flatten() {
-            inbox.post(self.track.source.id, self.track.source.kind, &packets);
+        for subscriber in self.track.subscribers().iter().flatten() {
+            subscriber.inbox.post(self.track.source.id, self.track.source.kind, &packets);
         }
     }
 }
@@ -166,7 +212,7 @@ impl TrackInput {
 impl TrackInput {
     /// Batches that the slowest of those who record has still before it.
     pub fn backlog(&self) -> usize {
-        self.track.inboxes().iter().flatten().map(|inbox| inbox.waiting()).max().unwrap_or(0)
+        self.track.subscribers().iter().flatten().map(|subscriber| subscriber.inbox.waiting()).max().unwrap_or(0)
     }
 }
 
@@ -178,8 +224,8 @@ impl Drop for TrackInput {
             live.len()
         };
         metrics::gauge!("holdfast_tracks").set(left as f64);
-        for inbox in self.track.inboxes().take().into_iter().flatten() {
-            inbox.track_ended(self.track.source.id);
+        for subscriber in self.track.subscribers().take().into_iter().flatten() {
+            subscriber.inbox.track_ended(self.track.source.id);
         }
     }
 }
@@ -188,19 +234,28 @@ impl Drop for TrackInput {
 mod tests {
     use super::*;
 
-    struct Deaf;
-    impl Feedback for Deaf {
+    /// Notes what is told.
+    #[derive(Default)]
+    struct Ear(Mutex<Vec<u32>>);
+    impl Feedback for Ear {
         fn request_keyframe(&self) {}
+        fn need(&self, height: u32) {
+            self.0.lock().unwrap().push(height);
+        }
     }
 
     fn source(id: u64) -> TrackSource {
+        source_with(id, Arc::default())
+    }
+
+    fn source_with(id: u64, feedback: Arc<Ear>) -> TrackSource {
         TrackSource {
             id: TrackId(id),
             kind: TrackKind::Audio,
             codec: Codec::Opus,
             payload_type: 111,
             clock_rate: 48_000,
-            feedback: Arc::new(Deaf),
+            feedback,
         }
     }
 
@@ -233,5 +288,65 @@ mod tests {
         assert_eq!(inbox.take(Instant::now()).ended, [TrackId(1)]);
         assert!(matches!(tracks.subscribe(TrackId(1), &inbox), Err(MediaError::NoTrack(_))));
         tracks.open(source(1)).expect("the id is free again");
+    }
+
+    #[test]
+    fn the_greatest_need_of_those_who_listen_is_told_when_it_changes() {
+        let (tracks, ear) = (Tracks::default(), Arc::new(Ear::default()));
+        let input = tracks.open(source_with(1, ear.clone())).expect("a free id");
+        let told = || std::mem::take(&mut *ear.0.lock().unwrap());
+        let one = tracks.listen(TrackId(1)).expect("a live track");
+        assert_eq!(told(), [0u32; 0], "the best is what a source begins with");
+        one.need(180);
+        one.need(180);
+        assert_eq!(told(), [180]);
+        let two = tracks.listen(TrackId(1)).expect("a live track");
+        assert_eq!(told(), [u32::MAX], "who comes wants the best");
+        two.need(90);
+        assert_eq!(told(), [180]);
+        one.need(100);
+        two.need(360);
+        assert_eq!(told(), [100, 360]);
+        drop(two);
+        assert_eq!(told(), [100]);
+        drop(one);
+        assert_eq!(told(), [u32::MAX], "whoever comes next finds the best");
+        let last = tracks.listen(TrackId(1)).expect("a live track");
+        drop(input);
+        last.need(10);
+        drop(last);
+        assert_eq!(told(), [0u32; 0], "the track has ended");
+    }
+
+    #[test]
+    fn an_inbox_may_hear_a_track_twice_and_leave_once() {
+        let tracks = Tracks::default();
+        let input = tracks.open(source(1)).expect("a free id");
+        let inbox = Arc::new(Inbox::default());
+        let first = tracks.subscribe(TrackId(1), &inbox).expect("a live track");
+        let _second = tracks.subscribe(TrackId(1), &inbox).expect("a live track");
+        drop(first);
+        input.push(vec![packet()]);
+        assert_eq!(inbox.take(Instant::now()).batches.len(), 1);
+    }
+
+    #[test]
+    fn the_last_need_that_is_told_is_the_one_that_holds() {
+        let (tracks, ear) = (Tracks::default(), Arc::new(Ear::default()));
+        let _input = tracks.open(source_with(1, ear.clone())).expect("a free id");
+        let keeper = tracks.listen(TrackId(1)).expect("a live track");
+        keeper.need(1);
+        std::thread::scope(|scope| {
+            for n in 0..4u32 {
+                let tracks = &tracks;
+                scope.spawn(move || {
+                    for round in 0..200 {
+                        let listener = tracks.listen(TrackId(1)).expect("a live track");
+                        listener.need(2 + n + round % 7);
+                    }
+                });
+            }
+        });
+        assert_eq!(ear.0.lock().unwrap().last(), Some(&1));
     }
 }

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app::{AppSink, AppSrc};
-use holdfast::media::engine::Engine;
+use holdfast::media::engine::{Engine, Mixing};
+use holdfast::media::stills::Stills;
 use holdfast::media::tracks::{Feedback, StampedPacket, TrackInput, TrackSource, Tracks};
-use holdfast::media::{LaneEnd, LaneOrder, MediaClock, MediaEngine, MediaNews, Sessions};
+use holdfast::media::{LaneEnd, LaneFeed, LaneOrder, MediaClock, MediaEngine, MediaNews, Sessions};
 use holdfast::model::segment::ClosedSegment;
 use holdfast::model::{
     Codec, Lane, LaneKind, LaneRun, MediaId, MediaTime, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
@@ -74,10 +75,13 @@ pub struct Publisher {
 impl Site {
     pub fn new() -> Site {
         holdfast::media::init().expect("GStreamer with what a recording needs");
-        let clock = MediaClock::new(Instant::now(), WALL);
+        Site::with(MediaClock::new(Instant::now(), WALL), Mixing::untried(Stills::default()))
+    }
+
+    pub fn with(clock: MediaClock, mixing: Mixing) -> Site {
         let tracks = Tracks::default();
         let (to, news) = mpsc::channel(64);
-        let engine = Engine::new(clock, tracks.clone(), to, Arc::new(NoSessions));
+        let engine = Engine::new(clock, tracks.clone(), to, Arc::new(NoSessions), mixing);
         Site { dir: tempfile::tempdir().expect("a folder"), clock, tracks, engine, news, ids: 0 }
     }
 
@@ -102,8 +106,7 @@ impl Site {
         let lane = Lane::single(UserId::parse("ann").expect("an id"), MediaId::Main, kind);
         LaneOrder {
             run: LaneRun { task: TaskId::from_random(&[7; 16]), lane, run: 0 },
-            audio: audio.map(|p| p.id),
-            video: video.map(|p| p.id),
+            feed: LaneFeed::Single { audio: audio.map(|p| p.id), video: video.map(|p| p.id) },
             dir: self.dir.path().to_owned(),
             segment_length: Duration::from_secs(2),
             gap_limit: Duration::from_secs(3),
