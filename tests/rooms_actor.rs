@@ -9,11 +9,13 @@ use holdfast::config::Config;
 use holdfast::health::Reporter;
 use holdfast::media::{LaneEnd, LaneOrder, LeaveReason, MediaClock, MediaEngine, MediaError, MediaNews};
 use holdfast::model::event::EventBody;
+use holdfast::model::mix::{Layout, LayoutMode, MixSpec};
 use holdfast::model::playlist::Playlist;
 use holdfast::model::recording::{
     Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
 };
 use holdfast::model::segment::{ClosedSegment, LocalName};
+use holdfast::model::task::RecordingTask;
 use holdfast::model::{
     Codec, LaneRun, MediaId, RoomId, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackId, TrackKind,
     UserId,
@@ -315,11 +317,11 @@ async fn modify_and_leaving_move_the_lanes_and_a_lane_that_fails_is_started_agai
     life.enter(1, "alice", &[TrackKind::Audio]).await;
     let order = life.started().await;
     let nobody = Subscription { audio: Subscribers::AllBut(vec!["a.*$".into()]), video: Subscribers::Everybody };
-    life.rooms.modify(SdkAppId(1_400_000_001), task.clone(), nobody).await.unwrap();
+    life.rooms.modify(SdkAppId(1_400_000_001), task.clone(), nobody, None).await.unwrap();
     let Asked::Finish(run) = life.next_asked().await else { panic!("the lane is finished") };
     assert_eq!(run, order.run);
     life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Finished }).await;
-    life.rooms.modify(SdkAppId(1_400_000_001), task.clone(), Subscription::default()).await.unwrap();
+    life.rooms.modify(SdkAppId(1_400_000_001), task.clone(), Subscription::default(), None).await.unwrap();
     let again = life.started().await;
     assert_eq!(again.run.run, order.run.run + 1, "a new run of the same lane");
 
@@ -425,5 +427,28 @@ async fn a_torn_tail_is_listed_in_the_life_that_wrote_it() {
     let there: Vec<&String> = bucket.keys().filter(|key| key.ends_with(".ts")).collect();
     assert_eq!(listed.iter().collect::<Vec<_>>(), there);
     assert!(list.ended && listed.len() == 2);
+    life.end().await;
+}
+
+/// A layout is for mixed tasks alone; there each Modify replaces all of it, and one without a layout the same.
+#[tokio::test]
+async fn modify_replaces_the_layout_of_a_mixed_task() {
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::begin(dir.path(), Config::default()).await;
+    let app = SdkAppId(1_400_000_001);
+    let single = create(&life, spec()).await.unwrap();
+    let everybody = Subscription::default;
+    let floating = Layout { mode: LayoutMode::Floating { large: None }, ..Layout::default() };
+    let refused = life.rooms.modify(app, single, everybody(), Some(floating.clone())).await;
+    assert_eq!(refused, Err(Error::NotMixed));
+
+    let mixed = RecordingSpec { mix: Some(MixSpec::default()), recorder: UserId::parse("mixer").unwrap(), ..spec() };
+    let mixed = create(&life, mixed).await.unwrap();
+    for (layout, wanted) in [(Some(floating.clone()), floating), (None, Layout::default())] {
+        life.rooms.modify(app, mixed.clone(), everybody(), layout).await.unwrap();
+        let record = life.store.get(records::task_key(&mixed)).await.unwrap().expect("the task is in the index");
+        let task: RecordingTask = serde_json::from_slice(&record).unwrap();
+        assert_eq!(task.spec.mix.unwrap().layout, wanted);
+    }
     life.end().await;
 }

@@ -306,7 +306,8 @@ impl World {
             }
             Step::Deny(u) => {
                 let list = Subscribers::AllBut(vec![Self::user(u).as_str().into()]);
-                self.apply(Input::Subscribe(Subscription { audio: list.clone(), video: list }));
+                let subscription = Subscription { audio: list.clone(), video: list };
+                self.apply(Input::Modify { subscription, layout: None });
                 self.reconcile();
             }
             Step::Stop => self.apply(Input::Stop(LeaveCode::Stopped)),

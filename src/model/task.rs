@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Event, EventBody, LeaveCode};
+use super::mix::Layout;
 use super::playlist::{Item, Playlist};
 use super::recording::{Fate, RecordingSpec, Subscription};
 use super::room::{Room, WantedLane, wanted_lanes};
@@ -211,7 +212,11 @@ pub enum Input {
         failed: bool,
     },
     Fate(Fate),
-    Subscribe(Subscription),
+    /// Both are replaced whole; no layout is the default one. A task of single streams has none.
+    Modify {
+        subscription: Subscription,
+        layout: Option<Layout>,
+    },
     Stop(LeaveCode),
     /// A deadline may have passed.
     Tick,
@@ -432,7 +437,12 @@ impl RecordingTask {
                 }
             }
             Input::Fate(fate) => effects.extend(self.fate(fate, now)),
-            Input::Subscribe(subscription) => self.spec.subscription = subscription,
+            Input::Modify { subscription, layout } => {
+                self.spec.subscription = subscription;
+                if let Some(mix) = &mut self.spec.mix {
+                    mix.layout = layout.unwrap_or_default();
+                }
+            }
             Input::Stop(code) => {
                 if self.phase == Phase::Active {
                     self.phase = Phase::Leaving { code };
