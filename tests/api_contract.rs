@@ -8,7 +8,8 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use door::{
-    API_ID, API_KEY, APP, APP_KEY, Bench, Heard, KEYLESS_APP, NOW, OTHER_ID, OTHER_KEY, create, golden, signed, task,
+    API_ID, API_KEY, APP, APP_KEY, Bench, Heard, KEYLESS_APP, NOW, OTHER_ID, OTHER_KEY, create, generous, golden,
+    layout, signed, task, with, without,
 };
 use holdfast::api::error::{Code, Whose};
 use holdfast::api::schema;
@@ -21,29 +22,6 @@ use serde_json::{Value, json};
 
 fn room(number: u32) -> RoomKey {
     RoomKey { app: APP, room: RoomId::Number(number) }
-}
-
-/// `params` with the value at a path of names put in; `null` takes the name away.
-fn with(mut params: Value, path: &str, value: Value) -> Value {
-    let mut at = &mut params;
-    for part in path.split('/') {
-        at = match part.parse::<usize>() {
-            Ok(index) => &mut at[index],
-            Err(_) => &mut at[part],
-        };
-    }
-    *at = value;
-    params
-}
-
-fn without(mut params: Value, path: &str) -> Value {
-    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let mut at = &mut params;
-    for part in parent.split('/').filter(|part| !part.is_empty()) {
-        at = &mut at[part];
-    }
-    at.as_object_mut().unwrap().remove(name).expect("it was there");
-    params
 }
 
 #[tokio::test]
@@ -69,6 +47,7 @@ async fn every_action_reaches_the_actor_and_is_answered() {
                     audio: Subscribers::AllBut(vec!["carol".into(), "9.*$".into()]),
                     video: Subscribers::Everybody,
                 },
+                layout: None,
             },
         ),
         ("DeleteCloudRecording", by_task, Heard::Delete { app: APP, task: task() }),
@@ -133,27 +112,6 @@ async fn create_becomes_a_spec() {
     assert_eq!(spec.subscription.audio, Subscribers::Only(vec!["alice".into(), "bob.*$".into()]));
     assert_eq!(spec.subscription.video, Subscribers::AllBut(vec!["carol".into()]));
     assert_eq!(spec.destination.vendor, Vendor::S3);
-}
-
-/// Every field of a layout, well-formed.
-fn layout() -> Value {
-    json!({
-        "MixLayoutMode": 4,
-        "MixLayoutList": [{
-            "Top": 0, "Left": 0, "Width": 1280, "Height": 720, "UserId": "alice", "Alpha": 255, "RenderMode": 3,
-            "MediaId": 1, "ImageLayer": -1, "SubBackgroundImage": "https://a.b/c.jpg",
-        }],
-        "BackGroundColor": "#FFA500", "MaxResolutionUserId": "alice", "MediaId": 0,
-        "BackgroundImageUrl": "http://a.b/c.png", "PlaceHolderMode": 1, "BackgroundImageRenderMode": 2,
-        "DefaultSubBackgroundImage": "http://a.b/c.jpeg", "RenderMode": 1, "MaxResolutionUserAlign": 1,
-        "PureAudioDisableLayout": true,
-        "WaterMarkList": [
-            {"WaterMarkType": 0, "WaterMarkImage": {"WaterMarkUrl": "http://a.b/c.png", "Top": 1, "Left": 1, "Width": 10, "Height": 10}},
-            {"WaterMarkType": 1, "WaterMarkChar": {"Top": 1, "Left": 1, "Width": 10, "Height": 10, "Chars": "室", "FontSize": 14,
-                "FontColor": "#000000", "BackGroundColor": "", "Font": "SourceHanSans"}},
-            {"WaterMarkType": 2, "WaterMarkTimestamp": {"Pos": 6, "TimeZone": 8, "Font": "Tencent"}},
-        ],
-    })
 }
 
 #[tokio::test]
@@ -304,10 +262,6 @@ async fn each_bad_field_of_create_is_refused_by_its_name() {
     assert_eq!(bench.code("CreateCloudRecording", &no_storage).await, "MissingParameter.CloudStorage");
 }
 
-fn generous() -> holdfast::config::Limits {
-    holdfast::config::Limits { requests_per_second: 10_000, ..Default::default() }
-}
-
 #[tokio::test]
 async fn what_the_box_does_not_do_is_refused_after_all_else_was_found_good() {
     let bench = Bench::with(Config { limits: generous(), ..door::config() });
@@ -316,7 +270,6 @@ async fn what_the_box_does_not_do_is_refused_after_all_else_was_found_good() {
         "SessionContext": "s", "SourceContext": "s", "MediaType": 0, "UserDefineRecordId": "rec-1_a",
     }}});
     let refused = [
-        ("RecordParams/RecordMode", json!(2), "mixed"),
         ("RecordParams/OutputFormat", json!(1), "OutputFormat"),
         ("RecordParams/OutputFormat", json!(4), "OutputFormat"),
         ("StorageParams", vod.clone(), "CloudVod"),
@@ -392,6 +345,7 @@ async fn every_outcome_of_the_actor_has_its_code() {
         (Error::TooManyTasks { running: 100, limit: 100 }, "FailedOperation.RestrictedConcurrency"),
         (Error::RecorderInUse, "InvalidParameter.UserId"),
         (Error::CallsExpired, "ResourceNotFound"),
+        (Error::NotMixed, "FailedOperation"),
         (Error::Busy, "ResourceInsufficient.RequestRejection"),
         (Error::ShuttingDown, "ResourceInsufficient.RequestRejection"),
         (Error::Store("/var/lib/x: EIO".into()), "InternalError.CRInternalError"),

@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use door::{API_ID, API_KEY, APP, APP_KEY, Bench, Heard};
 use holdfast::config::{Config, Limits};
+use holdfast::model::mix::{
+    AudioParams, Colour, Fit, Layout, LayoutMode, MixSpec, Pane, Place, Rect, Size, VideoParams, Watermark,
+};
 use holdfast::model::recording::{Subscribers, Vendor};
-use holdfast::model::{RoomId, Timestamp};
+use holdfast::model::{MediaId, RoomId, Timestamp, UserId};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +52,9 @@ async fn the_official_sdk_speaks_with_the_box() {
 
     for sign in ["TC3-HMAC-SHA256", "HmacSHA1", "HmacSHA256"] {
         for method in ["POST", "GET"] {
+            for name in [format!("{sign} {method} mixed"), format!("{sign} {method} mixed again")] {
+                assert!(outcomes[&name]["ok"]["TaskId"].is_string(), "{name}: {}", outcomes[&name]);
+            }
             for action in ACTIONS {
                 let name = format!("{sign} {method} {action}");
                 let answer = &outcomes[&name]["ok"];
@@ -66,8 +72,10 @@ async fn the_official_sdk_speaks_with_the_box() {
     }
     // However it was signed and sent, the actor heard the same.
     let heard = bench.heard.lock().unwrap().clone();
-    let creates: Vec<&Heard> = heard.iter().filter(|heard| matches!(heard, Heard::Create { .. })).collect();
-    assert_eq!(creates.len(), 6);
+    let (mixed, creates): (Vec<&Heard>, Vec<&Heard>) = (heard.iter())
+        .filter(|heard| matches!(heard, Heard::Create { .. }))
+        .partition(|heard| matches!(heard, Heard::Create { spec, .. } if spec.mix.is_some()));
+    assert_eq!((creates.len(), mixed.len()), (6, 6));
     for create in &creates {
         let Heard::Create { spec, keys, .. } = create else { unreachable!("filtered") };
         assert_eq!(spec.room, RoomId::Text("ward 5".into()));
@@ -78,6 +86,15 @@ async fn the_official_sdk_speaks_with_the_box() {
         assert_eq!(keys.secret_key.expose(), "sk+/=&");
         assert_eq!(*create, creates[0]);
     }
+    for create in &mixed {
+        let Heard::Create { spec, .. } = create else { unreachable!("filtered") };
+        assert_eq!(spec.mix, Some(mix()));
+        assert_eq!(*create, mixed[0]);
+    }
+    let layouts: Vec<&Layout> = (heard.iter())
+        .filter_map(|heard| if let Heard::Modify { layout, .. } = heard { layout.as_ref() } else { None })
+        .collect();
+    assert_eq!(layouts, [&mix().layout; 6]);
 
     for name in ["unsigned payload", "token", "english", "common client"] {
         assert!(outcomes[name].get("ok").is_some(), "{name}: {}", outcomes[name]);
@@ -86,7 +103,8 @@ async fn the_official_sdk_speaks_with_the_box() {
         ("wrong key", "AuthFailure.SignatureFailure"),
         ("unknown id", "AuthFailure.SecretIdNotFound"),
         ("unknown action", "InvalidAction"),
-        ("mixed", "UnsupportedOperation"),
+        ("mp4", "UnsupportedOperation"),
+        ("no layout list", "MissingParameter.MixLayoutList"),
         ("no room", "MissingParameter.RoomId"),
         ("wrong ticket", "InvalidParameter.UserSig"),
         ("wrong version", "NoSuchVersion"),
@@ -101,4 +119,50 @@ async fn the_official_sdk_speaks_with_the_box() {
     assert!(flood.contains(&"ok"));
     assert!(flood.contains(&"RequestLimitExceeded"), "{flood:?}");
     assert!(flood.iter().all(|code| ["ok", "RequestLimitExceeded"].contains(code)), "{flood:?}");
+}
+
+/// What contract.py asks of a mixed recording.
+fn mix() -> MixSpec {
+    let pane = |x, user: Option<&str>| Pane {
+        rect: Rect { x, y: 0, width: 640, height: 720 },
+        user: user.map(|user| UserId::parse(user).unwrap()),
+        media: MediaId::Main,
+        alpha: 0,
+        fit: Fit::Crop,
+        layer: 0,
+        image: None,
+    };
+    let rect = Rect { x: 2, y: 1, width: 30, height: 40 };
+    let alice = Pane {
+        media: MediaId::Aux,
+        alpha: 10,
+        fit: Fit::Smart,
+        layer: -1,
+        image: Some("https://a.b/c(1).jpg".into()),
+        ..pane(0, Some("alice"))
+    };
+    MixSpec {
+        video: VideoParams { size: Size { width: 1280, height: 720 }, fps: 25, bitrate: 1_500_000, gop: 2 },
+        audio: AudioParams { rate: 16_000, channels: 1, bitrate: 32_000 },
+        layout: Layout {
+            mode: LayoutMode::Custom(vec![alice, pane(640, None)]),
+            background: Colour(0x00ff_a500),
+            background_image: Some(("http://a.b/c.png".into(), Fit::Letterbox)),
+            fit: Fit::Stretch,
+            placeholder: Some("http://a.b/c.jpeg".into()),
+            hold_places: true,
+            sound_takes_no_place: true,
+            watermarks: vec![
+                Watermark::Image { url: "http://a.b/c.png".into(), rect },
+                Watermark::Text {
+                    rect,
+                    text: "第三诊室 & co".into(),
+                    font_size: 20,
+                    colour: Colour(0x00ff_0000),
+                    background: Some(Colour(0xff00)),
+                },
+                Watermark::Timestamp { place: Place::BottomCentre, zone: -3 },
+            ],
+        },
+    }
 }

@@ -167,8 +167,13 @@ async fn a_publisher_needs_its_own_user_sig() {
 async fn the_sdk_sees_errors_by_their_codes() {
     let scene = Scene::local(|_| {}).await;
     let code = |result: Result<String, ApiError>| result.expect_err("it must be refused");
-    let mixed = code(scene.sdk.create("r", "rec", |p| p["RecordParams"]["RecordMode"] = json!(2)).await);
-    assert!(mixed.code.starts_with("UnsupportedOperation"), "{mixed:?}");
+    let frames = json!({ "VideoParams": { "Width": 640, "Height": 360, "Fps": 61, "BitRate": 550_000, "Gop": 10 } });
+    let mixed = |p: &mut serde_json::Value| {
+        p["RecordParams"]["RecordMode"] = json!(2);
+        p["MixTranscodeParams"] = frames;
+    };
+    let fps = code(scene.sdk.create("r", "rec", mixed).await);
+    assert!(fps.code == "InvalidParameter.OutOfRange" && fps.message.contains("Fps"), "{fps:?}");
     let mp4 = code(scene.sdk.create("r", "rec", |p| p["RecordParams"]["OutputFormat"] = json!(3)).await);
     assert!(mp4.code.starts_with("UnsupportedOperation"), "{mp4:?}");
     let idle = code(scene.sdk.create("r", "rec", |p| p["RecordParams"]["MaxIdleTime"] = json!(4)).await);

@@ -36,6 +36,9 @@ fn laid_out(mode: LayoutMode, canvas: Size, people: &[Person]) -> Scene {
     scene(&Layout { mode, ..Layout::default() }, canvas, people, Vec::new())
 }
 
+/// A layout for so many pictures.
+type Mode = fn(u64) -> LayoutMode;
+
 /// One line for each mode and number of pictures: `n: x,y+widthxheight …` in the order of painting.
 #[test]
 fn every_number_of_pictures_has_its_places() {
@@ -43,7 +46,7 @@ fn every_number_of_pictures_has_its_places() {
         String::from("# n: x,y+width*height of each picture in the order of painting, 0 the first to enter\n");
     for (width, height) in [(1280, 720), (1918, 1078), (362, 638)] {
         let canvas = Size { width, height };
-        let modes: [(&str, fn(u64) -> LayoutMode); 5] = [
+        let modes: [(&str, Mode); 5] = [
             ("grid", |_| LayoutMode::Grid),
             ("floating", |_| LayoutMode::Floating { large: first() }),
             ("screen share", |_| LayoutMode::ScreenShare { large: first(), large_on_the_right: false }),

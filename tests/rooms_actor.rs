@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use holdfast::config::Config;
 use holdfast::health::Reporter;
-use holdfast::media::{LaneEnd, LaneOrder, LeaveReason, MediaClock, MediaEngine, MediaError, MediaNews};
+use holdfast::media::{LaneEnd, LaneFeed, LaneOrder, LeaveReason, MediaClock, MediaEngine, MediaError, MediaNews};
 use holdfast::model::event::EventBody;
+use holdfast::model::layout::Scene;
+use holdfast::model::mix::{ImageFailure, ImageWant, Layout, LayoutMode, MixSpec};
 use holdfast::model::playlist::Playlist;
 use holdfast::model::recording::{
     Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
 };
 use holdfast::model::segment::{ClosedSegment, LocalName};
+use holdfast::model::task::RecordingTask;
 use holdfast::model::{
     Codec, LaneRun, MediaId, RoomId, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackId, TrackKind,
     UserId,
@@ -34,6 +37,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 enum Asked {
     Start(Box<LaneOrder>),
+    Scene(LaneRun, Box<Scene>),
     Finish(LaneRun),
     CloseSession(SessionId),
 }
@@ -54,6 +58,9 @@ impl MediaEngine for ScriptedEngine {
     fn finish_lane(&self, run: &LaneRun) {
         self.asked.try_send(Asked::Finish(run.clone())).expect("room in the test's channel");
     }
+    fn change_scene(&self, run: &LaneRun, scene: Scene) {
+        self.asked.try_send(Asked::Scene(run.clone(), Box::new(scene))).expect("room in the test's channel");
+    }
     fn kill_lane(&self, run: &LaneRun) {
         panic!("{run:?} was killed, though it always answers");
     }
@@ -69,6 +76,8 @@ struct Life {
     asked: mpsc::Receiver<Asked>,
     engine: Arc<ScriptedEngine>,
     fates: mpsc::Sender<(TaskId, holdfast::model::recording::Fate)>,
+    images: mpsc::Receiver<ImageWant>,
+    image_failures: mpsc::Sender<ImageFailure>,
     spool: Arc<Spool>,
     store: Store,
     outbox: Arc<Notify>,
@@ -88,6 +97,8 @@ impl Life {
         let recovered = spool.recover().await.unwrap();
         let engine = Arc::new(ScriptedEngine { asked: asked_in, refuse: Mutex::new(false) });
         let outbox = Arc::new(Notify::new());
+        let (images_in, images) = mpsc::channel(64);
+        let (image_failures, failures_out) = mpsc::channel(64);
         let parts = Parts {
             config: Arc::new(config),
             store: store.clone(),
@@ -96,12 +107,14 @@ impl Life {
             media_clock: MediaClock::new(Instant::now(), Timestamp::from_ms(1_800_000_000_000)),
             box_key,
             outbox: outbox.clone(),
+            images: images_in,
             health: Reporter::default(),
         };
         let actor = Actor::restore(parts, recovered).await.unwrap();
         let cancel = CancellationToken::new();
-        let task = tokio::spawn(actor.run(asks_out, news_out, fates_out, cancel.clone()));
-        Life { rooms: Rooms::new(asks), news, asked, engine, fates, spool, store, outbox, cancel, task }
+        let task = tokio::spawn(actor.run(asks_out, news_out, fates_out, failures_out, cancel.clone()));
+        let rooms = Rooms::new(asks);
+        Life { rooms, news, asked, engine, fates, images, image_failures, spool, store, outbox, cancel, task }
     }
 
     async fn next_asked(&mut self) -> Asked {
@@ -243,7 +256,7 @@ async fn a_recording_from_create_to_the_last_event() {
     let app = SdkAppId(1_400_000_001);
     assert_eq!(life.rooms.describe(app, task.clone()).await.unwrap().status, TaskStatus::Idle);
     let order = life.started().await;
-    assert_eq!(order.audio, Some(TrackId(10)));
+    assert!(matches!(order.feed, LaneFeed::Single { audio: Some(TrackId(10)), video: None }), "{:?}", order.feed);
     life.write_segment(&order, 0).await;
     life.write_segment(&order, 1).await;
 
@@ -315,11 +328,11 @@ async fn modify_and_leaving_move_the_lanes_and_a_lane_that_fails_is_started_agai
     life.enter(1, "alice", &[TrackKind::Audio]).await;
     let order = life.started().await;
     let nobody = Subscription { audio: Subscribers::AllBut(vec!["a.*$".into()]), video: Subscribers::Everybody };
-    life.rooms.modify(SdkAppId(1_400_000_001), task.clone(), nobody).await.unwrap();
+    life.rooms.modify(SdkAppId(1_400_000_001), task.clone(), nobody, None).await.unwrap();
     let Asked::Finish(run) = life.next_asked().await else { panic!("the lane is finished") };
     assert_eq!(run, order.run);
     life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Finished }).await;
-    life.rooms.modify(SdkAppId(1_400_000_001), task.clone(), Subscription::default()).await.unwrap();
+    life.rooms.modify(SdkAppId(1_400_000_001), task.clone(), Subscription::default(), None).await.unwrap();
     let again = life.started().await;
     assert_eq!(again.run.run, order.run.run + 1, "a new run of the same lane");
 
@@ -425,5 +438,28 @@ async fn a_torn_tail_is_listed_in_the_life_that_wrote_it() {
     let there: Vec<&String> = bucket.keys().filter(|key| key.ends_with(".ts")).collect();
     assert_eq!(listed.iter().collect::<Vec<_>>(), there);
     assert!(list.ended && listed.len() == 2);
+    life.end().await;
+}
+
+/// A layout is for mixed tasks alone; there each Modify replaces all of it, and one without a layout the same.
+#[tokio::test]
+async fn modify_replaces_the_layout_of_a_mixed_task() {
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::begin(dir.path(), Config::default()).await;
+    let app = SdkAppId(1_400_000_001);
+    let single = create(&life, spec()).await.unwrap();
+    let everybody = Subscription::default;
+    let floating = Layout { mode: LayoutMode::Floating { large: None }, ..Layout::default() };
+    let refused = life.rooms.modify(app, single, everybody(), Some(floating.clone())).await;
+    assert_eq!(refused, Err(Error::NotMixed));
+
+    let mixed = RecordingSpec { mix: Some(MixSpec::default()), recorder: UserId::parse("mixer").unwrap(), ..spec() };
+    let mixed = create(&life, mixed).await.unwrap();
+    for (layout, wanted) in [(Some(floating.clone()), floating), (None, Layout::default())] {
+        life.rooms.modify(app, mixed.clone(), everybody(), layout).await.unwrap();
+        let record = life.store.get(records::task_key(&mixed)).await.unwrap().expect("the task is in the index");
+        let task: RecordingTask = serde_json::from_slice(&record).unwrap();
+        assert_eq!(task.spec.mix.unwrap().layout, wanted);
+    }
     life.end().await;
 }

@@ -185,6 +185,8 @@ impl World {
                     self.newest_text.insert(object.clone(), (version, text.clone()));
                     self.playlists.push((object, version, text));
                 }
+                Effect::ChangeScene { .. } => panic!("single streams have no scene"),
+                Effect::FetchImage { .. } => panic!("single streams show no image"),
                 Effect::Forget => assert_eq!(self.task.phase, Phase::Done),
             }
         }
@@ -306,7 +308,8 @@ impl World {
             }
             Step::Deny(u) => {
                 let list = Subscribers::AllBut(vec![Self::user(u).as_str().into()]);
-                self.apply(Input::Subscribe(Subscription { audio: list.clone(), video: list }));
+                let subscription = Subscription { audio: list.clone(), video: list };
+                self.apply(Input::Modify { subscription, layout: None });
                 self.reconcile();
             }
             Step::Stop => self.apply(Input::Stop(LeaveCode::Stopped)),

@@ -343,8 +343,8 @@ async fn perform(inner: &Inner, call: Call) -> Result<Answer, ApiError> {
             Ok(Answer::Task(TaskAnswer { task_id }))
         }
         Call::Describe { app, task } => Ok(Answer::View(ViewAnswer::from(rooms.describe(app, task).await?))),
-        Call::Modify { app, task, subscription } => {
-            rooms.modify(app, task.clone(), subscription).await?;
+        Call::Modify { app, task, subscription, layout } => {
+            rooms.modify(app, task.clone(), subscription, layout).await?;
             Ok(Answer::Task(TaskAnswer { task_id: task }))
         }
         Call::Delete { app, task } => {

@@ -24,6 +24,7 @@ pub enum Code {
     AuthSecretIdNotFound,
     AuthSignatureExpire,
     AuthSignatureFailure,
+    FailedOperation,
     RestrictedConcurrency,
     RoomNotExist,
     CrInternalError,
@@ -51,11 +52,12 @@ pub enum Code {
 
 impl Code {
     /// Every code that carries no field.
-    pub const PLAIN: [Code; 23] = [
+    pub const PLAIN: [Code; 24] = [
         Code::AuthInvalidAuthorization,
         Code::AuthSecretIdNotFound,
         Code::AuthSignatureExpire,
         Code::AuthSignatureFailure,
+        Code::FailedOperation,
         Code::RestrictedConcurrency,
         Code::RoomNotExist,
         Code::CrInternalError,
@@ -86,6 +88,7 @@ impl Code {
             Code::AuthSecretIdNotFound => "AuthFailure.SecretIdNotFound",
             Code::AuthSignatureExpire => "AuthFailure.SignatureExpire",
             Code::AuthSignatureFailure => "AuthFailure.SignatureFailure",
+            Code::FailedOperation => "FailedOperation",
             Code::RestrictedConcurrency => "FailedOperation.RestrictedConcurrency",
             Code::RoomNotExist => "FailedOperation.RoomNotExist",
             Code::CrInternalError => "InternalError.CRInternalError",
@@ -185,6 +188,9 @@ impl From<rooms::Error> for ApiError {
             }
             rooms::Error::CallsExpired => {
                 (Code::ResourceNotFound, "the time within which TaskId takes calls (ResourceExpiredHour) is over")
+            }
+            rooms::Error::NotMixed => {
+                (Code::FailedOperation, "MixLayoutParams is for mixed recordings, and TaskId records single streams")
             }
             rooms::Error::Busy => (Code::RequestRejection, "the box has more requests waiting than it takes"),
             rooms::Error::ShuttingDown => (Code::RequestRejection, "the box is shutting down"),

@@ -8,9 +8,11 @@
 mod call;
 pub mod console;
 pub mod error;
+mod fields;
 mod files;
 pub mod flat;
 pub mod limits;
+mod mix;
 pub mod schema;
 pub mod tls;
 pub mod whip;

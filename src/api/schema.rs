@@ -210,7 +210,7 @@ const WATER_MARK_CHAR: &[Field] = &[
     must("Left", WATERMARK_PIXEL),
     must("Width", WATERMARK_PIXEL),
     must("Height", WATERMARK_PIXEL),
-    must("Chars", Shape::Text(words)),
+    must("Chars", Shape::Text(chars)),
     may("FontSize", Shape::Int(1, 2560)),
     may("FontColor", Shape::Text(colour)),
     may("BackGroundColor", Shape::Text(colour)),
@@ -276,6 +276,14 @@ fn task(text: &str) -> Result<(), Unfit> {
 
 fn words(text: &str) -> Result<(), Unfit> {
     ensure(length(text, 1024), "must be at most 1024 bytes long")
+}
+
+/// It is drawn: what cannot be drawn does not belong there.
+fn chars(text: &str) -> Result<(), Unfit> {
+    ensure(
+        length(text, 1024) && !text.chars().any(|c| c.is_control() && c != '\n'),
+        "must be at most 1024 bytes long, without control characters other than line breaks",
+    )
 }
 
 fn session_context(text: &str) -> Result<(), Unfit> {

@@ -1,6 +1,7 @@
 //! The words of the wire: actions, their requests as orders of the model, their answers as JSON.
 //!
-//! Owns: what fields mean together, the conversion both ways. Must not touch: single fields (`schema`), HTTP, the actor.
+//! Owns: what fields mean together, the conversion both ways. Must not touch: single fields (`schema`), pictures and
+//! their places (`mix`), HTTP, the actor.
 //! Law: a request is well-formed first and possible second: what the box does not do is refused with
 //! `UnsupportedOperation` after everything else was found good, never taken and ignored. Keys and tickets leave here as
 //! `Secret`s.
@@ -11,12 +12,15 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::error::{ApiError, Code};
+use super::error::ApiError;
+use super::fields::Fields;
+use super::mix;
 use super::schema::{self, Field};
+use crate::model::mix::{Layout, MixSpec};
 use crate::model::recording::{
     Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
 };
-use crate::model::{BadId, RoomId, RoomKey, SdkAppId, Secret, TaskId, UserId};
+use crate::model::{BadId, RoomKey, SdkAppId, Secret, TaskId, UserId};
 use crate::rooms::{TaskStatus, TaskView};
 
 pub const VERSION: &str = "2019-07-22";
@@ -86,12 +90,12 @@ pub struct CreateOrder {
     pub private_map_key: Option<Secret>,
 }
 
-/// A request, understood.
+/// A request, understood. A Modify without `MixLayoutParams` has no layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     Create(Box<CreateOrder>),
     Describe { app: SdkAppId, task: TaskId },
-    Modify { app: SdkAppId, task: TaskId, subscription: Subscription },
+    Modify { app: SdkAppId, task: TaskId, subscription: Subscription, layout: Option<Layout> },
     Delete { app: SdkAppId, task: TaskId },
     RemoveUsers { room: RoomKey, users: Vec<UserId> },
     Dismiss { room: RoomKey },
@@ -108,51 +112,6 @@ impl Call {
     }
 }
 
-/// A checked structure, read by field names. Absent and `null` are one.
-#[derive(Clone, Copy)]
-struct Fields<'a>(Option<&'a Map<String, Value>>);
-
-impl<'a> Fields<'a> {
-    fn value(&self, name: &str) -> Option<&'a Value> {
-        self.0?.get(name).filter(|value| !value.is_null())
-    }
-    fn int(&self, name: &str, default: i64) -> i64 {
-        self.value(name).and_then(Value::as_i64).unwrap_or(default)
-    }
-    fn text(&self, name: &str) -> &'a str {
-        self.value(name).and_then(Value::as_str).unwrap_or_default()
-    }
-    fn secret(&self, name: &str) -> Secret {
-        Secret::new(self.text(name))
-    }
-    fn list(&self, name: &str) -> &'a [Value] {
-        self.value(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
-    }
-    fn texts(&self, name: &str) -> Vec<String> {
-        self.list(name).iter().filter_map(Value::as_str).map(str::to_owned).collect()
-    }
-    fn has(&self, name: &str) -> bool {
-        self.value(name).is_some()
-    }
-    fn object(&self, name: &str) -> Fields<'a> {
-        Fields(self.value(name).and_then(Value::as_object))
-    }
-    fn app(&self) -> SdkAppId {
-        SdkAppId(u32::try_from(self.int("SdkAppId", 0)).unwrap_or_default())
-    }
-    fn task(&self) -> Result<TaskId, ApiError> {
-        TaskId::parse(self.text("TaskId")).map_err(ApiError::from)
-    }
-    fn room(&self, numeric: bool) -> Result<RoomId, ApiError> {
-        let room = match self.value("RoomId") {
-            Some(Value::Number(number)) => RoomId::number(&number.to_string()),
-            _ if numeric => RoomId::number(self.text("RoomId")),
-            _ => RoomId::text(self.text("RoomId")),
-        };
-        room.map_err(ApiError::from)
-    }
-}
-
 impl From<BadId> for ApiError {
     fn from(bad: BadId) -> ApiError {
         ApiError::invalid(bad.field, bad.field, bad.reason)
@@ -162,7 +121,7 @@ impl From<BadId> for ApiError {
 /// Understands an action's parameters.
 pub fn read(action: Action, params: &Map<String, Value>) -> Result<Call, ApiError> {
     schema::check(action.fields(), params, "")?;
-    let given = Fields(Some(params));
+    let given = Fields::of(params);
     let app = given.app();
     match action {
         Action::CreateCloudRecording => create(given).map(|order| Call::Create(Box::new(order))),
@@ -177,9 +136,10 @@ pub fn read(action: Action, params: &Map<String, Value>) -> Result<Call, ApiErro
         }
         Action::ModifyCloudRecording => {
             let task = given.task()?;
-            layout(given.object("MixLayoutParams"), None)?;
             let subscription = subscription(given.object("SubscribeStreamUserIds"))?;
-            Ok(Call::Modify { app, task, subscription })
+            let params = given.object("MixLayoutParams");
+            let layout = if given.has("MixLayoutParams") { Some(mix::layout(params, None)?) } else { None };
+            Ok(Call::Modify { app, task, subscription, layout })
         }
         Action::DeleteCloudRecording => Ok(Call::Delete { app, task: given.task()? }),
         Action::RemoveUser | Action::RemoveUserByStrRoomId => {
@@ -202,8 +162,10 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
     let record = given.object("RecordParams");
     let subscription = subscription(record.object("SubscribeStreamUserIds"))?;
     let transcode = given.object("MixTranscodeParams");
-    let canvas = canvas(transcode)?;
-    layout(given.object("MixLayoutParams"), Some(canvas))?;
+    let (video, asked) = mix::video(transcode)?;
+    let layout = mix::layout(given.object("MixLayoutParams"), Some(asked))?;
+    // Both blocks belong to a mixed recording; with single streams they are checked, and mean nothing.
+    let mix = MixSpec { video, audio: mix::audio(transcode), layout };
     let stream_type = record.int("StreamType", 0);
 
     let storage = given.object("StorageParams");
@@ -234,7 +196,7 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
         app: given.app(),
         room,
         recorder,
-        mix: None,
+        mix: (record.int("RecordMode", 1) == 2).then_some(mix),
         streams: match stream_type {
             1 => StreamType::Audio,
             2 => StreamType::Video,
@@ -268,11 +230,6 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
 
 /// What is well-formed, and not (yet) within the box's power.
 fn refuse_what_is_not_done(record: Fields<'_>, storage: Fields<'_>) -> Result<(), ApiError> {
-    if record.int("RecordMode", 1) == 2 {
-        return Err(ApiError::unsupported(
-            "RecordParams.RecordMode 2 (mixed) is not done by this version of the box: record single streams (1)",
-        ));
-    }
     if storage.has("CloudVod") {
         return Err(ApiError::unsupported(
             "StorageParams.CloudVod is not done by this version of the box: give StorageParams.CloudStorage",
@@ -306,58 +263,6 @@ fn subscribers(given: Fields<'_>, allow: &'static str, deny: &'static str) -> Re
             &format!("must not be given together with {deny}"),
         )),
     }
-}
-
-/// Width and height of the mixed picture, its defaults where none are given (API.md §1.8).
-fn canvas(transcode: Fields<'_>) -> Result<(i64, i64), ApiError> {
-    let video = transcode.object("VideoParams");
-    let (width, height) = (video.int("Width", 360), video.int("Height", 640));
-    if width * height > 1920 * 1080 {
-        return Err(ApiError::new(
-            Code::OutOfRange,
-            "MixTranscodeParams.VideoParams.Width times Height must be at most 1920 * 1080",
-        ));
-    }
-    Ok((width, height))
-}
-
-/// The rules of a layout that concern several fields. Modify does not know the canvas.
-fn layout(given: Fields<'_>, canvas: Option<(i64, i64)>) -> Result<(), ApiError> {
-    if given.int("MixLayoutMode", 3) == 4 && given.list("MixLayoutList").is_empty() {
-        return Err(ApiError::missing("MixLayoutList", "MixLayoutParams.MixLayoutList (MixLayoutMode is 4)"));
-    }
-    for (at, picture) in given.list("MixLayoutList").iter().enumerate() {
-        inside(Fields(picture.as_object()), canvas, &format!("MixLayoutParams.MixLayoutList[{at}]"))?;
-    }
-    for (at, mark) in given.list("WaterMarkList").iter().enumerate() {
-        let here = format!("MixLayoutParams.WaterMarkList[{at}]");
-        let mark = Fields(mark.as_object());
-        let block = match mark.int("WaterMarkType", 0) {
-            1 => "WaterMarkChar",
-            2 => "WaterMarkTimestamp",
-            _ => "WaterMarkImage",
-        };
-        if !mark.has(block) {
-            return Err(ApiError::missing(block, &format!("{here}.{block}")));
-        }
-        if block == "WaterMarkImage" {
-            inside(mark.object(block), canvas, &format!("{here}.{block}"))?;
-        }
-    }
-    Ok(())
-}
-
-fn inside(rect: Fields<'_>, canvas: Option<(i64, i64)>, here: &str) -> Result<(), ApiError> {
-    let Some((width, height)) = canvas else { return Ok(()) };
-    let fits =
-        rect.int("Left", 0) + rect.int("Width", 0) <= width && rect.int("Top", 0) + rect.int("Height", 0) <= height;
-    if fits {
-        return Ok(());
-    }
-    Err(ApiError::new(
-        Code::OutOfRange,
-        format!("{here}: Left + Width and Top + Height must be within the picture of {width} * {height}"),
-    ))
 }
 
 /// Two formats are for recordings of sound alone (API.md §1.7).

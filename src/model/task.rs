@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{Event, EventBody, LeaveCode};
 use super::layout::Scene;
+use super::mix::Layout;
 use super::playlist::{Item, Playlist};
 use super::recording::{Fate, RecordingSpec, Subscription};
 use super::room::{Begin, Feed, Room, WantedLane, wanted_lanes};
@@ -215,7 +216,11 @@ pub enum Input {
         failed: bool,
     },
     Fate(Fate),
-    Subscribe(Subscription),
+    /// Both are replaced whole; no layout is the default one. A task of single streams has none.
+    Modify {
+        subscription: Subscription,
+        layout: Option<Layout>,
+    },
     Stop(LeaveCode),
     /// An image of the layout could not be fetched or decoded.
     ImageFailed {
@@ -458,7 +463,12 @@ impl RecordingTask {
                 }
             }
             Input::Fate(fate) => effects.extend(self.fate(fate, now)),
-            Input::Subscribe(subscription) => self.spec.subscription = subscription,
+            Input::Modify { subscription, layout } => {
+                self.spec.subscription = subscription;
+                if let Some(mix) = &mut self.spec.mix {
+                    mix.layout = layout.unwrap_or_default();
+                }
+            }
             Input::Stop(code) => {
                 if self.phase == Phase::Active {
                     self.phase = Phase::Leaving { code };

@@ -281,10 +281,10 @@ impl Actor {
             Ask::Describe { app, task, reply } => {
                 let _ = reply.send(self.describe(app, &task));
             }
-            Ask::Modify { app, task, subscription, reply } => {
-                let checked = self.active(app, &task);
+            Ask::Modify { app, task, subscription, layout, reply } => {
+                let checked = self.modifiable(app, &task, layout.is_some());
                 if checked.is_ok() {
-                    self.queue.push_back((task.clone(), Input::Subscribe(subscription)));
+                    self.queue.push_back((task.clone(), Input::Modify { subscription, layout }));
                     self.drain().await;
                     self.save(&task).await;
                     self.reconcile_task(&task).await;
@@ -347,9 +347,13 @@ impl Actor {
         Ok(task)
     }
 
-    fn active(&self, app: SdkAppId, id: &TaskId) -> Result<(), Error> {
+    fn modifiable(&self, app: SdkAppId, id: &TaskId, with_layout: bool) -> Result<(), Error> {
         let task = self.callable(app, id)?;
-        if task.phase == Phase::Active { Ok(()) } else { Err(Error::TaskUnknown) }
+        match task.phase {
+            Phase::Active if with_layout && task.spec.mix.is_none() => Err(Error::NotMixed),
+            Phase::Active => Ok(()),
+            Phase::Leaving { .. } | Phase::Draining { .. } | Phase::Done => Err(Error::TaskUnknown),
+        }
     }
 
     fn describe(&self, app: SdkAppId, id: &TaskId) -> Result<TaskView, Error> {

@@ -8,6 +8,7 @@ mod actor;
 
 pub use actor::{Actor, Parts};
 
+use crate::model::mix::Layout;
 use crate::model::recording::{RecordingSpec, StorageKeys, Subscription};
 use crate::model::segment::LaneFile;
 use crate::model::{RoomKey, SdkAppId, Secret, TaskId, UserId};
@@ -26,6 +27,8 @@ pub enum Error {
     RecorderInUse,
     #[error("the time within which this task takes calls (ResourceExpiredHour) is over")]
     CallsExpired,
+    #[error("a layout is for mixed recordings, and this task records single streams")]
+    NotMixed,
     #[error("the box has more requests waiting than it takes")]
     Busy,
     #[error("the box is shutting down")]
@@ -70,6 +73,8 @@ pub enum Ask {
         app: SdkAppId,
         task: TaskId,
         subscription: Subscription,
+        /// `None`: not given, which means the default one to a mixed recording.
+        layout: Option<Layout>,
         reply: oneshot::Sender<Result<(), Error>>,
     },
     Delete {
@@ -117,9 +122,15 @@ impl Rooms {
         self.ask(|reply| Ask::Describe { app, task, reply }).await
     }
 
-    /// Replaces the subscription lists, whole.
-    pub async fn modify(&self, app: SdkAppId, task: TaskId, subscription: Subscription) -> Result<(), Error> {
-        self.ask(|reply| Ask::Modify { app, task, subscription, reply }).await
+    /// Replaces the subscription lists and a mixed recording's layout, whole.
+    pub async fn modify(
+        &self,
+        app: SdkAppId,
+        task: TaskId,
+        subscription: Subscription,
+        layout: Option<Layout>,
+    ) -> Result<(), Error> {
+        self.ask(|reply| Ask::Modify { app, task, subscription, layout, reply }).await
     }
 
     pub async fn delete(&self, app: SdkAppId, task: TaskId) -> Result<(), Error> {

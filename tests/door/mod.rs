@@ -9,9 +9,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use holdfast::api::{self, Door, WhipDoor};
-use holdfast::config::{ApiKey, App, Config};
+use holdfast::config::{ApiKey, App, Config, Limits};
 use holdfast::health::Reporter;
 use holdfast::media::whip::{Patched, PublishOrder, Published, WhipError};
+use holdfast::model::mix::Layout;
 use holdfast::model::recording::{RecordingSpec, StorageKeys, Subscription};
 use holdfast::model::segment::LaneFile;
 use holdfast::model::signature::{gen_user_sig, sign_tc3};
@@ -40,7 +41,7 @@ pub const NOW: i64 = 1795343500;
 pub enum Heard {
     Create { spec: Box<RecordingSpec>, keys: StorageKeys, user_sig: Secret },
     Describe { app: SdkAppId, task: TaskId },
-    Modify { app: SdkAppId, task: TaskId, subscription: Subscription },
+    Modify { app: SdkAppId, task: TaskId, subscription: Subscription, layout: Option<Layout> },
     Delete { app: SdkAppId, task: TaskId },
     RemoveUsers { room: RoomKey, users: Vec<UserId> },
     Dismiss { room: RoomKey },
@@ -156,8 +157,8 @@ async fn actor(mut asks: mpsc::Receiver<Ask>, heard: Arc<Mutex<Vec<Heard>>>, fai
                 note(Heard::Describe { app, task: task.clone() });
                 answer(reply, failure, view(task));
             }
-            Ask::Modify { app, task, subscription, reply } => {
-                note(Heard::Modify { app, task, subscription });
+            Ask::Modify { app, task, subscription, layout, reply } => {
+                note(Heard::Modify { app, task, subscription, layout });
                 answer(reply, failure, ());
             }
             Ask::Delete { app, task, reply } => {
@@ -307,6 +308,58 @@ pub fn create() -> Value {
             "AccessKey": "AKIDstorage", "SecretKey": "sk+/=&storage", "FileNamePrefix": ["p1", "p2"],
         }},
     })
+}
+
+/// Every field of a layout, well-formed.
+pub fn layout() -> Value {
+    json!({
+        "MixLayoutMode": 4,
+        "MixLayoutList": [{
+            "Top": 0, "Left": 0, "Width": 1280, "Height": 720, "UserId": "alice", "Alpha": 255, "RenderMode": 3,
+            "MediaId": 1, "ImageLayer": -1, "SubBackgroundImage": "https://a.b/c.jpg",
+        }],
+        "BackGroundColor": "#FFA500", "MaxResolutionUserId": "alice", "MediaId": 0,
+        "BackgroundImageUrl": "http://a.b/c.png", "PlaceHolderMode": 1, "BackgroundImageRenderMode": 2,
+        "DefaultSubBackgroundImage": "http://a.b/c.jpeg", "RenderMode": 1, "MaxResolutionUserAlign": 1,
+        "PureAudioDisableLayout": true,
+        "WaterMarkList": [
+            {"WaterMarkType": 0, "WaterMarkImage": {"WaterMarkUrl": "http://a.b/c.png", "Top": 1, "Left": 1, "Width": 10, "Height": 10}},
+            {"WaterMarkType": 1, "WaterMarkChar": {"Top": 1, "Left": 1, "Width": 10, "Height": 10, "Chars": "室", "FontSize": 14,
+                "FontColor": "#000000", "BackGroundColor": "", "Font": "SourceHanSans"}},
+            {"WaterMarkType": 2, "WaterMarkTimestamp": {"Pos": 6, "TimeZone": 8, "Font": "Tencent"}},
+        ],
+    })
+}
+
+/// `params` with the value at a path of names put in; `null` takes the name away.
+pub fn with(mut params: Value, path: &str, value: Value) -> Value {
+    let mut at = &mut params;
+    for part in path.split('/') {
+        at = match part.parse::<usize>() {
+            Ok(index) => &mut at[index],
+            Err(_) => &mut at[part],
+        };
+    }
+    *at = value;
+    params
+}
+
+pub fn without(mut params: Value, path: &str) -> Value {
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let mut at = &mut params;
+    for part in parent.split('/').filter(|part| !part.is_empty()) {
+        at = match part.parse::<usize>() {
+            Ok(index) => &mut at[index],
+            Err(_) => &mut at[part],
+        };
+    }
+    at.as_object_mut().unwrap().remove(name).expect("it was there");
+    params
+}
+
+/// Limits that no test reaches by accident.
+pub fn generous() -> Limits {
+    Limits { requests_per_second: 10_000, ..Default::default() }
 }
 
 /// Compares with a file of `tests/golden`; a missing one is written, and the test fails all the same.

@@ -60,6 +60,35 @@ create = {
     "MixLayoutParams": {"MixLayoutMode": 3, "PureAudioDisableLayout": True},
     "ResourceExpiredHour": 72,
 }
+# Every field of a mixed recording, so that each typed model of the SDK is filled.
+layout = {
+    "MixLayoutMode": 4,
+    "MixLayoutList": [
+        {"Top": 0, "Left": 0, "Width": 640, "Height": 720, "UserId": "alice", "Alpha": 10, "RenderMode": 3, "MediaId": 1,
+         "ImageLayer": -1, "SubBackgroundImage": "https://a.b/c(1).jpg"},
+        {"Top": 0, "Left": 640, "Width": 640, "Height": 720},
+    ],
+    "BackGroundColor": "#FFA500", "MaxResolutionUserId": "alice", "MediaId": 1, "BackgroundImageUrl": "http://a.b/c.png",
+    "PlaceHolderMode": 1, "BackgroundImageRenderMode": 2, "DefaultSubBackgroundImage": "http://a.b/c.jpeg",
+    "RenderMode": 0, "MaxResolutionUserAlign": 1, "PureAudioDisableLayout": True,
+    "WaterMarkList": [
+        {"WaterMarkType": 0, "WaterMarkImage": {
+            "WaterMarkUrl": "http://a.b/c.png", "Top": 1, "Left": 2, "Width": 30, "Height": 40}},
+        {"WaterMarkType": 1, "WaterMarkChar": {
+            "Top": 1, "Left": 2, "Width": 30, "Height": 40, "Chars": "第三诊室 & co", "FontSize": 20,
+            "FontColor": "#FF0000", "BackGroundColor": "#00FF00", "Font": "SourceHanSans"}},
+        {"WaterMarkType": 2, "WaterMarkTimestamp": {"Pos": 5, "TimeZone": -3, "Font": "Tencent"}},
+    ],
+}
+mixed = {
+    **create, "UserId": "mix_bot", "UserSig": TLSSigAPIv2.TLSSigAPIv2(app, app_key).gen_sig("mix_bot", 86400),
+    "RecordParams": {"RecordMode": 2, "MaxIdleTime": 30},
+    "MixTranscodeParams": {
+        "VideoParams": {"Width": 1280, "Height": 720, "Fps": 25, "BitRate": 1500000, "Gop": 2},
+        "AudioParams": {"SampleRate": 3, "Channel": 1, "BitRate": 32000},
+    },
+    "MixLayoutParams": layout,
+}
 by_task = {"SdkAppId": app, "TaskId": "h123"}
 users = {"SdkAppId": app, "UserIds": ["alice", "bob"]}
 calls = [
@@ -77,6 +106,9 @@ for sign, method in ways:
     box = client(profile(sign, method))
     for action, params in calls:
         note(f"{sign} {method} {action}", lambda: getattr(box, action)(request(action, params)))
+    note(f"{sign} {method} mixed", lambda: box.CreateCloudRecording(request("CreateCloudRecording", mixed)))
+    note(f"{sign} {method} mixed again",
+         lambda: box.ModifyCloudRecording(request("ModifyCloudRecording", {**by_task, "MixLayoutParams": layout})))
 
 describe = request("DescribeCloudRecording", by_task)
 note("unsigned payload", lambda: client(profile(unsigned=True)).DescribeCloudRecording(describe))
@@ -87,8 +119,10 @@ note("common client", lambda: CommonClient("trtc", "2019-07-22", credential.Cred
 note("wrong key", lambda: client(key="wrong").DescribeCloudRecording(describe))
 note("unknown id", lambda: client(by="AKIDNOBODY").DescribeCloudRecording(describe))
 note("unknown action", lambda: client().CreateCloudModeration(models.CreateCloudModerationRequest()))
-note("mixed", lambda: client().CreateCloudRecording(
-    request("CreateCloudRecording", {**create, "RecordParams": {"RecordMode": 2}})))
+note("mp4", lambda: client().CreateCloudRecording(
+    request("CreateCloudRecording", {**mixed, "RecordParams": {"RecordMode": 2, "OutputFormat": 1}})))
+note("no layout list", lambda: client().ModifyCloudRecording(
+    request("ModifyCloudRecording", {**by_task, "MixLayoutParams": {**layout, "MixLayoutList": []}})))
 note("no room", lambda: client().CreateCloudRecording(
     request("CreateCloudRecording", {name: value for name, value in create.items() if name != "RoomId"})))
 note("wrong ticket", lambda: client().CreateCloudRecording(
