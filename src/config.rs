@@ -8,7 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
 
 use crate::model::{SdkAppId, Secret};
 
@@ -24,6 +25,7 @@ pub struct Config {
     pub storage: Storage,
     pub upload: Upload,
     pub callbacks: Callbacks,
+    pub images: Images,
     pub log: Log,
 }
 
@@ -229,6 +231,25 @@ impl Default for Callbacks {
     }
 }
 
+/// Pictures of mixed layouts: backgrounds, placeholders, watermarks.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Images {
+    /// Networks that pictures may come from although they are loopback, private or otherwise not of the world.
+    #[serde(deserialize_with = "networks")]
+    pub allow: Vec<IpNet>,
+    /// One try of one picture, from the name to its last byte.
+    pub timeout_seconds: u64,
+    pub retry_first_seconds: u64,
+    pub retry_longest_seconds: u64,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Images { allow: Vec::new(), timeout_seconds: 10, retry_first_seconds: 5, retry_longest_seconds: 300 }
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
@@ -240,6 +261,19 @@ impl Default for Log {
     fn default() -> Self {
         Log { filter: "info,rtc=warn,rtc_ice=error,rtc_dtls=error".into() }
     }
+}
+
+/// Networks in CIDR notation; an address alone is a network of one.
+fn networks<'de, D: Deserializer<'de>>(document: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(document)?;
+    let network = |text: String| {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        text.parse::<IpNet>().or(address).map_err(|_| {
+            let fault = format!("'{text}' is not a network such as 192.168.7.0/24 or fd12::/16");
+            serde::de::Error::custom(fault)
+        })
+    };
+    texts.into_iter().map(network).collect()
 }
 
 /// What is wrong with a document, one line for each fault.
@@ -286,6 +320,8 @@ impl Config {
             within("callbacks.timeout_seconds", self.callbacks.timeout_seconds, 1, 60),
             within("callbacks.retry_first_seconds", self.callbacks.retry_first_seconds, 1, 3600),
             within("callbacks.keep_hours", self.callbacks.keep_hours, 1, 8760),
+            within("images.timeout_seconds", self.images.timeout_seconds, 1, 60),
+            within("images.retry_first_seconds", self.images.retry_first_seconds, 1, 3600),
         ] {
             check(holds, fault);
         }
@@ -293,6 +329,8 @@ impl Config {
         check(first <= longest, format!("upload.retry_longest_seconds must not be below {first}"));
         let (first, longest) = (self.callbacks.retry_first_seconds, self.callbacks.retry_longest_seconds);
         check(first <= longest, format!("callbacks.retry_longest_seconds must not be below {first}"));
+        let (first, longest) = (self.images.retry_first_seconds, self.images.retry_longest_seconds);
+        check(first <= longest, format!("images.retry_longest_seconds must not be below {first}"));
         check(
             self.server.http.is_some() || self.server.https.is_some(),
             "server.http and server.https are both closed: nobody could reach the box".into(),
@@ -391,6 +429,8 @@ mod tests {
         let torn = "[[api_keys]]\nsecret_id = 'a'\nsecret_key = 'hush-hush' oops\n";
         let told = Config::parse(torn).expect_err("not TOML").to_string();
         assert!(told.starts_with("line 3: ") && !told.contains("hush"), "{told}");
+        let network = Config::parse("[images]\nallow = ['10.0.0.1', '10.0.0.300/8']").expect_err("not a network");
+        assert_eq!(network.to_string(), "line 2: '10.0.0.300/8' is not a network such as 192.168.7.0/24 or fd12::/16");
         let unknown = Config::parse("[server]\nhtpp = '127.0.0.1:1'").expect_err("an unknown key").to_string();
         assert!(unknown.contains("htpp"), "{unknown}");
         let secret = Config::parse("[[api_keys]]\nsecret_id = 'a'\nsecret_key = 'hush-hush'").expect("valid");

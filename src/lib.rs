@@ -1,7 +1,8 @@
 //! holdfast: an offline-safe room recorder for clinics.
 //!
 //! Read it in the order in which things happen: [`api`] is the door, [`rooms`] decides (by the pure rules of
-//! [`model`]), [`media`] has the frames, [`spool`] is the safe shelf, [`upload`] the carrier, [`webhook`] the news.
+//! [`model`]), [`media`] has the frames, [`spool`] is the safe shelf, [`upload`] the carrier, [`webhook`] the news, [`images`]
+//! fetches what a layout shows beside people.
 //! [`store`] remembers; [`config`] and [`health`] are asked by all; [`app`] puts the parts together.
 //!
 //! # Glossary
@@ -18,6 +19,7 @@ pub mod app;
 pub mod config;
 pub mod demo;
 pub mod health;
+pub mod images;
 pub mod media;
 pub mod model;
 pub mod rooms;

@@ -4,6 +4,7 @@
 //! `RECORDING.md` and `API.md` as pure functions. Must not touch: files, sockets, clocks, threads, GStreamer.
 //! Law: time is an argument; the same input gives the same output.
 
+pub mod address;
 pub mod backlog;
 pub mod encoder;
 pub mod event;
