@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use crate::api::{self, Door, tls};
 use crate::config::Config;
 use crate::health::Reporter;
+use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
 use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
 use crate::media::stills::Stills;
@@ -134,8 +135,9 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         WhipServer::bind(settings, media_clock, tracks.clone(), news_in.clone()).await.map_err(failed("whip"))?;
     let stills = Stills::default();
     let engine = Engine::new(media_clock, tracks, news_in, whip.clone(), Mixing::untried(stills.clone()));
-    let (images_in, images) = mpsc::channel(256);
+    let (images_in, images_out) = mpsc::channel(256);
     let (image_failures_in, image_failures) = mpsc::channel(256);
+    let images = Images::new(&config.images, stills.clone()).map_err(failed("images"))?;
 
     let outbox = Arc::new(Notify::new());
     let webhook =
@@ -149,6 +151,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         box_key: box_key.clone(),
         outbox,
         images: images_in,
+        stills,
         health: health.clone(),
     };
     let actor = Actor::restore(parts, recovered).await.map_err(failed("rooms"))?;
@@ -157,8 +160,11 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let rooms_task = tokio::spawn(actor.run(asks, news, fates, image_failures, rooms_cancel.clone()));
     let uploader = Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in);
-    let work_tasks =
-        vec![tokio::spawn(uploader.run(work_cancel.clone())), tokio::spawn(webhook.run(work_cancel.clone()))];
+    let work_tasks = vec![
+        tokio::spawn(uploader.run(work_cancel.clone())),
+        tokio::spawn(webhook.run(work_cancel.clone())),
+        tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
+    ];
 
     let mut door_tasks = Vec::new();
     let router = api::router(Door {

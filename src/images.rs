@@ -9,7 +9,6 @@
 //! Sources: API.md §1.9, RECORDING.md §4 (event 309).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +28,7 @@ use crate::media::stills::{self, StillError, Stills};
 use crate::model::TaskId;
 use crate::model::address::refused;
 use crate::model::backlog::backoff;
+use crate::model::mix::{ImageFailure, ImageWant};
 
 /// Requests at once.
 const AT_ONCE: usize = 4;
@@ -43,33 +43,6 @@ const MOST_TASKS: usize = 1024;
 const MOST_NEWS: usize = 4096;
 /// Characters of a URL in the log.
 const MOST_SHOWN: usize = 300;
-
-/// A task's layout shows the picture.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Want {
-    pub task: TaskId,
-    pub url: String,
-}
-
-/// A picture could not be had: event 309. It may still come.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ImageNews {
-    pub task: TaskId,
-    pub url: String,
-    pub why: String,
-}
-
-impl fmt::Debug for Want {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Want({} {})", self.task, shown(&self.url))
-    }
-}
-
-impl fmt::Debug for ImageNews {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ImageNews({} {}: {})", self.task, shown(&self.url), self.why)
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -158,8 +131,8 @@ impl Images {
     /// Until `cancel`, or until nobody wants anything any more and what is under way has ended.
     pub async fn run(
         self,
-        mut wants: mpsc::Receiver<Want>,
-        failures: mpsc::Sender<ImageNews>,
+        mut wants: mpsc::Receiver<ImageWant>,
+        failures: mpsc::Sender<ImageFailure>,
         cancel: CancellationToken,
     ) {
         let mut lines = BTreeMap::<String, Line>::new();
@@ -203,7 +176,7 @@ impl Images {
         flights.shutdown().await;
     }
 
-    fn wanted(&self, lines: &mut BTreeMap<String, Line>, want: Want, news: &mut News) {
+    fn wanted(&self, lines: &mut BTreeMap<String, Line>, want: ImageWant, news: &mut News) {
         if self.stills.get(&want.url).is_some() {
             return;
         }
@@ -283,11 +256,11 @@ impl Images {
 
 /// What is still to be told.
 #[derive(Default)]
-struct News(VecDeque<ImageNews>);
+struct News(VecDeque<ImageFailure>);
 
 impl News {
     fn tell(&mut self, task: &TaskId, url: &str, why: &str) {
-        let told = ImageNews { task: task.clone(), url: url.to_owned(), why: why.to_owned() };
+        let told = ImageFailure { task: task.clone(), url: url.to_owned(), why: why.to_owned() };
         if self.0.len() < MOST_NEWS {
             self.0.push_back(told);
         } else {
@@ -478,8 +451,8 @@ mod tests {
     fn the_log_sees_no_query_and_no_password() {
         for url in ["https://u:hush@a.example/b.png?sig=hush#hush", "not a URL ?hush", "http://hush:hush@"] {
             let task = TaskId::parse("t").expect("an id");
-            let want = format!("{:?}", Want { task: task.clone(), url: url.into() });
-            let news = format!("{:?}", ImageNews { task, url: url.into(), why: String::new() });
+            let want = format!("{:?}", ImageWant { task: task.clone(), url: url.into() });
+            let news = format!("{:?}", ImageFailure { task, url: url.into(), why: String::new() });
             assert!(!want.contains("hush") && !news.contains("hush"), "{want} {news}");
         }
         assert_eq!(shown("https://u:hush@a.example/b.png?sig=hush"), "https://a.example/b.png");

@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use holdfast::config::{self, Config};
-use holdfast::images::{ImageNews, Images, Want};
+use holdfast::images::Images;
 use holdfast::media::stills::{MOST_BYTES, Stills};
 use holdfast::model::TaskId;
+use holdfast::model::mix::{ImageFailure, ImageWant};
 use image::{ImageFormat, Rgb, RgbImage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -141,8 +142,8 @@ async fn answer(stream: &mut TcpStream, page: Page) -> std::io::Result<()> {
 /// The fetcher at work.
 struct Errand {
     stills: Stills,
-    wants: mpsc::Sender<Want>,
-    failures: mpsc::Receiver<ImageNews>,
+    wants: mpsc::Sender<ImageWant>,
+    failures: mpsc::Receiver<ImageFailure>,
     running: JoinHandle<()>,
 }
 
@@ -159,10 +160,10 @@ impl Errand {
     }
 
     async fn want(&self, task: &str, url: &str) {
-        self.wants.send(Want { task: TaskId::parse(task).unwrap(), url: url.into() }).await.unwrap();
+        self.wants.send(ImageWant { task: TaskId::parse(task).unwrap(), url: url.into() }).await.unwrap();
     }
 
-    async fn failure(&mut self) -> ImageNews {
+    async fn failure(&mut self) -> ImageFailure {
         tokio::time::timeout(GUARD, self.failures.recv()).await.expect("a failure is told").expect("it still runs")
     }
 
@@ -176,7 +177,7 @@ impl Errand {
     }
 
     /// Ends when nothing is under way; gives what was told and not yet heard.
-    async fn end(self) -> (Stills, Vec<ImageNews>) {
+    async fn end(self) -> (Stills, Vec<ImageFailure>) {
         let Errand { stills, wants, mut failures, running } = self;
         drop(wants);
         let mut rest = Vec::new();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use holdfast::config::Config;
 use holdfast::health::Reporter;
+use holdfast::media::stills::Stills;
 use holdfast::media::{LaneEnd, LaneFeed, LaneOrder, LeaveReason, MediaClock, MediaEngine, MediaError, MediaNews};
 use holdfast::model::event::EventBody;
 use holdfast::model::layout::Scene;
@@ -108,6 +109,7 @@ impl Life {
             box_key,
             outbox: outbox.clone(),
             images: images_in,
+            stills: Stills::default(),
             health: Reporter::default(),
         };
         let actor = Actor::restore(parts, recovered).await.unwrap();

@@ -5,6 +5,8 @@
 //! Law: a spec that is here has been validated; sizes are even.
 //! Sources: RECORDING.md §4, API.md §1.8 and §1.9.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{MediaId, TaskId, UserId};
@@ -210,18 +212,31 @@ impl Layout {
 }
 
 /// A task shows an image that somebody must fetch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ImageWant {
     pub task: TaskId,
     pub url: String,
 }
 
-/// It could not be fetched or decoded. Told once of each task and address (event 309).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// It could not be fetched or decoded, which is told once of each task and address (event 309). It may still come.
+#[derive(Clone, PartialEq, Eq)]
 pub struct ImageFailure {
     pub task: TaskId,
     pub url: String,
     pub why: String,
+}
+
+// An address may carry a signature in its query, or a password.
+impl fmt::Debug for ImageWant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageWant").field("task", &self.task).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ImageFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageFailure").field("task", &self.task).field("why", &self.why).finish_non_exhaustive()
+    }
 }
 
 /// `RecordMode` 2, whole.

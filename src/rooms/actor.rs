@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use super::{Ask, Error, TaskStatus, TaskView};
 use crate::config::{Config, OnStop};
 use crate::health::Reporter;
+use crate::media::stills::Stills;
 use crate::media::{LaneEnd, LaneFeed, LaneOrder, MediaClock, MediaEngine, MediaNews};
 use crate::model::event::LeaveCode;
 use crate::model::mix::{ImageFailure, ImageWant};
@@ -43,6 +44,8 @@ pub struct Parts {
     pub outbox: Arc<Notify>,
     /// Images that layouts show, for whoever fetches them.
     pub images: mpsc::Sender<ImageWant>,
+    /// Where they appear; those that no task shows any more are let go.
+    pub stills: Stills,
     pub health: Reporter,
 }
 
@@ -288,6 +291,7 @@ impl Actor {
                     self.drain().await;
                     self.save(&task).await;
                     self.reconcile_task(&task).await;
+                    self.let_images_go();
                 }
                 let _ = reply.send(checked);
             }
@@ -665,9 +669,16 @@ impl Actor {
         }
         self.commit(writes).await;
         self.tasks.remove(id);
+        self.let_images_go();
         if let Err(e) = self.parts.spool.forget_task(id).await {
             warn!(task = %id, error = %e, "something of a finished task stays on the shelf");
         }
+    }
+
+    fn let_images_go(&self) {
+        let layouts = self.tasks.values().filter_map(|running| running.task.spec.mix.as_ref());
+        let shown = layouts.flat_map(|mix| mix.layout.image_urls()).map(str::to_owned).collect();
+        self.parts.stills.keep_only(&shown);
     }
 
     fn tell_health(&self, fate: &Fate) {

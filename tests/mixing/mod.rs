@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use holdfast::media::engine::Mixing;
 use holdfast::media::stills::Stills;
-use holdfast::media::{LaneFeed, LaneOrder, MediaClock, MediaEngine};
+use holdfast::media::{LaneFeed, LaneOrder, MediaClock};
 use holdfast::model::layout::{Person, Scene, scene};
 use holdfast::model::mix::{AudioParams, Layout, Rect, Size, VideoParams};
 use holdfast::model::{Lane, LaneKind, LaneRun, MediaId, MediaTime, TaskId, TrackId, UserId};

@@ -63,6 +63,8 @@ pub struct Site {
 pub struct Told {
     pub first: Option<Timestamp>,
     pub segments: Vec<ClosedSegment>,
+    /// (part, why)
+    pub troubles: Vec<(&'static str, Option<String>)>,
     pub end: Option<LaneEnd>,
 }
 
@@ -161,6 +163,7 @@ impl Told {
                 assert_eq!(segment.index as usize, self.segments.len());
                 self.segments.push(segment);
             }
+            MediaNews::Trouble { part, why, .. } => self.troubles.push((part, why)),
             MediaNews::LaneEnded { end, .. } => self.end = Some(end),
             other => panic!("a lane does not tell {other:?}"),
         }
