@@ -146,6 +146,7 @@ async fn a_browsers_simulcast_is_recorded_in_full_size() {
     browser.says("page: state connected").await;
     let task = scene.create("clinic").await;
     scene.lanes_began(&task, 2).await;
+    browser.says("page: layers 3").await;
     until("a segment whose picture has the full size", || async {
         let recording = scene.recording(&task).await;
         let sizes = recording.find("dr-wang", "video").map(|lane| lane.playlist.sizes.clone());

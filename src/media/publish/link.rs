@@ -283,7 +283,7 @@ impl Link {
             ..Default::default()
         };
         for (element, value) in &stream.extensions {
-            header.set_extension(*element, value.clone()).map_err(webrtc::error::Error::from)?;
+            header.set_extension(*element, value.clone())?;
         }
         stream.track.write_rtp(rtp::Packet { header, payload: packet.payload }).await?;
         Ok(())
