@@ -101,7 +101,7 @@ fn framed(mut bytes: &[u8], kind: TrackKind, clock_rate: u64) -> Vec<Made> {
         let timestamp = u32::from_be_bytes(packet[4..8].try_into().expect("four bytes"));
         let at = Duration::from_nanos(u64::from(timestamp) * 1_000_000_000 / clock_rate);
         let payload = Bytes::copy_from_slice(&packet[12..]);
-        packets.push(Made { kind, at, timestamp, marker: packet[1] & 0x80 != 0, payload });
+        packets.push(Made { kind, layer: 0, at, timestamp, marker: packet[1] & 0x80 != 0, payload });
     }
     assert!(!packets.is_empty(), "no packets of {kind:?} were made");
     packets
@@ -436,7 +436,7 @@ fn load(path: &Path) -> Script {
         let timestamp = u32::from_be_bytes(take(4).try_into().expect("four bytes"));
         let marker = take(1)[0] == 1;
         let bytes = usize::from(u16::from_be_bytes(take(2).try_into().expect("two bytes")));
-        packets.push(Made { kind, at, timestamp, marker, payload: Bytes::copy_from_slice(take(bytes)) });
+        packets.push(Made { kind, layer: 0, at, timestamp, marker, payload: Bytes::copy_from_slice(take(bytes)) });
         left -= 16 + bytes;
     }
     Script { packets, length }

@@ -135,6 +135,31 @@ async fn a_browser_trickles_and_leaves() {
     recording.lane("dr-wang", "audio").assert_sound();
 }
 
+/// A browser that sends three sizes is recorded in the full one, as soon as its network carries it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browsers_simulcast_is_recorded_in_full_size() {
+    let scene = Scene::local(|_| {}).await;
+    let origin = Origin::start().await;
+    let token = scene.sdk.user_sig("dr-wang").await;
+    let page = origin.page(&scene.daemon.whip("clinic", "dr-wang"), &token, "&codec=H264&simulcast=1");
+    let browser = Browser::open(&page, None);
+    browser.says("page: state connected").await;
+    let task = scene.create("clinic").await;
+    scene.lanes_began(&task, 2).await;
+    browser.says("page: layers 3").await;
+    until("a segment whose picture has the full size", || async {
+        let recording = scene.recording(&task).await;
+        let sizes = recording.find("dr-wang", "video").map(|lane| lane.playlist.sizes.clone());
+        sizes.is_some_and(|sizes| sizes.iter().any(|size| size == "WIDTH:1280 HEIGHT:720")).then_some(())
+    })
+    .await;
+    let recording = scene.finish(&task).await;
+    let video = recording.lane("dr-wang", "video");
+    video.assert_sound();
+    assert_eq!(video.playlist.sizes.last().map(String::as_str), Some("WIDTH:1280 HEIGHT:720"));
+    recording.lane("dr-wang", "audio").assert_sound();
+}
+
 /// A wrong or missing UserSig does not get in; the right one of somebody else neither.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publisher_needs_its_own_user_sig() {

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use holdfast::media::publish::{Link, Packet, Script, TestPicture, VideoCodec, through};
+use holdfast::media::publish::{Link, Packet, RIDS, Script, TestPicture, VideoCodec, through};
 use holdfast::media::tracks::{Listener, StampedPacket, Tracks};
 use holdfast::media::whip::{Patched, PublishOrder, Published, WhipError, WhipServer, WhipSettings};
 use holdfast::media::{LeaveReason, MediaClock, MediaNews};
 use holdfast::model::{Codec, MediaId, RoomId, RoomKey, SdkAppId, SessionId, Timestamp, TrackId, TrackKind, UserId};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// A guard against hanging, never a measure.
 const SOON: Duration = Duration::from_secs(30);
@@ -390,6 +391,89 @@ async fn an_offer_without_ssrcs_is_understood_from_the_packets() {
             }
         }
     }
+}
+
+/// A second of sound and of three sizes of the same picture; and the parameter sets of each.
+fn three_layers() -> (Script, [Vec<u8>; 3]) {
+    let scripts = [(320, 180), (640, 360), (1280, 720)].map(|(width, height)| {
+        let picture = TestPicture { width, height, fps: 15, bitrate: width * 400, ..Default::default() };
+        Script::record(&picture, VideoCodec::H264, 1).expect("GStreamer encodes")
+    });
+    let sets = scripts.each_ref().map(|script| {
+        let first = script.packets.iter().find(|made| made.kind == TrackKind::Video).expect("a picture");
+        assert_eq!(first.payload[0] & 0x1f, 24, "several units in one packet, parameter sets among them");
+        let mut rest = &first.payload[1..];
+        loop {
+            let (unit, after) = rest[2..].split_at(usize::from(u16::from_be_bytes([rest[0], rest[1]])));
+            if unit[0] & 0x1f == 7 {
+                return unit.to_vec();
+            }
+            rest = after;
+        }
+    });
+    (Script::simulcast(&scripts), sets)
+}
+
+/// Takes packets until two keyframes in a row are of this layer; the layers of all keyframes until then. Checks that
+/// the stream is one.
+fn hear_layer(listener: &Listener, sets: &[Vec<u8>; 3], layer: usize, last: &mut Option<StampedPacket>) -> Vec<usize> {
+    let (mut keyframes, deadline) = (Vec::new(), Instant::now() + SOON);
+    loop {
+        for packet in listener.take(Duration::from_millis(200)).0 {
+            if let Some(last) = last {
+                assert_eq!(sequence(&packet).wrapping_sub(sequence(last)), 1, "nothing is lost or repeated");
+                assert!(packet.at >= last.at && packet.rtp[8..12] == last.rtp[8..12]);
+            }
+            let payload = &packet.rtp[12..];
+            let holds = |set: &Vec<u8>| payload.windows(set.len()).any(|part| part == set);
+            keyframes.extend(sets.iter().position(holds));
+            *last = Some(packet);
+        }
+        if keyframes.ends_with(&[layer; 2]) {
+            return keyframes;
+        }
+        assert!(Instant::now() < deadline, "layer {layer} comes; the keyframes were of {keyframes:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_three_layers_the_one_that_is_needed_is_taken() {
+    let (script, sets) = tokio::task::spawn_blocking(three_layers).await.expect("it encodes");
+    let mut the_box = the_box(Duration::from_secs(10), 10).await;
+    let (mut link, offer) = Link::offer_layers(&[Codec::Opus, Codec::H264], &RIDS, LOOPBACK).await.expect("an offer");
+    assert!(offer.contains("a=simulcast:send q;h;f"), "{offer}");
+    let published = the_box.publish("wang", offer).await.expect("an answer");
+    assert!(published.answer.contains("a=simulcast:recv q;h;f"), "{}", published.answer);
+    link.answer(&published.answer).await.expect("a connection");
+    let cancel = CancellationToken::new();
+    let (playing, played) = (cancel.clone(), script.clone());
+    let player = tokio::spawn(async move { link.play(&played, &playing).await.map(|()| link) });
+    let track = loop {
+        if let MediaNews::TrackUp { track, kind: TrackKind::Video, .. } = the_box.next().await {
+            break track;
+        }
+    };
+    let listener = the_box.tracks.listen(track).expect("live");
+    let heard = tokio::task::spawn_blocking(move || {
+        let mut last = None;
+        let mut heard = |layer| {
+            let mut layers = hear_layer(&listener, &sets, layer, &mut last);
+            layers.dedup();
+            layers
+        };
+        let mut all = vec![heard(2)];
+        for (need, layer) in [(180, 0), (181, 1), (u32::MAX, 2)] {
+            listener.need(need);
+            all.push(heard(layer));
+        }
+        all
+    });
+    let heard = heard.await.expect("it hears");
+    // Whoever wants the best has it until less is needed; up goes by one step, since each is asked for by itself.
+    assert_eq!(heard[1..], [vec![2, 0], vec![0, 1], vec![1, 2]], "{heard:?}");
+    cancel.cancel();
+    let link = player.await.expect("it plays").expect("it is sent");
+    assert!(link.keyframes_asked() >= 3, "each layer was asked for a keyframe");
 }
 
 #[test]

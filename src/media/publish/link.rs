@@ -34,6 +34,10 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Reports count from here: NTP time may be a sender's own (RFC 3550 §4), and the box ties it to its clock.
 const NTP_BEGIN_SECONDS: u128 = 3_900_000_000;
+/// Names of simulcast layers, smallest first, as browsers' publishers commonly spell them.
+pub const RIDS: [&str; 3] = ["q", "h", "f"];
+const MID: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
+const RID: &str = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id";
 const TRANSPORT_CC: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
 
 /// A packet to be sent. Sequence numbers and SSRC are the link's.
@@ -56,6 +60,10 @@ pub enum LinkState {
 
 struct Stream {
     kind: TrackKind,
+    /// Place among the layers of its track; 0 without simulcast.
+    layer: usize,
+    /// What tells a layer's packets from another's (RFC 8852, 8843): element and value.
+    extensions: Vec<(u8, Bytes)>,
     ssrc: u32,
     payload_type: u8,
     clock_rate: u32,
@@ -82,7 +90,8 @@ pub struct Link {
     connection: Box<dyn PeerConnection>,
     streams: Vec<Arc<Stream>>,
     state: watch::Receiver<LinkState>,
-    keyframes: mpsc::Receiver<()>,
+    /// SSRCs that are asked for a keyframe.
+    keyframes: mpsc::Receiver<u32>,
     keyframes_asked: Arc<AtomicU64>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -132,12 +141,19 @@ fn codec_parameters(codec: Codec) -> (RTCRtpCodecParameters, RtpCodecKind) {
 impl Link {
     /// Makes a connection that will send these codecs from `local`, and the offer for it.
     pub async fn offer(codecs: &[Codec], local: IpAddr) -> Result<(Link, String), PublishError> {
+        Link::offer_layers(codecs, &[], local).await
+    }
+
+    /// The same with a picture in several layers (simulcast, RFC 8853), which these rids name, smallest first.
+    pub async fn offer_layers(codecs: &[Codec], rids: &[&str], local: IpAddr) -> Result<(Link, String), PublishError> {
         let mut engine = MediaEngine::default();
         for codec in codecs {
             let (parameters, kind) = codec_parameters(*codec);
             engine.register_codec(parameters, kind)?;
-            let extension = RTCRtpHeaderExtensionCapability { uri: TRANSPORT_CC.into() };
-            engine.register_header_extension(extension, kind, None)?;
+            let layered = kind == RtpCodecKind::Video && !rids.is_empty();
+            for uri in [TRANSPORT_CC].into_iter().chain(layered.then_some([MID, RID]).into_iter().flatten()) {
+                engine.register_header_extension(RTCRtpHeaderExtensionCapability { uri: uri.into() }, kind, None)?;
+            }
         }
         // The core's own sender reports tell when packets were sent; these tell when what they hold happened.
         let (keyframe, keyframes) = mpsc::channel(8);
@@ -172,30 +188,39 @@ impl Link {
         let mut streams = Vec::new();
         for codec in codecs {
             let (parameters, kind) = codec_parameters(*codec);
-            let ssrc = rand::random::<u32>() | 1;
             let kind = (kind, if *codec == Codec::Opus { TrackKind::Audio } else { TrackKind::Video });
-            let coding = RTCRtpEncodingParameters {
-                rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(ssrc), ..Default::default() },
+            let rids = if kind.1 == TrackKind::Video && !rids.is_empty() { rids } else { &[""] };
+            let layers: Vec<(u32, &str)> = rids.iter().map(|rid| (rand::random::<u32>() | 1, *rid)).collect();
+            let codings = layers.iter().map(|(ssrc, rid)| RTCRtpEncodingParameters {
+                rtp_coding_parameters: RTCRtpCodingParameters {
+                    ssrc: Some(*ssrc),
+                    rid: (*rid).to_owned(),
+                    ..Default::default()
+                },
                 codec: parameters.rtp_codec.clone(),
                 ..Default::default()
-            };
+            });
             let track = MediaStreamTrack::new(
                 "publisher".to_owned(),
                 kind.1.as_str().to_owned(),
                 kind.1.as_str().to_owned(),
                 kind.0,
-                vec![coding],
+                codings.collect(),
             );
             let track = Arc::new(TrackLocalStaticRTP::new(track));
             connection.add_track(Arc::clone(&track) as Arc<dyn TrackLocal>).await?;
-            streams.push(Arc::new(Stream {
-                kind: kind.1,
-                ssrc,
-                payload_type: parameters.payload_type,
-                clock_rate: parameters.rtp_codec.clock_rate,
-                track,
-                sent: Mutex::new(Sent { sequence: rand::random(), ..Sent::default() }),
-            }));
+            for (layer, (ssrc, rid)) in layers.into_iter().enumerate() {
+                streams.push(Stream {
+                    kind: kind.1,
+                    layer,
+                    extensions: if rid.is_empty() { Vec::new() } else { vec![(0, Bytes::from(rid.to_owned()))] },
+                    ssrc,
+                    payload_type: parameters.payload_type,
+                    clock_rate: parameters.rtp_codec.clock_rate,
+                    track: Arc::clone(&track),
+                    sent: Mutex::new(Sent { sequence: rand::random(), ..Sent::default() }),
+                });
+            }
         }
         let offer = connection.create_offer(None).await?;
         connection.set_local_description(offer).await?;
@@ -203,6 +228,12 @@ impl Link {
         let offer = connection.local_description().await.ok_or(PublishError::NoOffer)?;
         // WHIP publishers only send (RFC 9725 §4.2).
         let offer = offer.sdp.replace("a=sendrecv", "a=sendonly");
+        for stream in streams.iter_mut().filter(|stream| !stream.extensions.is_empty()) {
+            let names = layer_names(&offer).ok_or(PublishError::NoOffer)?;
+            let rid = stream.extensions.remove(0).1;
+            stream.extensions = vec![(names.mid_element, names.mid), (names.rid_element, rid)];
+        }
+        let streams: Vec<Arc<Stream>> = streams.into_iter().map(Arc::new).collect();
 
         let mut tasks = Vec::new();
         for stream in &streams {
@@ -227,7 +258,13 @@ impl Link {
 
     /// Sends a packet of the stream of this kind, at once.
     pub async fn send(&self, kind: TrackKind, packet: Packet) -> Result<(), PublishError> {
-        let stream = self.streams.iter().find(|stream| stream.kind == kind).ok_or(PublishError::NoOffer)?;
+        self.send_layer(kind, 0, packet).await
+    }
+
+    /// Sends a packet of a layer, counted from the smallest.
+    pub async fn send_layer(&self, kind: TrackKind, layer: usize, packet: Packet) -> Result<(), PublishError> {
+        let stream = self.streams.iter().find(|stream| stream.kind == kind && stream.layer == layer);
+        let stream = stream.ok_or(PublishError::NoOffer)?;
         let sequence = {
             let mut sent = stream.sent();
             sent.sequence = sent.sequence.wrapping_add(1);
@@ -236,7 +273,7 @@ impl Link {
             sent.anchor = Some((packet.timestamp, packet.captured));
             sent.sequence
         };
-        let header = rtp::Header {
+        let mut header = rtp::Header {
             version: 2,
             marker: packet.marker,
             payload_type: stream.payload_type,
@@ -245,14 +282,18 @@ impl Link {
             ssrc: stream.ssrc,
             ..Default::default()
         };
+        for (element, value) in &stream.extensions {
+            header.set_extension(*element, value.clone())?;
+        }
         stream.track.write_rtp(rtp::Packet { header, payload: packet.payload }).await?;
         Ok(())
     }
 
-    /// Waits until the other side asks for a keyframe.
-    pub async fn keyframe_asked(&mut self) {
-        if self.keyframes.recv().await.is_none() {
-            std::future::pending::<()>().await;
+    /// Waits until the other side asks for a keyframe; tells of which layer.
+    pub async fn keyframe_asked(&mut self) -> usize {
+        match self.keyframes.recv().await {
+            Some(ssrc) => self.streams.iter().find(|stream| stream.ssrc == ssrc).map_or(0, |stream| stream.layer),
+            None => std::future::pending().await,
         }
     }
 
@@ -285,7 +326,7 @@ impl Drop for Link {
 
 /// Hears keyframe requests: what the core's chain of interceptors does not use itself, it drops.
 struct KeyframeEar {
-    keyframe: mpsc::Sender<()>,
+    keyframe: mpsc::Sender<u32>,
     asked: Arc<AtomicU64>,
     reads: VecDeque<TaggedPacket>,
     writes: VecDeque<TaggedPacket>,
@@ -301,12 +342,18 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for KeyframeEar {
     fn handle_read(&mut self, msg: TaggedPacket) -> Result<(), Self::Error> {
         use rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
         use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
-        if let interceptor::Packet::Rtcp(packets) = &msg.message.packet
-            && packets.iter().any(|p| p.as_any().is::<PictureLossIndication>() || p.as_any().is::<FullIntraRequest>())
-        {
-            self.asked.fetch_add(1, Ordering::Relaxed);
-            // One that waits is enough.
-            let _ = self.keyframe.try_send(());
+        if let interceptor::Packet::Rtcp(packets) = &msg.message.packet {
+            for packet in packets {
+                let packet = packet.as_any();
+                let lost = packet.downcast_ref::<PictureLossIndication>().map(|lost| lost.media_ssrc);
+                let full = packet.downcast_ref::<FullIntraRequest>();
+                let full = full.map(|full| full.fir.first().map_or(full.media_ssrc, |entry| entry.ssrc));
+                if let Some(ssrc) = lost.or(full) {
+                    self.asked.fetch_add(1, Ordering::Relaxed);
+                    // Those that wait are enough.
+                    let _ = self.keyframe.try_send(ssrc);
+                }
+            }
         }
         self.reads.push_back(msg);
         Ok(())
@@ -328,6 +375,33 @@ impl Interceptor for KeyframeEar {
     fn unbind_local_stream(&mut self, _: &StreamInfo) {}
     fn bind_remote_stream(&mut self, _: &StreamInfo) {}
     fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
+}
+
+/// How the offer's picture names its layers.
+struct LayerNames {
+    mid: Bytes,
+    mid_element: u8,
+    rid_element: u8,
+}
+
+fn layer_names(offer: &str) -> Option<LayerNames> {
+    let section = &offer[offer.find("m=video")?..];
+    let mut lines = section.lines().skip(1).take_while(|line| !line.starts_with("m="));
+    let (mut mid, mut mid_element, mut rid_element) = (None, None, None);
+    for line in &mut lines {
+        if let Some(value) = line.strip_prefix("a=mid:") {
+            mid = Some(Bytes::from(value.trim().to_owned()));
+        }
+        if let Some((element, uri)) = line.strip_prefix("a=extmap:").and_then(|map| map.trim().split_once(' ')) {
+            let element = element.split('/').next().and_then(|element| element.parse().ok());
+            match uri {
+                MID => mid_element = element,
+                RID => rid_element = element,
+                _ => {}
+            }
+        }
+    }
+    Some(LayerNames { mid: mid?, mid_element: mid_element?, rid_element: rid_element? })
 }
 
 async fn report(stream: Arc<Stream>, began: Instant) {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use link::{Link, LinkState, Packet};
+pub use link::{Link, LinkState, Packet, RIDS};
 pub use picture::{Made, Script};
 pub use whip::{RtpPublisher, WhipAddress, through};
 
@@ -172,7 +172,7 @@ pub async fn publish(settings: PublishSettings, cancel: CancellationToken) -> Re
                 shown_out = true;
                 break None;
             }
-            () = publisher.keyframe_asked() => {
+            _ = publisher.keyframe_asked() => {
                 tracing::debug!("a keyframe is asked for");
                 picture.keyframe();
             }
@@ -211,6 +211,13 @@ async fn over(state: &mut watch::Receiver<LinkState>) {
 impl RtpPublisher {
     /// Sends a script's packets at their times, over and over, until cancelled or the connection is over.
     pub async fn play(&self, script: &Script, cancel: &CancellationToken) -> Result<(), PublishError> {
+        self.link().play(script, cancel).await
+    }
+}
+
+impl Link {
+    /// Sends a script's packets at their times, over and over, until cancelled or the connection is over.
+    pub async fn play(&self, script: &Script, cancel: &CancellationToken) -> Result<(), PublishError> {
         let began = Instant::now();
         let (mut state, mut round) = (self.state(), 0u32);
         loop {
@@ -232,7 +239,7 @@ impl RtpPublisher {
                     payload: made.payload.clone(),
                     captured,
                 };
-                self.send(made.kind, packet).await?;
+                self.send_layer(made.kind, made.layer, packet).await?;
             }
             round += 1;
         }

@@ -42,6 +42,8 @@ enum Told {
 #[derive(Debug, Clone)]
 pub struct Made {
     pub kind: TrackKind,
+    /// Simulcast layer, counted from the smallest; 0 without simulcast.
+    pub layer: usize,
     /// Since the script's beginning
     pub at: Duration,
     pub timestamp: u32,
@@ -257,6 +259,7 @@ fn read(sample: &gst::Sample, kind: TrackKind) -> Option<Made> {
     let payload = rest.get(usize::from(first & 0x0f) * 4..)?;
     Some(Made {
         kind,
+        layer: 0,
         at: Duration::from_nanos(at.nseconds()),
         timestamp: u32::from_be_bytes([*a, *b, *c, *d]),
         marker: second & 0x80 != 0,
@@ -354,5 +357,21 @@ impl Script {
         // Stable: packets of one frame keep their order.
         packets.sort_by_key(|made: &Made| made.at);
         Ok(Script { packets, length: Duration::from_secs(u64::from(seconds)) })
+    }
+
+    /// One publisher's simulcast out of scripts of the same length, smallest first: all their pictures, the sound of
+    /// the first.
+    pub fn simulcast(layers: &[Script]) -> Script {
+        let mut packets: Vec<Made> = Vec::new();
+        for (layer, script) in layers.iter().enumerate() {
+            let of_layer = script.packets.iter().filter(|made| layer == 0 || made.kind == TrackKind::Video);
+            packets.extend(of_layer.map(|made| match made.kind {
+                TrackKind::Video => Made { layer, ..made.clone() },
+                TrackKind::Audio => made.clone(),
+            }));
+        }
+        // Stable: packets of one frame keep their order.
+        packets.sort_by_key(|made| made.at);
+        Script { packets, length: layers.first().map_or(Duration::ZERO, |script| script.length) }
     }
 }

@@ -39,6 +39,15 @@ pub struct RtpPublisher {
 impl RtpPublisher {
     /// Publishes streams of these codecs (one of sound, one of pictures at most); returns once media may flow.
     pub async fn publish(address: &WhipAddress, codecs: &[Codec]) -> Result<RtpPublisher, PublishError> {
+        RtpPublisher::publish_layers(address, codecs, &[]).await
+    }
+
+    /// The same with a picture in several layers (simulcast), which these rids name, smallest first.
+    pub async fn publish_layers(
+        address: &WhipAddress,
+        codecs: &[Codec],
+        rids: &[&str],
+    ) -> Result<RtpPublisher, PublishError> {
         let url = Url::parse(&address.url).map_err(|error| PublishError::Address(error.to_string()))?;
         let local = local_address(&url).await?;
         let http = Client::builder()
@@ -46,7 +55,7 @@ impl RtpPublisher {
             .timeout(HTTP_WITHIN)
             .build()
             .map_err(PublishError::Http)?;
-        let (mut link, offer) = Link::offer(codecs, local).await?;
+        let (mut link, offer) = Link::offer_layers(codecs, rids, local).await?;
         let mut request = http.post(url.clone()).header(CONTENT_TYPE, "application/sdp").body(offer);
         if let Some(bearer) = &address.bearer {
             request = request.header(AUTHORIZATION, format!("Bearer {}", bearer.expose()));
@@ -74,14 +83,23 @@ impl RtpPublisher {
         Ok(publisher)
     }
 
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
     /// Sends a packet of the stream of this kind, at once.
     pub async fn send(&self, kind: TrackKind, packet: Packet) -> Result<(), PublishError> {
         self.link.send(kind, packet).await
     }
 
-    /// Waits until the box asks for a keyframe.
-    pub async fn keyframe_asked(&mut self) {
-        self.link.keyframe_asked().await;
+    /// Sends a packet of a layer, counted from the smallest.
+    pub async fn send_layer(&self, kind: TrackKind, layer: usize, packet: Packet) -> Result<(), PublishError> {
+        self.link.send_layer(kind, layer, packet).await
+    }
+
+    /// Waits until the box asks for a keyframe; tells of which layer.
+    pub async fn keyframe_asked(&mut self) -> usize {
+        self.link.keyframe_asked().await
     }
 
     /// Keyframe requests so far.
