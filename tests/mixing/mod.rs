@@ -11,7 +11,7 @@ use holdfast::model::layout::{Person, Scene, scene};
 use holdfast::model::mix::{AudioParams, Layout, Rect, Size, VideoParams};
 use holdfast::model::{Lane, LaneKind, LaneRun, MediaId, MediaTime, TaskId, TrackId, UserId};
 
-use crate::recording::{BASE, Frame, MS, Publisher, Site, WALL, packets_of};
+use crate::recording::{BASE, Frame, MS, Publisher, Site, WALL, later, packets_of};
 
 /// A site whose media clock stands at `BASE`, where packets made by `recording` begin.
 pub fn site() -> Site {
@@ -107,11 +107,14 @@ pub fn order(site: &Site, kind: LaneKind, scene: Scene, video: VideoParams, audi
     }
 }
 
-/// Lets packets come when they are captured, from now on; in a thread of its own.
+/// Lane threads have so long to begin to listen: packets that are sent are captured so much after their time.
+pub const LEAD: u64 = 400;
+
+/// Lets packets come when they are captured, `LEAD` after what their stamps say; in a thread of its own.
 pub fn send(site: &Site, publisher: Publisher, frames: Vec<Frame>) -> std::thread::JoinHandle<Publisher> {
     let clock = site.clock;
     std::thread::spawn(move || {
-        for frame in frames {
+        for frame in later(frames, LEAD) {
             wait_until(&clock, frame[0].at);
             publisher.input.push(frame);
         }
@@ -124,9 +127,9 @@ pub fn wait_until(clock: &MediaClock, at: MediaTime) {
     std::thread::sleep(left);
 }
 
-/// Waits until the site's clock is so far behind `BASE`.
+/// Waits until what is sent at this time has been captured.
 pub fn wait_for(site: &Site, ms: u64) {
-    wait_until(&site.clock, MediaTime(BASE + ms * MS));
+    wait_until(&site.clock, MediaTime(BASE + (LEAD + ms) * MS));
 }
 
 /// The lane's pictures: time on the file's line, and planes.
