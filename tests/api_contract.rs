@@ -345,7 +345,7 @@ async fn every_outcome_of_the_actor_has_its_code() {
         (Error::TooManyTasks { running: 100, limit: 100 }, "FailedOperation.RestrictedConcurrency"),
         (Error::RecorderInUse, "InvalidParameter.UserId"),
         (Error::CallsExpired, "ResourceNotFound"),
-        (Error::NotMixed, "FailedOperation"),
+        (Error::NotMixed, "FailedOperation.NotAllowed"),
         (Error::Busy, "ResourceInsufficient.RequestRejection"),
         (Error::ShuttingDown, "ResourceInsufficient.RequestRejection"),
         (Error::Store("/var/lib/x: EIO".into()), "InternalError.CRInternalError"),

@@ -544,7 +544,7 @@ async fn modify_replaces_the_layout_whole() {
     assert_eq!(bench.code(MODIFY, &canvas).await, "UnknownParameter", "the picture's size does not change");
     bench.fail.lock().unwrap().push_back(Error::NotMixed);
     let got = bench.call(MODIFY, &modify(layout())).await;
-    assert_eq!(got.code(), "FailedOperation");
+    assert_eq!(got.code(), "FailedOperation.NotAllowed");
     assert!(got.message().contains("MixLayoutParams"), "{}", got.message());
 }
 

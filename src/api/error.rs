@@ -24,7 +24,7 @@ pub enum Code {
     AuthSecretIdNotFound,
     AuthSignatureExpire,
     AuthSignatureFailure,
-    FailedOperation,
+    NotAllowed,
     RestrictedConcurrency,
     RoomNotExist,
     CrInternalError,
@@ -57,7 +57,7 @@ impl Code {
         Code::AuthSecretIdNotFound,
         Code::AuthSignatureExpire,
         Code::AuthSignatureFailure,
-        Code::FailedOperation,
+        Code::NotAllowed,
         Code::RestrictedConcurrency,
         Code::RoomNotExist,
         Code::CrInternalError,
@@ -88,7 +88,7 @@ impl Code {
             Code::AuthSecretIdNotFound => "AuthFailure.SecretIdNotFound",
             Code::AuthSignatureExpire => "AuthFailure.SignatureExpire",
             Code::AuthSignatureFailure => "AuthFailure.SignatureFailure",
-            Code::FailedOperation => "FailedOperation",
+            Code::NotAllowed => "FailedOperation.NotAllowed",
             Code::RestrictedConcurrency => "FailedOperation.RestrictedConcurrency",
             Code::RoomNotExist => "FailedOperation.RoomNotExist",
             Code::CrInternalError => "InternalError.CRInternalError",
@@ -190,7 +190,7 @@ impl From<rooms::Error> for ApiError {
                 (Code::ResourceNotFound, "the time within which TaskId takes calls (ResourceExpiredHour) is over")
             }
             rooms::Error::NotMixed => {
-                (Code::FailedOperation, "MixLayoutParams is for mixed recordings, and TaskId records single streams")
+                (Code::NotAllowed, "MixLayoutParams is for mixed recordings, and TaskId records single streams")
             }
             rooms::Error::Busy => (Code::RequestRejection, "the box has more requests waiting than it takes"),
             rooms::Error::ShuttingDown => (Code::RequestRejection, "the box is shutting down"),

@@ -12,6 +12,8 @@
 //! ```
 //! Sources: RECORDING.md §1–3, §5, §8, §11.
 
+mod record;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -20,11 +22,14 @@ use serde::{Deserialize, Serialize};
 use super::event::{Event, EventBody, LeaveCode};
 use super::layout::Scene;
 use super::mix::Layout;
-use super::playlist::{Item, Playlist};
+use super::playlist::Playlist;
 use super::recording::{Fate, RecordingSpec, Subscription};
 use super::room::{Begin, Feed, Room, WantedLane, wanted_lanes};
-use super::segment::{ClosedSegment, LaneFile, playlist_name, segment_name};
+use super::segment::{ClosedSegment, LaneFile, segment_name};
 use super::{Lane, LaneRun, TaskId, Timestamp};
+
+use record::{Live, LiveState, Record};
+pub use record::{Piece, PieceFate};
 
 /// How often a task is taken up again after the box failed (RECORDING.md §11).
 pub const TAKEOVERS: u8 = 3;
@@ -73,128 +78,6 @@ pub enum Phase {
     Leaving { code: LeaveCode },
     Draining { since: Timestamp },
     Done,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PieceFate {
-    /// handed to the spool, which has not answered yet
-    Closing,
-    Spooled,
-    Uploaded,
-    Lost,
-}
-
-/// One segment in its task's memory. Stored one by one, since a day of recording has hundreds of thousands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Piece {
-    pub takeover: u8,
-    pub lane: Lane,
-    pub run: u32,
-    pub index: u32,
-    /// File name at the destination.
-    pub object: String,
-    pub start: Timestamp,
-    pub duration: Duration,
-    pub size: Option<(u32, u32)>,
-    pub discontinuity: bool,
-    pub fate: PieceFate,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum LiveState {
-    Running,
-    Finishing { until: Timestamp },
-    Killed { until: Timestamp },
-}
-
-/// The run of a lane that is going on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Live {
-    run: u32,
-    feed: Feed,
-    state: LiveState,
-}
-
-/// One playlist: a lane within one life of the task.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Record {
-    takeover: u8,
-    lane: Lane,
-    file_name: String,
-    /// Every run that wrote into it; late pieces find their playlist by it.
-    runs: Vec<u32>,
-    begin: Option<Timestamp>,
-    told_slice: bool,
-    told_file: bool,
-    /// Version last published, and the newest that the destination is known to hold.
-    version: u64,
-    arrived: u64,
-    /// The version that carries ENDLIST.
-    closed: Option<u64>,
-    #[serde(skip)]
-    pieces: BTreeMap<(u32, u32), Piece>,
-    #[serde(skip)]
-    live: Option<Live>,
-    #[serde(skip)]
-    failures: u32,
-    #[serde(skip)]
-    not_before: Option<Timestamp>,
-    #[serde(skip)]
-    merge_since: Option<Timestamp>,
-}
-
-impl Record {
-    fn new(takeover: u8, lane: Lane, spec: &RecordingSpec) -> Record {
-        Record {
-            takeover,
-            file_name: playlist_name(spec.app, &spec.room, takeover, &lane),
-            lane,
-            runs: Vec::new(),
-            begin: None,
-            told_slice: false,
-            told_file: false,
-            version: 0,
-            arrived: 0,
-            closed: None,
-            pieces: BTreeMap::new(),
-            live: None,
-            failures: 0,
-            not_before: None,
-            merge_since: None,
-        }
-    }
-
-    /// The pieces that may be listed: all up to the first whose fate is still open. So a playlist only ever grows.
-    fn items(&self) -> Vec<Item> {
-        let settled = self.pieces.values().take_while(|p| matches!(p.fate, PieceFate::Uploaded | PieceFate::Lost));
-        let mut after_loss = false;
-        let mut items = Vec::new();
-        for piece in settled {
-            if piece.fate == PieceFate::Lost {
-                after_loss = true;
-                continue;
-            }
-            items.push(Item {
-                name: piece.object.clone(),
-                duration: piece.duration,
-                start: piece.start,
-                size: piece.size,
-                discontinuity: piece.discontinuity || std::mem::take(&mut after_loss),
-            });
-        }
-        items
-    }
-
-    fn settled(&self) -> bool {
-        self.pieces.values().all(|p| matches!(p.fate, PieceFate::Uploaded | PieceFate::Lost))
-    }
-
-    /// Nothing of it is missing at the destination, its closed playlist included.
-    fn complete(&self) -> bool {
-        let listed = self.pieces.values().any(|p| p.fate == PieceFate::Uploaded);
-        self.settled() && (!listed || self.closed.is_some_and(|closed| self.arrived >= closed))
-    }
 }
 
 /// Everything that can happen to a task, but for changes of its room (see [`RecordingTask::reconcile`]).

@@ -23,7 +23,7 @@ use crate::model::recording::{Fate, RecordingSpec, StorageKeys};
 use crate::model::room::{Feed, Room, Track};
 use crate::model::segment::object_key;
 use crate::model::task::{Effect, Input, Phase, Piece, PieceFate, Policy, RecordingTask};
-use crate::model::{LaneKind, MediaTime, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp};
+use crate::model::{LaneKind, LaneRun, MediaTime, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp};
 use crate::spool::{Recovered, Spool};
 use crate::store::records::{self, OutboxEntry};
 use crate::store::seal::BoxKey;
@@ -73,6 +73,8 @@ pub struct Actor {
     unsaved: BTreeMap<String, Option<Vec<u8>>>,
     /// Files that the shelf could not take when they were handed to it.
     unshelved: Vec<(TaskId, Effect)>,
+    /// What lanes that run have said of a part.
+    troubles: BTreeMap<&'static str, BTreeMap<LaneRun, String>>,
     stopping: bool,
 }
 
@@ -88,6 +90,7 @@ impl Actor {
             queue: VecDeque::new(),
             unsaved: BTreeMap::new(),
             unshelved: Vec::new(),
+            troubles: BTreeMap::new(),
             stopping: false,
         };
         let failed = |e: crate::store::Error| Error::Store(e.to_string());
@@ -470,12 +473,16 @@ impl Actor {
                     Some(why) => warn!(task = %run.task, lane = ?run.lane, run = run.run, part, why, "lane in trouble"),
                     None => info!(task = %run.task, lane = ?run.lane, run = run.run, part, "lane is well again"),
                 }
+                let of_part = self.troubles.entry(part).or_default();
                 match why {
-                    Some(why) => self.parts.health.degraded(part, why),
-                    None => self.parts.health.ok(part),
+                    Some(why) => drop(of_part.insert(run, why)),
+                    None => drop(of_part.remove(&run)),
                 }
+                self.tell_troubles();
             }
             MediaNews::LaneEnded { run, end } => {
+                self.troubles.values_mut().for_each(|of_part| drop(of_part.remove(&run)));
+                self.tell_troubles();
                 let failed = match &end {
                     LaneEnd::Finished | LaneEnd::TrackGone => false,
                     LaneEnd::Killed => true,
@@ -672,6 +679,16 @@ impl Actor {
         self.let_images_go();
         if let Err(e) = self.parts.spool.forget_task(id).await {
             warn!(task = %id, error = %e, "something of a finished task stays on the shelf");
+        }
+    }
+
+    /// A part is well when no lane that runs says otherwise of it.
+    fn tell_troubles(&self) {
+        for (part, of_part) in &self.troubles {
+            match of_part.values().next() {
+                Some(why) => self.parts.health.degraded(part, why.as_str()),
+                None => self.parts.health.ok(part),
+            }
         }
     }
 

@@ -1,0 +1,137 @@
+//! What a task remembers of each of its playlists: pieces and their fates, the run that goes on.
+//!
+//! Owns: which pieces may be listed, when a list is complete. Must not touch: what follows from it (`task`).
+//! Law: a playlist only grows; a piece that is lost leaves a gap and never comes back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::playlist::Item;
+use crate::model::recording::RecordingSpec;
+use crate::model::room::Feed;
+use crate::model::segment::playlist_name;
+use crate::model::{Lane, Timestamp};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PieceFate {
+    /// handed to the spool, which has not answered yet
+    Closing,
+    Spooled,
+    Uploaded,
+    Lost,
+}
+
+/// One segment in its task's memory. Stored one by one, since a day of recording has hundreds of thousands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Piece {
+    pub takeover: u8,
+    pub lane: Lane,
+    pub run: u32,
+    pub index: u32,
+    /// File name at the destination.
+    pub object: String,
+    pub start: Timestamp,
+    pub duration: Duration,
+    pub size: Option<(u32, u32)>,
+    pub discontinuity: bool,
+    pub fate: PieceFate,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum LiveState {
+    Running,
+    Finishing { until: Timestamp },
+    Killed { until: Timestamp },
+}
+
+/// The run of a lane that is going on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Live {
+    pub(super) run: u32,
+    pub(super) feed: Feed,
+    pub(super) state: LiveState,
+}
+
+/// One playlist: a lane within one life of the task.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) takeover: u8,
+    pub(super) lane: Lane,
+    pub(super) file_name: String,
+    /// Every run that wrote into it; late pieces find their playlist by it.
+    pub(super) runs: Vec<u32>,
+    pub(super) begin: Option<Timestamp>,
+    pub(super) told_slice: bool,
+    pub(super) told_file: bool,
+    /// Version last published, and the newest that the destination is known to hold.
+    pub(super) version: u64,
+    pub(super) arrived: u64,
+    /// The version that carries ENDLIST.
+    pub(super) closed: Option<u64>,
+    #[serde(skip)]
+    pub(super) pieces: BTreeMap<(u32, u32), Piece>,
+    #[serde(skip)]
+    pub(super) live: Option<Live>,
+    #[serde(skip)]
+    pub(super) failures: u32,
+    #[serde(skip)]
+    pub(super) not_before: Option<Timestamp>,
+    #[serde(skip)]
+    pub(super) merge_since: Option<Timestamp>,
+}
+
+impl Record {
+    pub(super) fn new(takeover: u8, lane: Lane, spec: &RecordingSpec) -> Record {
+        Record {
+            takeover,
+            file_name: playlist_name(spec.app, &spec.room, takeover, &lane),
+            lane,
+            runs: Vec::new(),
+            begin: None,
+            told_slice: false,
+            told_file: false,
+            version: 0,
+            arrived: 0,
+            closed: None,
+            pieces: BTreeMap::new(),
+            live: None,
+            failures: 0,
+            not_before: None,
+            merge_since: None,
+        }
+    }
+
+    /// The pieces that may be listed: all up to the first whose fate is still open. So a playlist only ever grows.
+    pub(super) fn items(&self) -> Vec<Item> {
+        let settled = self.pieces.values().take_while(|p| matches!(p.fate, PieceFate::Uploaded | PieceFate::Lost));
+        let mut after_loss = false;
+        let mut items = Vec::new();
+        for piece in settled {
+            if piece.fate == PieceFate::Lost {
+                after_loss = true;
+                continue;
+            }
+            items.push(Item {
+                name: piece.object.clone(),
+                duration: piece.duration,
+                start: piece.start,
+                size: piece.size,
+                discontinuity: piece.discontinuity || std::mem::take(&mut after_loss),
+            });
+        }
+        items
+    }
+
+    pub(super) fn settled(&self) -> bool {
+        self.pieces.values().all(|p| matches!(p.fate, PieceFate::Uploaded | PieceFate::Lost))
+    }
+
+    /// Nothing of it is missing at the destination, its closed playlist included.
+    pub(super) fn complete(&self) -> bool {
+        let listed = self.pieces.values().any(|p| p.fate == PieceFate::Uploaded);
+        self.settled() && (!listed || self.closed.is_some_and(|closed| self.arrived >= closed))
+    }
+}
