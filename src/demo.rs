@@ -28,6 +28,49 @@ const ROOM: &str = "consultation-7";
 const USERS: [&str; 2] = ["dr-wang", "patient-li"];
 const BUCKET: &str = "recordings-1250000000";
 
+/// One of the recordings that are made.
+struct Kind {
+    told: &'static str,
+    robot: &'static str,
+    mode: u8,
+    /// Playlists that it leaves behind, and what ffprobe finds in each.
+    lists: usize,
+    holds: &'static str,
+}
+
+const APART: Kind = Kind { told: "each stream apart", robot: "recorder", mode: 1, lists: 4, holds: "" };
+const MIXED: Kind = Kind { told: "mixed", robot: "mixer", mode: 2, lists: 1, holds: "h264 1280x720 + aac" };
+
+impl Kind {
+    /// `CreateCloudRecording`; what is for mixed recordings means nothing to the other.
+    fn order(&self, sig: &Secret) -> Value {
+        json!({
+            "SdkAppId": APP.0, "RoomId": ROOM, "RoomIdType": 0,
+            "UserId": self.robot, "UserSig": sig.expose(),
+            "RecordParams": { "RecordMode": self.mode, "StreamType": 0, "MaxIdleTime": 30 },
+            "StorageParams": { "CloudStorage": {
+                "Vendor": 1, "Region": "local", "Bucket": BUCKET, "AccessKey": "local", "SecretKey": "local",
+                "FileNamePrefix": ["demo"],
+            } },
+            "MixTranscodeParams": {
+                "VideoParams": { "Width": 1280, "Height": 720, "Fps": 15, "BitRate": 1_500_000, "Gop": 5 },
+                "AudioParams": { "SampleRate": 1, "Channel": 2, "BitRate": 64_000 },
+            },
+            "MixLayoutParams": {
+                "MixLayoutMode": 3,
+                "BackGroundColor": "#202830",
+                "RenderMode": 2,
+                "WaterMarkList": [
+                    { "WaterMarkType": 1, "WaterMarkChar": {
+                        "Top": 16, "Left": 16, "Width": 600, "Height": 60, "Chars": "会诊 7 号 · consultation 7", "FontSize": 28,
+                    } },
+                    { "WaterMarkType": 2, "WaterMarkTimestamp": { "Pos": 3, "TimeZone": 8 } },
+                ],
+            },
+        })
+    }
+}
+
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoArgs {
     /// How long to record, seconds.
@@ -68,6 +111,9 @@ impl Heard {
     }
     fn payload(&self) -> &Value {
         &self.body["EventInfo"]["Payload"]
+    }
+    fn task(&self) -> &str {
+        self.body["EventInfo"]["TaskId"].as_str().unwrap_or_default()
     }
 }
 
@@ -253,40 +299,34 @@ async fn record(
         println!("   http://{http}/whip/{ROOM}/{user}");
     }
 
-    println!("3. A recording starts through the signed API");
-    let created = api
-        .call(
-            "CreateCloudRecording",
-            json!({
-                "SdkAppId": APP.0, "RoomId": ROOM, "RoomIdType": 0,
-                "UserId": "recorder", "UserSig": sig("recorder").expose(),
-                "RecordParams": { "RecordMode": 1, "StreamType": 0, "MaxIdleTime": 30 },
-                "StorageParams": { "CloudStorage": {
-                    "Vendor": 1, "Region": "local", "Bucket": BUCKET, "AccessKey": "local", "SecretKey": "local",
-                    "FileNamePrefix": ["demo"],
-                } },
-            }),
-        )
-        .await?;
-    let task = created["TaskId"].as_str().unwrap_or_default().to_owned();
-    println!("   TaskId {task}");
-    let ask = json!({ "SdkAppId": APP.0, "TaskId": task });
+    println!("3. Two recordings start through the signed API: each stream apart, and everybody in one picture");
+    let mut tasks = Vec::new();
+    for kind in [&APART, &MIXED] {
+        let created = api.call("CreateCloudRecording", kind.order(&sig(kind.robot))).await?;
+        let task = created["TaskId"].as_str().unwrap_or_default().to_owned();
+        println!("   TaskId {task} ({})", kind.told);
+        tasks.push((kind, task));
+    }
+    let ask = |task: &str| json!({ "SdkAppId": APP.0, "TaskId": task });
+    let expected: usize = tasks.iter().map(|(kind, _)| kind.lists).sum();
 
     let began = Instant::now();
     let mut flowing: Option<Instant> = None;
     let length = Duration::from_secs(args.seconds);
     while flowing.is_none_or(|since| since.elapsed() < length) {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let seen = api.call("DescribeCloudRecording", ask.clone()).await?;
-        let files = seen["StorageFileList"].as_array().map_or(0, Vec::len);
+        let mut files = 0;
+        for (_, task) in &tasks {
+            let seen = api.call("DescribeCloudRecording", ask(task)).await?;
+            files += seen["StorageFileList"].as_array().map_or(0, Vec::len);
+        }
         println!(
-            "   {:>3} s  {}  {files} of 4 streams  {} on disk  {} callbacks",
+            "   {:>3} s  {files} of {expected} playlists  {} on disk  {} callbacks",
             began.elapsed().as_secs(),
-            seen["Status"].as_str().unwrap_or_default(),
             size(bytes_below(dir)),
             receiver.all().len()
         );
-        if files == 4 && flowing.is_none() {
+        if files == expected && flowing.is_none() {
             flowing = Some(Instant::now());
         }
         let told = problems.lock().unwrap_or_else(PoisonError::into_inner).join("; ");
@@ -294,42 +334,34 @@ async fn record(
             return Err(Error::NotSo(format!("a publisher failed: {told}")));
         }
         if flowing.is_none() && began.elapsed() > Duration::from_secs(60) {
-            return Err(Error::NotSo("four streams are recorded within a minute".into()));
+            return Err(Error::NotSo("all streams are recorded within a minute".into()));
         }
     }
     let recorded = flowing.map(|since| since.elapsed()).unwrap_or_default();
 
-    println!("4. It is stopped");
-    api.call("DeleteCloudRecording", ask).await?;
-    receiver.wait_for(Duration::from_secs(60), |heard| heard.event() == 305).await?;
+    println!("4. They are stopped");
+    for (_, task) in &tasks {
+        api.call("DeleteCloudRecording", ask(task)).await?;
+    }
+    for (_, task) in &tasks {
+        receiver.wait_for(Duration::from_secs(60), |heard| heard.event() == 305 && heard.task() == task).await?;
+    }
     leave.cancel();
     for publisher in publishers {
         let _ = publisher.await;
     }
 
     println!("5. What was recorded (read by ffprobe over HTTP)");
-    let folder = dir.join("files").join(BUCKET).join("demo").join(&task);
-    let mut shown = 0;
-    for path in playlists(&folder)? {
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let text = std::fs::read_to_string(&path)?;
-        let list = Playlist::parse(&text).map_err(|e| Error::NotSo(format!("{name} is a playlist: {e}")))?;
-        let told: Duration = list.items.iter().map(|item| item.duration).sum();
-        let read = probe(&format!("http://{http}/files/{BUCKET}/demo/{task}/{name}")).await?;
-        println!("   {:>7.3} s  {:<24} {:>2} segments  {}", read.seconds, read.streams, list.items.len(), name);
-        if !list.ended {
-            return Err(Error::NotSo(format!("{name} is closed")));
+    let bounds = (recorded.as_secs_f64() - 1.5, began.elapsed().as_secs_f64() + 1.5);
+    for (kind, task) in &tasks {
+        let folder = folder(dir, task);
+        let lists = playlists(&folder)?;
+        for path in &lists {
+            check(path, &format!("http://{http}/files/{BUCKET}/demo/{task}"), kind, bounds).await?;
         }
-        for seconds in [read.seconds, told.as_secs_f64()] {
-            let (low, high) = (recorded.as_secs_f64() - 1.5, began.elapsed().as_secs_f64() + 1.5);
-            if !(low..=high).contains(&seconds) {
-                return Err(Error::NotSo(format!("{name} holds {low:.1} to {high:.1} s, not {seconds:.3}")));
-            }
+        if lists.len() != kind.lists {
+            return Err(Error::NotSo(format!("{} has {} playlists, not {}", kind.told, kind.lists, lists.len())));
         }
-        shown += 1;
-    }
-    if shown != 4 {
-        return Err(Error::NotSo(format!("there are four playlists, not {shown}")));
     }
 
     println!("6. What the clinic's server heard");
@@ -338,23 +370,54 @@ async fn record(
         let signed = if event.signed { "signature ok" } else { "SIGNATURE WRONG" };
         println!("   {}  {signed}  {}", event.event(), event.payload());
     }
-    expect_events(&heard)?;
-    println!("\nPlay it: {}", folder.display());
-    for path in playlists(&folder)? {
-        println!("   ffplay '{}'", path.display());
+    for (kind, task) in &tasks {
+        let of_task: Vec<&Heard> = heard.iter().filter(|event| event.task() == task).collect();
+        expect_events(&of_task, kind.lists)?;
     }
-    if args.stay {
-        println!("   or http://{http}/files/{BUCKET}/demo/{task}/…");
+    println!("\nPlay it:");
+    for (_, task) in &tasks {
+        for path in playlists(&folder(dir, task))? {
+            println!("   ffplay '{}'", path.display());
+        }
+        if args.stay {
+            println!("   or http://{http}/files/{BUCKET}/demo/{task}/…");
+        }
     }
     Ok(())
 }
 
-fn expect_events(heard: &[Heard]) -> Result<(), Error> {
+fn folder(dir: &Path, task: &str) -> PathBuf {
+    dir.join("files").join(BUCKET).join("demo").join(task)
+}
+
+/// A playlist is closed, and it and what ffprobe reads of it are as long as they should be, seconds.
+async fn check(path: &Path, base: &str, kind: &Kind, (low, high): (f64, f64)) -> Result<(), Error> {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let text = std::fs::read_to_string(path)?;
+    let list = Playlist::parse(&text).map_err(|e| Error::NotSo(format!("{name} is a playlist: {e}")))?;
+    let told: Duration = list.items.iter().map(|item| item.duration).sum();
+    let read = probe(&format!("{base}/{name}")).await?;
+    println!("   {:>7.3} s  {:<24} {:>2} segments  {}", read.seconds, read.streams, list.items.len(), name);
+    if !list.ended {
+        return Err(Error::NotSo(format!("{name} is closed")));
+    }
+    for seconds in [read.seconds, told.as_secs_f64()] {
+        if !(low..=high).contains(&seconds) {
+            return Err(Error::NotSo(format!("{name} holds {low:.1} to {high:.1} s, not {seconds:.3}")));
+        }
+    }
+    if !read.streams.contains(kind.holds) {
+        return Err(Error::NotSo(format!("{name} holds {}, not {}", kind.holds, read.streams)));
+    }
+    Ok(())
+}
+
+fn expect_events(heard: &[&Heard], lists: usize) -> Result<(), Error> {
     if let Some(wrong) = heard.iter().find(|event| !event.signed) {
         return Err(Error::NotSo(format!("every callback is signed ({})", wrong.event())));
     }
     let count = |event: u64| heard.iter().filter(|h| h.event() == event).count();
-    for (event, times) in [(301, 1), (303, 1), (307, 4), (304, 4), (302, 1), (305, 1), (308, 0)] {
+    for (event, times) in [(301, 1), (303, 1), (307, lists), (304, lists), (302, 1), (305, 1), (308, 0)] {
         if count(event) != times {
             return Err(Error::NotSo(format!("event {event} is told {times} times, not {}", count(event))));
         }
@@ -363,7 +426,7 @@ fn expect_events(heard: &[Heard]) -> Result<(), Error> {
     if ends != Some(json!(0)) {
         return Err(Error::NotSo(format!("305 says Status 0, not {ends:?}")));
     }
-    let order: Vec<u64> = heard.iter().map(Heard::event).collect();
+    let order: Vec<u64> = heard.iter().map(|h| h.event()).collect();
     if order.first() != Some(&301) || order.last() != Some(&305) {
         return Err(Error::NotSo(format!("301 comes first and 305 last: {order:?}")));
     }
