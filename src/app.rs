@@ -3,6 +3,8 @@
 //! Owns: construction; the only reading of the system clock. Must not touch: rules.
 //! Law: the door opens last and closes first; each stage of a stop is bounded, and the backlog is not waited for.
 
+pub mod board;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -108,6 +110,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     let state = &config.server.state_dir;
     std::fs::create_dir_all(state)
         .map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", state.display()) })?;
+    let board = board::known(&config).await;
     let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
     let opened = Store::open(&config.index_dir()).map_err(failed("index"))?;
     if let Some(aside) = opened.set_aside {
@@ -143,6 +146,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         engine,
         media_clock,
         box_key: box_key.clone(),
+        board,
         outbox,
         health: health.clone(),
     };

@@ -14,6 +14,7 @@ mod mux;
 mod pace;
 mod peer;
 mod picture;
+pub mod probe;
 pub mod publish;
 mod reorder;
 mod sdp;

@@ -5,6 +5,7 @@
 //! Law: time is an argument; the same input gives the same output.
 
 pub mod backlog;
+pub mod board;
 pub mod encoder;
 pub mod event;
 pub mod layout;
