@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use holdfast::app;
+use holdfast::config::Config;
 use holdfast::media::{self, probe};
-use holdfast::model::board::{Board, Tried};
-use holdfast::model::encoder::{PictureEncoder, mixing_encoders};
+use holdfast::model::board::{Board, KeptBoard, Tried};
+use holdfast::model::encoder::{Coding, PictureEncoder, mixing_encoders};
 use holdfast::model::mix::Size;
 
 /// A row under x264enc's name, so that it is there.
-fn row(chain: fn(&holdfast::model::encoder::Coding) -> String) -> PictureEncoder {
+fn row(chain: fn(&Coding) -> String) -> PictureEncoder {
     PictureEncoder { factory: "x264enc", hardware: true, package: "-", needs: &[], chain }
 }
 
@@ -23,7 +25,7 @@ fn probed(table: &[PictureEncoder], limit: Duration) -> Board {
 }
 
 /// Why the first row of the table does not work.
-fn fault(chain: fn(&holdfast::model::encoder::Coding) -> String) -> String {
+fn fault(chain: fn(&Coding) -> String) -> String {
     let board = probed(&[row(chain)], probe::TRIAL_LIMIT);
     match &board.encoders[0].tried {
         Tried::Fails(why) => why.clone(),
@@ -114,4 +116,47 @@ fn an_encoder_that_killed_the_process_is_not_touched_again() {
     let board = probe::probe(&[good()], probe::TRIAL_LIMIT, &shunned, |factory| panic!("{factory} is touched"));
     assert!(matches!(&board.encoders[0].tried, Tried::Fails(why) if why.contains("died")), "{board:?}");
     assert_eq!(board.at_once(Size { width: 320, height: 180 }, 15, 1), 0);
+}
+
+/// The first start measures and keeps the figures; the second reads them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_box_measures_its_board_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = || {
+        let mut config = Config::default();
+        config.server.http = Some(loopback);
+        config.server.https = None;
+        config.server.state_dir = dir.path().to_owned();
+        config.whip.udp = loopback;
+        config
+    };
+    let file = dir.path().join("board.json");
+    let start = async |config: Config| {
+        let the_box = app::start(config).await.unwrap();
+        the_box.stop().await;
+    };
+    let mut unmeasured = config();
+    unmeasured.limits.probe = false;
+    start(unmeasured).await;
+    assert!(!file.exists(), "nothing is measured where nothing is admitted by it");
+
+    let began = Instant::now();
+    start(config()).await;
+    println!("first start and stop: {:?}", began.elapsed());
+    let mut kept: KeptBoard = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert!(kept.board.working().contains(&"x264enc".to_owned()), "{kept:?}");
+    assert!(!dir.path().join("board.trying").exists(), "the probe came to its end");
+
+    // figures that no probe would give: they stay as long as the board is the same
+    kept.board.compose = 1;
+    std::fs::write(&file, serde_json::to_vec(&kept).unwrap()).unwrap();
+    start(config()).await;
+    assert_eq!(serde_json::from_slice::<KeptBoard>(&std::fs::read(&file).unwrap()).unwrap(), kept);
+
+    kept.makeup.factories.insert("an-encoder-that-went".into());
+    std::fs::write(&file, serde_json::to_vec(&kept).unwrap()).unwrap();
+    start(config()).await;
+    let anew: KeptBoard = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert!(anew.board.compose > 1 && anew.makeup != kept.makeup, "{anew:?}");
 }
