@@ -3,6 +3,8 @@
 //! Owns: construction; the only reading of the system clock. Must not touch: rules.
 //! Law: the door opens last and closes first; each stage of a stop is bounded, and the backlog is not waited for.
 
+pub mod board;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -110,6 +112,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     let state = &config.server.state_dir;
     std::fs::create_dir_all(state)
         .map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", state.display()) })?;
+    let board = board::known(&config).await;
     let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
     let opened = Store::open(&config.index_dir()).map_err(failed("index"))?;
     if let Some(aside) = opened.set_aside {
@@ -134,7 +137,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     let whip =
         WhipServer::bind(settings, media_clock, tracks.clone(), news_in.clone()).await.map_err(failed("whip"))?;
     let stills = Stills::default();
-    let engine = Engine::new(media_clock, tracks, news_in, whip.clone(), Mixing::untried(stills.clone()));
+    let engine = Engine::new(media_clock, tracks, news_in, whip.clone(), Mixing::new(stills.clone(), board.as_deref()));
     let (images_in, images_out) = mpsc::channel(256);
     let (image_failures_in, image_failures) = mpsc::channel(256);
     let images = Images::new(&config.images, stills.clone()).map_err(failed("images"))?;
@@ -149,6 +152,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         engine: Arc::new(engine),
         media_clock,
         box_key: box_key.clone(),
+        board,
         outbox,
         images: images_in,
         stills,

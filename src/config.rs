@@ -120,11 +120,15 @@ pub struct Limits {
     pub tasks: usize,
     /// Streams (lanes' sources) subscribed in one task.
     pub streams_per_task: usize,
+    /// Mixed recordings are admitted by what the board was measured to take; without it all are.
+    pub probe: bool,
+    /// Publishers that a mixed recording is taken to have: at Create nobody knows who will come.
+    pub mix_publishers: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { requests_per_second: 20, tasks: 100, streams_per_task: 25 }
+        Limits { requests_per_second: 20, tasks: 100, streams_per_task: 25, probe: true, mix_publishers: 4 }
     }
 }
 
@@ -310,6 +314,7 @@ impl Config {
             within("limits.requests_per_second", self.limits.requests_per_second.into(), 1, 10_000),
             within("limits.tasks", self.limits.tasks as u64, 1, 10_000),
             within("limits.streams_per_task", self.limits.streams_per_task as u64, 1, 1_000),
+            within("limits.mix_publishers", self.limits.mix_publishers.into(), 1, 25),
             within("recording.segment_seconds", self.recording.segment_seconds, 1, 3600),
             within("recording.gap_seconds", self.recording.gap_seconds, 1, 60),
             within("recording.sync_seconds", self.recording.sync_seconds, 1, 60),

@@ -208,6 +208,7 @@ fn config(dir: &Path, callback: SocketAddr, keys: &Keys) -> Config {
     config.server.http = Some(loopback);
     config.server.https = None;
     config.server.state_dir = dir.join("state");
+    config.limits.probe = false;
     config.whip.udp = loopback;
     config.storage.kind = StorageKind::Local;
     config.storage.local_root = dir.join("files");

@@ -28,6 +28,8 @@ enum Command {
     },
     /// Say whether a configuration is valid, and every fault of it.
     CheckConfig { file: PathBuf },
+    /// Try the encoders that the board has, and say how many mixed recordings it takes at once.
+    Probe(app::board::ProbeArgs),
     /// Publish a test picture or a media file to a WHIP address.
     Publish(Box<app::PublishArgs>),
     /// Box, two publishers, a recording and a receiver in one process.
@@ -58,6 +60,10 @@ fn main() -> ExitCode {
             start_logging(&config.log.filter);
             app::run(config).map_err(|e| e.to_string())
         }),
+        Command::Probe(args) => {
+            start_logging("error");
+            app::board::run(&args).map_err(|e| e.to_string())
+        }
         Command::Publish(args) => {
             start_logging("warn,holdfast=info,rtc_ice=error,rtc_dtls=error");
             app::publish(*args).map_err(|e| e.to_string())

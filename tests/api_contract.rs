@@ -14,6 +14,7 @@ use door::{
 use holdfast::api::error::{Code, Whose};
 use holdfast::api::schema;
 use holdfast::config::Config;
+use holdfast::model::board::Overload;
 use holdfast::model::recording::{MediaFilter, StreamType, Subscribers, Subscription, Vendor};
 use holdfast::model::signature::{PrivateMap, PrivateRoom, V1Method, gen_private_map_key, gen_user_sig, sign_v1};
 use holdfast::model::{RoomId, RoomKey, Secret, Timestamp, UserId};
@@ -343,6 +344,7 @@ async fn every_outcome_of_the_actor_has_its_code() {
         (Error::TaskUnknown, "ResourceNotFound"),
         (Error::RoomUnknown, "FailedOperation.RoomNotExist"),
         (Error::TooManyTasks { running: 100, limit: 100 }, "FailedOperation.RestrictedConcurrency"),
+        (Error::BoardFull(Overload::NoEncoder), "FailedOperation.RestrictedConcurrency"),
         (Error::RecorderInUse, "InvalidParameter.UserId"),
         (Error::CallsExpired, "ResourceNotFound"),
         (Error::NotMixed, "FailedOperation.NotAllowed"),

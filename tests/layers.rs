@@ -45,7 +45,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_smithy_types", &["upload/"]),
     ("aws_smithy_runtime_api", &["upload/"]),
     ("image", &["media/stills"]),
-    ("clap", &["main.rs", "app.rs", "demo.rs"]),
+    ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),
     ("tracing_journald", &["main.rs"]),
 ];

@@ -9,9 +9,10 @@ use holdfast::config::Config;
 use holdfast::health::Reporter;
 use holdfast::media::stills::Stills;
 use holdfast::media::{LaneEnd, LaneFeed, LaneOrder, LeaveReason, MediaClock, MediaEngine, MediaError, MediaNews};
+use holdfast::model::board::{Board, Measured, Milli, Overload, Speed, Tried};
 use holdfast::model::event::EventBody;
 use holdfast::model::layout::Scene;
-use holdfast::model::mix::{ImageFailure, ImageWant, Layout, LayoutMode, MixSpec};
+use holdfast::model::mix::{ImageFailure, ImageWant, Layout, LayoutMode, MixSpec, Size, VideoParams};
 use holdfast::model::playlist::Playlist;
 use holdfast::model::recording::{
     Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
@@ -88,6 +89,10 @@ struct Life {
 
 impl Life {
     async fn begin(dir: &Path, config: Config) -> Life {
+        Life::begin_on(dir, config, None).await
+    }
+
+    async fn begin_on(dir: &Path, config: Config, board: Option<Arc<Board>>) -> Life {
         let store = Store::open(&dir.join("index")).unwrap().store;
         let box_key = Arc::new(BoxKey::load_or_create(&dir.join("box.key")).unwrap());
         let (fates, fates_out) = mpsc::channel(1024);
@@ -107,6 +112,7 @@ impl Life {
             engine: engine.clone(),
             media_clock: MediaClock::new(Instant::now(), Timestamp::from_ms(1_800_000_000_000)),
             box_key,
+            board,
             outbox: outbox.clone(),
             images: images_in,
             stills: Stills::default(),
@@ -288,6 +294,46 @@ async fn a_recording_from_create_to_the_last_event() {
     let types: Vec<u32> = life.events().await.iter().map(EventBody::event_type).collect();
     assert_eq!(types, [301, 303, 307, 304, 302, 305]);
     assert!(!dir.path().join("spool").join(task.as_str()).exists(), "nothing of a finished task is left");
+    life.end().await;
+}
+
+/// A board of one core: half of it goes into a mixed recording of 1280x720@15 with the four expected publishers.
+fn small_board() -> Arc<Board> {
+    let speed = Speed { pixels_per_second: 60 * 921_600, pixels_per_core_second: 60 * 921_600, luma_db: 37 };
+    let encoders = vec![Measured { factory: "x264enc".into(), hardware: false, tried: Tried::Works(speed) }];
+    Arc::new(Board { cores: 1, encoders, decode: 2400 * 640 * 360, compose: 100 * 921_600 })
+}
+
+#[tokio::test]
+async fn a_mixed_recording_that_the_board_has_no_room_for_is_refused_with_the_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::begin_on(dir.path(), Config::default(), Some(small_board())).await;
+    let mixed = |recorder: &str, fps: u32| {
+        let video = VideoParams { size: Size { width: 1280, height: 720 }, fps, ..VideoParams::default() };
+        let recorder = UserId::parse(recorder).unwrap();
+        RecordingSpec { recorder, mix: Some(MixSpec { video, ..MixSpec::default() }), ..spec() }
+    };
+    create(&life, mixed("first", 15)).await.unwrap();
+    let full = Overload::Cores { needs: Milli(500), most: Milli(800), taken: Milli(500), running: 1 };
+    assert_eq!(
+        full.to_string(),
+        "needs 0.50 of the 0.80 cores that mixing may use; 0.50 are taken by 1 mixed recording"
+    );
+    assert_eq!(create(&life, mixed("second", 15)).await, Err(Error::BoardFull(full)));
+    // smaller fits; so does what has no mixed picture
+    create(&life, mixed("second", 2)).await.unwrap();
+    create(&life, RecordingSpec { streams: StreamType::Audio, ..mixed("third", 15) }).await.unwrap();
+    create(&life, RecordingSpec { mix: None, ..mixed("fourth", 15) }).await.unwrap();
+    // what it replaces is not in its way
+    create(&life, mixed("first", 14)).await.unwrap();
+    life.end().await;
+
+    // without a board every one is taken
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::begin(dir.path(), Config::default()).await;
+    for recorder in ["first", "second", "third"] {
+        create(&life, mixed(recorder, 60)).await.unwrap();
+    }
     life.end().await;
 }
 

@@ -183,6 +183,11 @@ impl From<rooms::Error> for ApiError {
             rooms::Error::TooManyTasks { .. } => {
                 (Code::RestrictedConcurrency, "as many recording tasks are running as the box takes at once")
             }
+            rooms::Error::BoardFull(why) => {
+                // numbers of the box, so that the caller knows what would fit
+                let outside = format!("the box has no room for this mixed recording: {why}");
+                return ApiError::new(Code::RestrictedConcurrency, outside).with_inside(inside);
+            }
             rooms::Error::RecorderInUse => {
                 (Code::Invalid("UserId"), "UserId must not be the id of somebody who is in the room")
             }

@@ -4,8 +4,10 @@
 //! Owns: elements, pads, bus. Must not touch: what the media means.
 //! Law: no thread and no queue of its own: a push that returns has done its work, an EOS that returns was seen at the
 //! far end. So a lane is one thread, its cuts are exact, and a broken element is an error here and nowhere else.
+//! An encoder that is a device has threads of its own: what it gives comes when it comes, and `finish_within` waits.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -41,10 +43,17 @@ impl Far {
     }
 }
 
-type Shared = Arc<Mutex<Far>>;
+#[derive(Default)]
+struct FarEnd {
+    state: Mutex<Far>,
+    /// Told when the end or an error came.
+    over: Condvar,
+}
+
+type Shared = Arc<FarEnd>;
 
 fn lock(far: &Shared) -> std::sync::MutexGuard<'_, Far> {
-    far.lock().unwrap_or_else(PoisonError::into_inner)
+    far.state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub struct Chain {
@@ -93,7 +102,10 @@ impl Chain {
                     gst::EventView::Segment(segment) => {
                         lock(&told).segment = segment.segment().downcast_ref::<gst::ClockTime>().cloned();
                     }
-                    gst::EventView::Eos(_) => lock(&told).ended = true,
+                    gst::EventView::Eos(_) => {
+                        lock(&told).ended = true;
+                        told.over.notify_all();
+                    }
                     _ => {}
                 }
                 true
@@ -112,6 +124,7 @@ impl Chain {
             if let gst::MessageView::Error(e) = message.view() {
                 let from = e.src().map(|s| s.name().to_string()).unwrap_or_default();
                 lock(&heard).error.get_or_insert(format!("{from}: {}", e.error()));
+                heard.over.notify_all();
             }
             // nobody polls this bus; kept messages would only pile up
             gst::BusSyncReply::Drop
@@ -197,6 +210,16 @@ impl Chain {
             return Err(self.fault("the end did not come through"));
         }
         Ok(self.take())
+    }
+
+    /// As [`finish`](Self::finish) for a chain with an element that works in threads of its own: waits for the end to
+    /// arrive, not longer than `limit`. The sending of it may itself take as long as a stuck driver likes.
+    pub fn finish_within(&self, limit: Duration) -> Result<Vec<Out>, MediaError> {
+        self.input.push_event(gst::event::Eos::new());
+        let waits = |far: &mut Far| !far.ended && far.error.is_none();
+        let waited = self.far.over.wait_timeout_while(lock(&self.far), limit, waits);
+        let ended = waited.unwrap_or_else(PoisonError::into_inner).0.ended;
+        if ended { Ok(self.take()) } else { Err(self.fault("the end did not come through in time")) }
     }
 }
 

@@ -107,9 +107,9 @@ impl Coder {
     }
 
     /// What is still inside, waiting at most so long for a device.
-    pub fn finish(&mut self, _within: Duration) -> Result<Vec<PictureUnit>, MediaError> {
+    pub fn finish(&mut self, within: Duration) -> Result<Vec<PictureUnit>, MediaError> {
         let Some(chain) = self.chain.take() else { return Ok(Vec::new()) };
-        let out = chain.finish()?;
+        let out = chain.finish_within(within)?;
         Ok(self.units(out))
     }
 

@@ -17,6 +17,7 @@ use super::single::{self, Sides};
 use super::stills::Stills;
 use super::tracks::Tracks;
 use super::{LaneEnd, LaneFeed, LaneOrder, MediaClock, MediaEngine, MediaError, MediaNews, Sessions, Teller, present};
+use crate::model::board::Board;
 use crate::model::encoder::{PictureEncoder, mixing_encoders};
 use crate::model::layout::Scene;
 use crate::model::{LaneRun, SessionId};
@@ -34,10 +35,15 @@ pub struct Mixing {
 }
 
 impl Mixing {
-    /// All encoders of the table whose elements are there.
-    pub fn untried(stills: Stills) -> Mixing {
+    /// With the encoders of the table that were tried and work; where none was tried, with those whose elements are
+    /// there.
+    pub fn new(stills: Stills, board: Option<&Board>) -> Mixing {
         let there = |factory: &str| gstreamer::ElementFactory::find(factory).is_some();
-        let usable = |e: &&PictureEncoder| there(e.factory) && e.needs.iter().all(|needed| there(needed));
+        let tried = board.map(Board::working);
+        let usable = |e: &&PictureEncoder| match &tried {
+            Some(working) => working.iter().any(|factory| factory == e.factory),
+            None => there(e.factory) && e.needs.iter().all(|needed| there(needed)),
+        };
         Mixing { stills, encoders: mixing_encoders().iter().filter(usable).copied().collect() }
     }
 }

@@ -79,6 +79,7 @@ pub(super) fn run(
         Err(e) => return LaneEnd::Failed(e.to_string()),
     };
     lane.scene_comes(scene, begun);
+    lane.make_ready();
     match lane.live() {
         Ok(end) => end,
         Err(e) => {
@@ -237,11 +238,11 @@ impl<'a> Lane<'a> {
             }
             let now = self.now();
             if finish {
-                self.run_to(now)?;
+                self.run_to(now, true)?;
                 self.end()?;
                 return Ok(LaneEnd::Finished);
             }
-            self.run_to(now.saturating_sub(BEHIND.as_nanos() as u64))?;
+            self.run_to(now.saturating_sub(BEHIND.as_nanos() as u64), false)?;
             self.segmenter.settle()?;
         }
     }
@@ -275,6 +276,15 @@ impl<'a> Lane<'a> {
     fn begin_line(&mut self, packets: &[super::tracks::StampedPacket]) {
         if self.origin.is_none() {
             self.origin = packets.iter().filter_map(|packet| timeline(packet.at, self.order.base)).min();
+        }
+    }
+
+    /// What takes its time (fonts, images) is done while the first packets are on their way.
+    fn make_ready(&mut self) {
+        let wall = self.clock.wall(self.clock.now());
+        if let (Some(side), Some((_, scene))) = (&mut self.picture, self.scenes.front()) {
+            side.stage.set(scene.clone());
+            side.stage.make_ready(wall);
         }
     }
 
@@ -331,11 +341,13 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Makes every step of the line whose time has come.
-    fn run_to(&mut self, now: u64) -> Result<(), MediaError> {
+    /// Makes every step of the line whose time has come. What is left at the end is made at once, and is not late.
+    fn run_to(&mut self, now: u64, end: bool) -> Result<(), MediaError> {
         let half = self.half_step();
         while let Some(at) = self.place(self.step).filter(|at| at + half <= now) {
-            self.look_at_delay(now - at - half);
+            if !end {
+                self.look_at_delay(now - at - half);
+            }
             self.make(at)?;
             self.step += 1;
             self.write(false)?;

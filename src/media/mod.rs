@@ -19,6 +19,7 @@ mod mux;
 mod pace;
 mod peer;
 mod picture;
+pub mod probe;
 pub mod publish;
 mod reorder;
 mod sdp;

@@ -106,6 +106,12 @@ impl Stage {
         self.begin_anew();
     }
 
+    /// Writes what the scene has of words, which takes its time when it is the first of the process.
+    pub fn make_ready(&mut self, wall: Timestamp) {
+        self.make_marks();
+        self.turn_clocks(wall);
+    }
+
     fn begin_anew(&mut self) {
         self.ground.clear();
         self.painted.clear();

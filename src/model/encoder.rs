@@ -198,7 +198,7 @@ const MIXING_ENCODERS: [PictureEncoder; 6] = [
             format!(
                 "videoconvert ! v4l2h264enc extra-controls=\"controls,video_bitrate_mode=1,video_bitrate={},\
                  frame_level_rate_control_enable=1,h264_i_frame_period={gop},video_gop_size={gop},video_b_frames=0,\
-                 repeat_sequence_header=1\" ! video/x-h264,level=(string){}",
+                 repeat_sequence_header=1\" ! capsfilter caps=video/x-h264,level=(string){}",
                 coding.bitrate,
                 coding.level(),
                 gop = coding.gop_frames(i32::MAX as u32),
@@ -281,8 +281,8 @@ pub fn mixing_encoders() -> &'static [PictureEncoder] {
 pub const H264_DECODERS: [(&str, &str); 4] = [
     ("avdec_h264", "avdec_h264 max-threads=1"),
     ("openh264dec", "openh264dec"),
-    ("v4l2h264dec", "v4l2h264dec ! videoconvert ! video/x-raw,format=I420"),
-    ("vah264dec", "vah264dec ! videoconvert ! video/x-raw,format=I420"),
+    ("v4l2h264dec", "v4l2h264dec ! videoconvert ! capsfilter caps=video/x-raw,format=I420"),
+    ("vah264dec", "vah264dec ! videoconvert ! capsfilter caps=video/x-raw,format=I420"),
 ];
 
 #[cfg(test)]

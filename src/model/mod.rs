@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod backlog;
+pub mod board;
 pub mod encoder;
 pub mod event;
 pub mod fit;

@@ -17,13 +17,14 @@ use crate::config::{Config, OnStop};
 use crate::health::Reporter;
 use crate::media::stills::Stills;
 use crate::media::{LaneEnd, LaneFeed, LaneOrder, MediaClock, MediaEngine, MediaNews};
+use crate::model::board::Board;
 use crate::model::event::LeaveCode;
-use crate::model::mix::{ImageFailure, ImageWant};
+use crate::model::mix::{ImageFailure, ImageWant, MixSpec};
 use crate::model::recording::{Fate, RecordingSpec, StorageKeys};
 use crate::model::room::{Feed, Room, Track};
 use crate::model::segment::object_key;
 use crate::model::task::{Effect, Input, Phase, Piece, PieceFate, Policy, RecordingTask};
-use crate::model::{LaneKind, LaneRun, MediaTime, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp};
+use crate::model::{LaneKind, LaneRun, MediaTime, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackKind};
 use crate::spool::{Recovered, Spool};
 use crate::store::records::{self, OutboxEntry};
 use crate::store::seal::BoxKey;
@@ -40,6 +41,8 @@ pub struct Parts {
     pub engine: Arc<dyn MediaEngine>,
     pub media_clock: MediaClock,
     pub box_key: Arc<BoxKey>,
+    /// What mixed recordings are admitted by; `None`: all are.
+    pub board: Option<Arc<Board>>,
     /// Told whenever an event was committed.
     pub outbox: Arc<Notify>,
     /// Images that layouts show, for whoever fetches them.
@@ -60,6 +63,11 @@ struct Running {
 
 fn to_bytes(record: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(record).expect("records have text keys and no floats")
+}
+
+/// What sound alone takes is not counted.
+fn mixed_picture(spec: &RecordingSpec) -> Option<&MixSpec> {
+    spec.mix.as_ref().filter(|_| spec.streams.wants(TrackKind::Video))
 }
 
 pub struct Actor {
@@ -373,6 +381,18 @@ impl Actor {
         Ok(TaskView { task: id.clone(), status, files: task.files() })
     }
 
+    /// Whether the board has room for `spec`'s mixed picture beside those that run and stay.
+    fn admit(&self, spec: &RecordingSpec, replaced: &[TaskId]) -> Result<(), Error> {
+        let (Some(board), Some(new)) = (&self.parts.board, mixed_picture(spec)) else { return Ok(()) };
+        let stays = |r: &&Running| {
+            matches!(r.task.phase, Phase::Active | Phase::Leaving { .. }) && !replaced.contains(&r.task.id)
+        };
+        let running: Vec<&MixSpec> =
+            self.tasks.values().filter(stays).filter_map(|r| mixed_picture(&r.task.spec)).collect();
+        let publishers = self.parts.config.limits.mix_publishers;
+        board.admits(&running, new, publishers).map_err(Error::BoardFull)
+    }
+
     async fn create(&mut self, spec: RecordingSpec, keys: StorageKeys, user_sig: Secret) -> Result<TaskId, Error> {
         let room = spec.room_key();
         let mut replaced = Vec::new();
@@ -393,6 +413,7 @@ impl Actor {
         if running >= limit {
             return Err(Error::TooManyTasks { running, limit });
         }
+        self.admit(&spec, &replaced)?;
         let id = TaskId::from_random(uuid::Uuid::new_v4().as_bytes());
         let dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
         let (task, effects) = RecordingTask::create(id.clone(), spec, self.policy(), self.now());

@@ -8,6 +8,7 @@ mod actor;
 
 pub use actor::{Actor, Parts};
 
+use crate::model::board::Overload;
 use crate::model::mix::Layout;
 use crate::model::recording::{RecordingSpec, StorageKeys, Subscription};
 use crate::model::segment::LaneFile;
@@ -23,6 +24,8 @@ pub enum Error {
     RoomUnknown,
     #[error("{running} recording tasks are running, and {limit} is the limit")]
     TooManyTasks { running: usize, limit: usize },
+    #[error("the board has no room for one more mixed recording: {0}")]
+    BoardFull(Overload),
     #[error("the recorder's user id is in use in the room")]
     RecorderInUse,
     #[error("the time within which this task takes calls (ResourceExpiredHour) is over")]

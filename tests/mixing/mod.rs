@@ -15,7 +15,7 @@ use crate::recording::{BASE, Frame, MS, Publisher, Site, WALL, later, packets_of
 
 /// A site whose media clock stands at `BASE`, where packets made by `recording` begin.
 pub fn site() -> Site {
-    site_with(Mixing::untried(Stills::default()))
+    site_with(Mixing::new(Stills::default(), None))
 }
 
 pub fn site_with(mixing: Mixing) -> Site {

@@ -77,7 +77,7 @@ pub struct Publisher {
 impl Site {
     pub fn new() -> Site {
         holdfast::media::init().expect("GStreamer with what a recording needs");
-        Site::with(MediaClock::new(Instant::now(), WALL), Mixing::untried(Stills::default()))
+        Site::with(MediaClock::new(Instant::now(), WALL), Mixing::new(Stills::default(), None))
     }
 
     pub fn with(clock: MediaClock, mixing: Mixing) -> Site {
