@@ -69,6 +69,42 @@ pub(super) fn holds_picture(codec: Codec, payload: &[u8]) -> bool {
     }
 }
 
+/// Whether no other picture is predicted from this one, so that a decoder need not see it. A packet says it of its whole
+/// picture.
+pub(super) fn disposable(codec: Codec, payload: &[u8]) -> bool {
+    match codec {
+        Codec::H264 => h264_disposable(payload).unwrap_or(false),
+        // RFC 7741 §4.2: the N bit
+        Codec::Vp8 => payload.first().is_some_and(|first| first & 0x20 != 0),
+        // a picture of theirs may be one of several layers
+        Codec::Vp9 | Codec::Av1 | Codec::Opus => false,
+    }
+}
+
+/// H.264 §7.4.1: nal_ref_idc is 0 in all slices of a picture that nothing refers to. Delimiters have 0 as well.
+fn h264_disposable(payload: &[u8]) -> Option<bool> {
+    const STAP_A: u8 = 24;
+    const FU_A: u8 = 28;
+    let slice = |nal: u8| matches!(nal & 0x1f, 1..=4 | FU_A) && nal & 0x60 == 0;
+    let first = *payload.first()?;
+    if first & 0x1f != STAP_A {
+        return Some(slice(first));
+    }
+    let mut rest = &payload[1..];
+    let mut found = false;
+    while let [high, low, unit @ ..] = rest {
+        let nal = *unit.first()?;
+        match nal & 0x1f {
+            // a delimiter or what is said beside the picture
+            6 | 9 => {}
+            _ if slice(nal) => found = true,
+            _ => return Some(false),
+        }
+        rest = unit.get(usize::from(u16::from_be_bytes([*high, *low]))..)?;
+    }
+    Some(found)
+}
+
 /// RFC 7741 §4.2, 4.3: the start of partition 0, and its P bit is clear.
 fn vp8(payload: &[u8]) -> Option<bool> {
     Some(vp8_frame(payload)?.first()? & 0x01 == 0)
@@ -139,12 +175,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_nothing_refers_to_is_disposable() {
+        let cases: [(Codec, &[u8], bool); 9] = [
+            (Codec::H264, &[0x01, 1], true),
+            (Codec::H264, &[0x41, 1], false),
+            (Codec::H264, &[0x09, 1], false),
+            (Codec::H264, &[0x1c, 0x81], true),
+            (Codec::H264, &[0x5c, 0x81], false),
+            (Codec::H264, &[0x18, 0, 2, 0x09, 0x30, 0, 1, 0x01], true),
+            (Codec::H264, &[0x18, 0, 2, 0x09, 0x30, 0, 1, 0x41], false),
+            (Codec::Vp8, &[0x30], true),
+            (Codec::Vp8, &[0x10], false),
+        ];
+        for (codec, payload, expected) in cases {
+            assert_eq!(disposable(codec, payload), expected, "{codec:?} {payload:02x?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_panics(payload in prop::collection::vec(any::<u8>(), 0..40)) {
             for codec in [Codec::H264, Codec::Vp8, Codec::Vp9, Codec::Av1] {
                 let _ = begins_keyframe(codec, &payload);
                 let _ = holds_picture(codec, &payload);
+                let _ = disposable(codec, &payload);
             }
         }
     }

@@ -13,7 +13,7 @@ use gstreamer_video::prelude::*;
 
 use super::canvas::Planes;
 use super::chain::Out;
-use super::keyframe::begins_keyframe;
+use super::keyframe::{begins_keyframe, disposable};
 use super::tracks::{StampedPacket, Subscription};
 use super::unpack::Unpacker;
 use super::{MediaError, rtp_payload, timeline};
@@ -140,11 +140,22 @@ impl Viewer {
                 return Ok(());
             }
             let count = self.packets.iter().take_while(|packet| packet.at == first.at).count();
+            // one that is over before it would be shown, and that nothing refers to
+            let over =
+                self.packets.get(count).and_then(|next| timeline(next.at, self.base)).is_some_and(|at| at <= until);
             let picture: Vec<StampedPacket> = self.packets.drain(..count).collect();
+            if over && self.disposable(&picture) {
+                continue;
+            }
             let out = self.unpacker.push(&picture, gst::ClockTime::from_nseconds(at))?;
             self.inside += 1;
             self.collect(out, at);
         }
+    }
+
+    fn disposable(&self, picture: &[StampedPacket]) -> bool {
+        let codec = self.track.source().codec;
+        picture.iter().all(|packet| rtp_payload(&packet.rtp).is_some_and(|payload| disposable(codec, payload)))
     }
 
     fn collect(&mut self, out: Vec<Out>, inside: u64) {
