@@ -39,7 +39,8 @@ pub(super) struct Viewer {
     /// Pictures that went in after the last one that came out.
     inside: usize,
     serial: u64,
-    /// Stamp of the newest packet, ns on the lane's line.
+    /// Stamps (ns on the lane's line) of packets that came and whose moment has not, and the last one before it.
+    coming: VecDeque<u64>,
     heard: Option<u64>,
 }
 
@@ -90,6 +91,7 @@ impl Viewer {
             ahead: VecDeque::new(),
             inside: 0,
             serial: 0,
+            coming: VecDeque::new(),
             heard: None,
         })
     }
@@ -102,7 +104,10 @@ impl Viewer {
         let codec = self.track.source().codec;
         for packet in packets {
             let Some(at) = timeline(packet.at, self.base) else { continue };
-            self.heard = Some(at);
+            // also of what cannot be decoded: who sends has not stopped
+            if self.coming.back() != Some(&at) {
+                self.coming.push_back(at);
+            }
             self.keyed |= rtp_payload(&packet.rtp).is_some_and(|payload| begins_keyframe(codec, payload));
             if self.keyed {
                 self.packets.push_back(packet);
@@ -120,13 +125,16 @@ impl Viewer {
         self.track.need(height);
     }
 
-    /// Stamp of the newest packet that came, ns on the lane's line.
+    /// Stamp of the newest packet up to the moment of [`Viewer::advance`], ns on the lane's line.
     pub fn heard(&self) -> Option<u64> {
         self.heard
     }
 
     /// Decodes up to a moment of the lane's line, ns. Then [`Viewer::shown`] is the picture of that moment.
     pub fn advance(&mut self, until: u64) -> Result<(), MediaError> {
+        while let Some(at) = self.coming.pop_front_if(|at| *at <= until) {
+            self.heard = Some(at);
+        }
         loop {
             while self.ahead.front().is_some_and(|next| next.at <= until) {
                 self.shown = self.ahead.pop_front();
