@@ -22,6 +22,8 @@ use crate::model::{MediaTime, encoder};
 
 /// A keyframe that did not come is asked for again after so long.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// In the second byte of an RTP packet (RFC 3550 §5.1): of pictures, the last packet of one.
+const MARKER: u8 = 0x80;
 /// Decoders may want some pictures before they give the first; more than this of a moment's are not pushed in ahead.
 const MOST_AHEAD: usize = 4;
 
@@ -96,7 +98,8 @@ impl Viewer {
         })
     }
 
-    /// Takes packets, in order. Those before the first keyframe and after a loss in the lane's own box are left out.
+    /// Takes packets, in order. Those before the first keyframe and after a loss, on the way or in the lane's own box,
+    /// are left out until the next one: not every decoder sees that what it builds on is missing.
     pub fn take(&mut self, packets: Vec<StampedPacket>, after_overflow: bool) {
         if after_overflow {
             self.keyed = false;
@@ -108,6 +111,10 @@ impl Viewer {
             if self.coming.back() != Some(&at) {
                 self.coming.push_back(at);
             }
+            if packet.after_loss && self.keyed {
+                self.keyed = false;
+                self.drop_torn(packet.at);
+            }
             self.keyed |= rtp_payload(&packet.rtp).is_some_and(|payload| begins_keyframe(codec, payload));
             if self.keyed {
                 self.packets.push_back(packet);
@@ -117,6 +124,15 @@ impl Viewer {
             self.asked = Instant::now();
             metrics::counter!("holdfast_keyframe_requests_total").increment(1);
             self.track.source().feedback.request_keyframe();
+        }
+    }
+
+    /// Packets were lost before one that was captured at `next`: of a picture that had begun, the rest is not coming.
+    fn drop_torn(&mut self, next: MediaTime) {
+        let Some(last) = self.packets.back() else { return };
+        let (at, ended) = (last.at, last.rtp.get(1).is_some_and(|byte| byte & MARKER != 0));
+        if at == next || !ended {
+            while self.packets.pop_back_if(|packet| packet.at == at).is_some() {}
         }
     }
 
