@@ -189,7 +189,10 @@ impl<'a> Lane<'a> {
             }
         });
         let sound = kind.has_audio().then(|| SoundSide { form: audio, mixer: None, pcm: Vec::new() });
-        let segmenter = Segmenter::new(order.clone(), clock, teller.clone());
+        let mut segmenter = Segmenter::new(order.clone(), clock, teller.clone());
+        if let Some(side) = &picture {
+            segmenter.pace(Duration::from_nanos(1_000_000_000 / side.fps));
+        }
         Ok(Lane {
             order,
             kit,
@@ -238,6 +241,10 @@ impl<'a> Lane<'a> {
             let now = self.now();
             if finish {
                 self.run_to(now)?;
+                if self.inbox.is_killed() {
+                    self.segmenter.close(None)?;
+                    return Ok(LaneEnd::Killed);
+                }
                 self.end()?;
                 return Ok(LaneEnd::Finished);
             }
@@ -331,10 +338,15 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Makes every step of the line whose time has come.
+    /// Makes every step of the line whose time has come, unless the lane is killed. A lane that is late may have much to
+    /// make before it can finish, so each step is a sign of life.
     fn run_to(&mut self, now: u64) -> Result<(), MediaError> {
         let half = self.half_step();
         while let Some(at) = self.place(self.step).filter(|at| at + half <= now) {
+            if self.inbox.is_killed() {
+                return Ok(());
+            }
+            self.inbox.beat();
             self.look_at_delay(now - at - half);
             self.make(at)?;
             self.step += 1;
