@@ -511,3 +511,64 @@ async fn modify_replaces_the_layout_of_a_mixed_task() {
     }
     life.end().await;
 }
+
+/// Modify reaches a mixed lane that runs as another scene of the same run; its images are asked for, and one that fails
+/// is told to the clinic once.
+#[tokio::test]
+async fn modify_changes_the_scene_of_a_running_mix_and_a_failed_image_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(dir.path(), Config::default()).await;
+    let app = SdkAppId(1_400_000_001);
+    let layout = |url: &str| Layout { placeholder: Some(url.to_owned()), ..Layout::default() };
+    let mix = MixSpec { layout: layout("http://images/first.png"), ..MixSpec::default() };
+    let task = create(&life, RecordingSpec { mix: Some(mix), ..spec() }).await.unwrap();
+    let wanted =
+        async |life: &mut Life| tokio::time::timeout(LIMIT, life.images.recv()).await.expect("in time").unwrap();
+    assert_eq!(wanted(&mut life).await, ImageWant { task: task.clone(), url: "http://images/first.png".into() });
+
+    life.enter(1, "alice", &[TrackKind::Video]).await;
+    let order = life.started().await;
+    let LaneFeed::Mixed { scene, video, audio } = &order.feed else { panic!("a mixed lane, not {:?}", order.feed) };
+    assert_eq!((video, audio), (&MixSpec::default().video, &MixSpec::default().audio));
+    assert_eq!(order.run.lane.user, None);
+    let tracks = |scene: &Scene| scene.tiles.iter().map(|tile| tile.track).collect::<Vec<_>>();
+    assert_eq!((tracks(scene), scene.sounds.clone()), (vec![Some(TrackId(10))], vec![]));
+
+    life.enter(2, "bob", &[TrackKind::Audio, TrackKind::Video]).await;
+    // bob enters, is heard, is seen: each time the scene says so
+    let mut scenes = Vec::new();
+    for _ in 0..3 {
+        let Asked::Scene(run, scene) = life.next_asked().await else { panic!("a scene for the lane that runs") };
+        assert_eq!(run, order.run);
+        scenes.push((tracks(&scene), scene.sounds.len()));
+    }
+    let (alice, bob) = (Some(TrackId(10)), Some(TrackId(21)));
+    assert_eq!(scenes, [(vec![alice, None], 0), (vec![alice, None], 1), (vec![alice, bob], 1)]);
+
+    let only_bob = Subscription { video: Subscribers::Only(vec!["bob".into()]), ..Subscription::default() };
+    let floating = Layout { mode: LayoutMode::Floating { large: None }, ..layout("http://images/second.png") };
+    life.rooms.modify(app, task.clone(), only_bob, Some(floating)).await.unwrap();
+    let Asked::Scene(run, scene) = life.next_asked().await else { panic!("a scene for the lane that runs") };
+    assert_eq!((run, scene.sounds.clone()), (order.run.clone(), vec![TrackId(20)]));
+    // alice is admitted for her sound alone, and has a place in which the new image stands
+    assert_eq!(tracks(&scene), [None, bob]);
+    assert_eq!(scene.tiles[0].image.as_deref(), Some("http://images/second.png"));
+    assert_eq!(wanted(&mut life).await.url, "http://images/second.png");
+
+    for _ in 0..2 {
+        let (url, why) = ("http://images/second.png".to_owned(), "404".to_owned());
+        life.image_failures.send(ImageFailure { task: task.clone(), url, why }).await.unwrap();
+    }
+    life.write_segment(&order, 0).await;
+    life.rooms.delete(app, task.clone()).await.unwrap();
+    let Asked::Finish(run) = life.next_asked().await else { panic!("the lane is finished") };
+    life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Finished }).await;
+    let mut bucket = BTreeMap::new();
+    life.carry_until(&mut bucket, stopped).await;
+    let events = life.events().await;
+    let failed: Vec<&EventBody> = events.iter().filter(|e| matches!(e, EventBody::ImageError { .. })).collect();
+    assert_eq!(failed, [&EventBody::ImageError { url: "http://images/second.png".into() }]);
+    let names: Vec<&str> = bucket.keys().filter_map(|key| key.rsplit('/').next()).collect();
+    assert_eq!(names, ["1400000001_12345.m3u8", "1400000001_12345_20270115080000000.ts"]);
+    life.end().await;
+}

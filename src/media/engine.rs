@@ -22,7 +22,8 @@ use crate::model::encoder::{PictureEncoder, mixing_encoders};
 use crate::model::layout::Scene;
 use crate::model::{LaneRun, SessionId};
 
-/// A lane that was told to finish, or to die, has so long for it.
+/// A lane that was told to finish, or to die, has so long for it; one that was told to finish and still gets something
+/// done has so long since then.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What mixed lanes have beside their tracks.
@@ -84,6 +85,8 @@ struct Running {
     teller: Teller,
     /// Told to finish: dies at this time.
     kill_at: Option<Instant>,
+    /// Signs of life when that was set.
+    beats: u64,
     /// Told to die: given up at this time.
     give_up_at: Option<Instant>,
 }
@@ -138,7 +141,7 @@ impl MediaEngine for Engine {
             .spawn(lane)
             .map_err(|e| MediaError::Pipeline(format!("a thread for the lane: {e}")))?;
         info!(task = %run.task, lane = ?run.lane, run = run.run, "lane started");
-        lanes.running.insert(key, Running { run, inbox, teller, kill_at: None, give_up_at: None });
+        lanes.running.insert(key, Running { run, inbox, teller, kill_at: None, beats: 0, give_up_at: None });
         metrics::gauge!("holdfast_lanes").set(lanes.running.len() as f64);
         Ok(())
     }
@@ -154,6 +157,7 @@ impl MediaEngine for Engine {
         let mut lanes = self.inner.lanes();
         if let Some(lane) = lanes.running.get_mut(&key(run)) {
             lane.inbox.finish();
+            lane.beats = lane.inbox.beats();
             lane.kill_at.get_or_insert(Instant::now() + PATIENCE);
             self.inner.changed.notify_all();
         }
@@ -241,6 +245,11 @@ fn watch_once(inner: &Weak<Inner>) -> bool {
     let mut wedged = Vec::new();
     for (key, lane) in &mut lanes.running {
         let run = &lane.run;
+        let beats = lane.inbox.beats();
+        if lane.kill_at.is_some() && beats != lane.beats {
+            lane.beats = beats;
+            lane.kill_at = Some(now + PATIENCE);
+        }
         if lane.give_up_at.is_none() && lane.kill_at.is_some_and(|at| at <= now) {
             warn!(task = %run.task, lane = ?run.lane, run = run.run, "the end did not come in time; killing the lane");
             lane.inbox.kill();

@@ -4,6 +4,7 @@
 //! Law: posting never waits; a lane that falls behind loses whole batches of its own, counted, and is told so.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,8 @@ pub struct Inbox {
     most_batches: usize,
     state: Mutex<State>,
     wake: Condvar,
+    killed: AtomicBool,
+    beats: AtomicU64,
 }
 
 impl Default for Inbox {
@@ -80,7 +83,8 @@ impl Default for Inbox {
 impl Inbox {
     /// A box that holds so much at most.
     pub fn new(most_bytes: usize, most_batches: usize) -> Inbox {
-        Inbox { most_bytes, most_batches, state: Mutex::default(), wake: Condvar::new() }
+        let (state, killed, beats) = Default::default();
+        Inbox { most_bytes, most_batches, state, wake: Condvar::new(), killed, beats }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -130,8 +134,24 @@ impl Inbox {
     }
 
     pub fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
         self.state().letters.kill = true;
         self.wake.notify_one();
+    }
+
+    /// For a lane that is at work and does not look.
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+
+    /// The lane got something done.
+    pub fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often [`Inbox::beat`] was called.
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
     }
 
     /// Waits until there is something, at most until `deadline`, and takes it all.

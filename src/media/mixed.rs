@@ -73,12 +73,12 @@ pub(super) fn run(
     clock: MediaClock,
     teller: Teller,
 ) -> LaneEnd {
-    let begun = clock.now();
     let mut lane = match Lane::new(order, &video, audio, kit, inbox, clock, teller) {
         Ok(lane) => lane,
         Err(e) => return LaneEnd::Failed(e.to_string()),
     };
-    lane.scene_comes(scene, begun);
+    // what comes first may have been captured before the lane began
+    lane.scene_comes(scene, lane.order.base);
     lane.make_ready();
     match lane.live() {
         Ok(end) => end,
@@ -190,7 +190,10 @@ impl<'a> Lane<'a> {
             }
         });
         let sound = kind.has_audio().then(|| SoundSide { form: audio, mixer: None, pcm: Vec::new() });
-        let segmenter = Segmenter::new(order.clone(), clock, teller.clone());
+        let mut segmenter = Segmenter::new(order.clone(), clock, teller.clone());
+        if let Some(side) = &picture {
+            segmenter.pace(Duration::from_nanos(1_000_000_000 / side.fps));
+        }
         Ok(Lane {
             order,
             kit,
@@ -238,11 +241,15 @@ impl<'a> Lane<'a> {
             }
             let now = self.now();
             if finish {
-                self.run_to(now, true)?;
+                self.run_to(now)?;
+                if self.inbox.is_killed() {
+                    self.segmenter.close(None)?;
+                    return Ok(LaneEnd::Killed);
+                }
                 self.end()?;
                 return Ok(LaneEnd::Finished);
             }
-            self.run_to(now.saturating_sub(BEHIND.as_nanos() as u64), false)?;
+            self.run_to(now.saturating_sub(BEHIND.as_nanos() as u64))?;
             self.segmenter.settle()?;
         }
     }
@@ -341,13 +348,17 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Makes every step of the line whose time has come. What is left at the end is made at once, and is not late.
-    fn run_to(&mut self, now: u64, end: bool) -> Result<(), MediaError> {
+    /// Makes every step of the line whose time has come, unless the lane is killed. A lane that is late may have much to
+    /// make before it can finish, so each step is a sign of life.
+    fn run_to(&mut self, now: u64) -> Result<(), MediaError> {
         let half = self.half_step();
         while let Some(at) = self.place(self.step).filter(|at| at + half <= now) {
-            if !end {
-                self.look_at_delay(now - at - half);
+            if self.inbox.is_killed() {
+                return Ok(());
             }
+            self.inbox.beat();
+            // `now` is later than the lane's own when it finishes
+            self.look_at_delay(self.now().saturating_sub(BEHIND.as_nanos() as u64 + at + half));
             self.make(at)?;
             self.step += 1;
             self.write(false)?;

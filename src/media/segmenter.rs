@@ -41,6 +41,8 @@ pub struct Segmenter {
     /// What comes now is the rest of an encoder, and joins the open file whatever its length.
     last_words: bool,
     period: Duration,
+    /// Pictures come at a constant rate, so the period needs no guess.
+    paced: bool,
     out: Vec<u8>,
     pes: Vec<u8>,
     pes_frames: usize,
@@ -77,6 +79,7 @@ impl Segmenter {
             begin_at: None,
             last_words: false,
             period: USUAL_PERIOD,
+            paced: false,
             out: Vec::new(),
             pes: Vec::new(),
             pes_frames: 0,
@@ -89,6 +92,12 @@ impl Segmenter {
     /// while the publisher takes its time.
     fn early(&self) -> Duration {
         MOST_EARLY.min(self.order.segment_length / 10)
+    }
+
+    /// Each picture lasts so long.
+    pub fn pace(&mut self, period: Duration) {
+        self.period = period;
+        self.paced = true;
     }
 
     pub fn is_open(&self) -> bool {
@@ -161,7 +170,7 @@ impl Segmenter {
         let open = self.open.as_mut().expect("opened above");
         if let Some(last) = open.last_picture {
             let period = unit.pts.saturating_sub(last);
-            if !period.is_zero() && period < LONGEST_PERIOD {
+            if !self.paced && !period.is_zero() && period < LONGEST_PERIOD {
                 self.period = period;
             }
         }

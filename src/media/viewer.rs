@@ -22,6 +22,8 @@ use crate::model::{MediaTime, encoder};
 
 /// A keyframe that did not come is asked for again after so long.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// In the second byte of an RTP packet (RFC 3550 §5.1): of pictures, the last packet of one.
+const MARKER: u8 = 0x80;
 /// Decoders may want some pictures before they give the first; more than this of a moment's are not pushed in ahead.
 const MOST_AHEAD: usize = 4;
 
@@ -39,7 +41,8 @@ pub(super) struct Viewer {
     /// Pictures that went in after the last one that came out.
     inside: usize,
     serial: u64,
-    /// Stamp of the newest packet, ns on the lane's line.
+    /// Stamps (ns on the lane's line) of packets that came and whose moment has not, and the last one before it.
+    coming: VecDeque<u64>,
     heard: Option<u64>,
 }
 
@@ -90,11 +93,13 @@ impl Viewer {
             ahead: VecDeque::new(),
             inside: 0,
             serial: 0,
+            coming: VecDeque::new(),
             heard: None,
         })
     }
 
-    /// Takes packets, in order. Those before the first keyframe and after a loss in the lane's own box are left out.
+    /// Takes packets, in order. Those before the first keyframe and after a loss, on the way or in the lane's own box,
+    /// are left out until the next one: not every decoder sees that what it builds on is missing.
     pub fn take(&mut self, packets: Vec<StampedPacket>, after_overflow: bool) {
         if after_overflow {
             self.keyed = false;
@@ -102,7 +107,14 @@ impl Viewer {
         let codec = self.track.source().codec;
         for packet in packets {
             let Some(at) = timeline(packet.at, self.base) else { continue };
-            self.heard = Some(at);
+            // also of what cannot be decoded: who sends has not stopped
+            if self.coming.back() != Some(&at) {
+                self.coming.push_back(at);
+            }
+            if packet.after_loss && self.keyed {
+                self.keyed = false;
+                self.drop_torn(packet.at);
+            }
             self.keyed |= rtp_payload(&packet.rtp).is_some_and(|payload| begins_keyframe(codec, payload));
             if self.keyed {
                 self.packets.push_back(packet);
@@ -115,18 +127,30 @@ impl Viewer {
         }
     }
 
+    /// Packets were lost before one that was captured at `next`: of a picture that had begun, the rest is not coming.
+    fn drop_torn(&mut self, next: MediaTime) {
+        let Some(last) = self.packets.back() else { return };
+        let (at, ended) = (last.at, last.rtp.get(1).is_some_and(|byte| byte & MARKER != 0));
+        if at == next || !ended {
+            while self.packets.pop_back_if(|packet| packet.at == at).is_some() {}
+        }
+    }
+
     /// The tallest picture that is of use, pixels.
     pub fn need(&self, height: u32) {
         self.track.need(height);
     }
 
-    /// Stamp of the newest packet that came, ns on the lane's line.
+    /// Stamp of the newest packet up to the moment of [`Viewer::advance`], ns on the lane's line.
     pub fn heard(&self) -> Option<u64> {
         self.heard
     }
 
     /// Decodes up to a moment of the lane's line, ns. Then [`Viewer::shown`] is the picture of that moment.
     pub fn advance(&mut self, until: u64) -> Result<(), MediaError> {
+        while let Some(at) = self.coming.pop_front_if(|at| *at <= until) {
+            self.heard = Some(at);
+        }
         loop {
             while self.ahead.front().is_some_and(|next| next.at <= until) {
                 self.shown = self.ahead.pop_front();

@@ -1,4 +1,7 @@
 //! Publishers who can be told apart in a mixed picture, and the reading of it.
+#![allow(dead_code, reason = "each test file uses its share")]
+
+pub mod play;
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,5 @@
 //! A publisher without a network, a lane's news, and what ffprobe says of files.
+#![allow(dead_code, reason = "each test file uses its share")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -326,11 +327,14 @@ pub fn av1_in_rtp(units: Vec<Frame>) -> Vec<Frame> {
         }
         let mut frame = Vec::new();
         let last_obu = obus.len() - 1;
+        // a sequence header: what comes can be decoded without what came before
+        let fresh = obus.iter().any(|obu| obu[0] >> 3 == 1);
         for (n, obu) in obus.iter().enumerate() {
             let parts: Vec<&[u8]> = obu.chunks(300).collect();
             for (m, part) in parts.iter().enumerate() {
                 let more = m + 1 < parts.len();
-                let aggregation = 0x10 | if m > 0 { 0x80 } else { 0 } | if more { 0x40 } else { 0 };
+                let begins = if fresh && n == 0 && m == 0 { 0x08 } else { 0 };
+                let aggregation = 0x10 | begins | if m > 0 { 0x80 } else { 0 } | if more { 0x40 } else { 0 };
                 frame.push(packet(at, n == last_obu && !more, aggregation, part));
             }
         }
