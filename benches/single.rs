@@ -5,25 +5,19 @@
 //! Create to the first byte of media on the disk.
 //! `HOLDFAST_BENCH_SECONDS` (20) is how long each turn is measured, `HOLDFAST_BENCH_TURNS` (2) how often each has one.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
+mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::UdpSocket;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use holdfast::media::publish::{Made, RtpPublisher, Script, WhipAddress};
-use holdfast::model::{Codec, TrackKind};
-use nix::unistd::{SysconfVar, sysconf};
-use support::daemon::{Daemon, Settings};
-use support::publisher::{Publisher, Sends};
-use support::scene::until;
-use support::sdk::Sdk;
-use tokio_util::sync::CancellationToken;
+use common::support::publisher::{Publisher, Sends};
+use common::support::scene::until;
+use common::{Feeder, Guard, load, middle, number, resident_mb, runtime, save, start_box, support, turns};
+use holdfast::media::publish::Script;
+use holdfast::model::TrackKind;
 
 /// Between the start of the last stream and the beginning of what is measured.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -36,25 +30,13 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
-        ["feed-whip", script, base, count] => feed_whip(Path::new(script), base, number(count)),
+        ["feed-whip", base, count, ref scripts @ ..] => common::feed_whip(base, number(count), scripts),
         ["feed-udp", script, port, count] => feed_udp(Path::new(script), number(port), number(count)),
         _ => {
             let counts: Vec<usize> = words.iter().map(|word| number(word)).collect();
             runtime().block_on(measure(if counts.is_empty() { vec![1, 10, 25] } else { counts }));
         }
     }
-}
-
-fn number<T: std::str::FromStr>(text: &str) -> T {
-    text.parse().unwrap_or_else(|_| panic!("'{text}' is not a number; usage: scripts/bench single [N…]"))
-}
-
-fn setting(name: &str, usual: u64) -> u64 {
-    std::env::var(name).ok().map_or(usual, |text| number(&text))
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be built")
 }
 
 /// A busy picture (noise over a moving pattern fills the whole rate, as a camera does) and a tone, as RTP.
@@ -72,39 +54,13 @@ fn packets(dir: &Path) -> Script {
     ffmpeg.arg(format!("sine=frequency=300:beep_factor=4:r=48000:d={seconds},volume=0.5")).arg(&sound);
     support::output_of(&mut ffmpeg);
 
-    let pay = |source: &Path, chain: &str, out: &str| {
-        let out = dir.join(out);
-        let mut launch = Command::new(support::program("gst-launch-1.0"));
-        launch.args(["-q", "filesrc"]).arg(format!("location={}", source.display())).arg("!");
-        launch.args(chain.split_whitespace()).args(["timestamp-offset=0", "!", "rtpstreampay", "!", "filesink"]);
-        launch.arg(format!("location={}", out.display()));
-        support::output_of(&mut launch);
-        fs::read(out).expect("gst-launch-1.0 wrote it")
-    };
     let video =
         "h264parse ! video/x-h264,framerate=30/1 ! rtph264pay config-interval=-1 aggregate-mode=zero-latency mtu=1200";
     let audio = "wavparse ! audioconvert ! audioresample ! opusenc bitrate=48000 frame-size=20 ! rtpopuspay";
-    let mut made = framed(&pay(&picture, video, "picture.rtp"), TrackKind::Video, 90_000);
-    made.extend(framed(&pay(&sound, audio, "sound.rtp"), TrackKind::Audio, 48_000));
-    made.retain(|made| made.at < SCRIPT);
-    // Stable: packets of one frame keep their order.
-    made.sort_by_key(|made| made.at);
-    Script { packets: made, length: SCRIPT }
+    let mut made = common::payed(&picture, video, TrackKind::Video);
+    made.extend(common::payed(&sound, audio, TrackKind::Audio));
+    common::script(made, SCRIPT)
 }
-
-/// RTP packets as RFC 4571 frames them: two bytes of length before each.
-fn framed(mut bytes: &[u8], kind: TrackKind, clock_rate: u64) -> Vec<Made> {
-    let mut packets = Vec::new();
-    while let [high, low, rest @ ..] = bytes {
-        let (packet, after) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])));
-        bytes = after;
-        let timestamp = u32::from_be_bytes(packet[4..8].try_into().expect("four bytes"));
-        let at = Duration::from_nanos(u64::from(timestamp) * 1_000_000_000 / clock_rate);
-        let payload = Bytes::copy_from_slice(&packet[12..]);
-        packets.push(Made { kind, layer: 0, at, timestamp, marker: packet[1] & 0x80 != 0, payload });
-    }
-    assert!(!packets.is_empty(), "no packets of {kind:?} were made");
-    packets
 }
 
 /// One turn's figures.
@@ -133,7 +89,7 @@ async fn measure(counts: Vec<usize>) {
     println!("| ---: | ---: | ---: | ---: | ---: | ---: |");
     for count in counts {
         let (mut of_box, mut of_bare) = (Vec::new(), Vec::new());
-        for turn in 1..=setting("HOLDFAST_BENCH_TURNS", 2) {
+        for turn in 1..=turns() {
             of_box.push(box_turn(&script, count).await);
             eprintln!("{count} publishers, turn {turn}, box: {:?}", of_box[of_box.len() - 1]);
             of_bare.push(bare_turn(&script, count).await);
@@ -161,23 +117,10 @@ fn median(costs: &[Cost]) -> Cost {
     Cost { cpu: of(|c| c.cpu), memory: of(|c| c.memory) }
 }
 
-fn middle(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    let half = all.len() / 2;
-    if all.len().is_multiple_of(2) { (all[half - 1] + all[half]) / 2.0 } else { all[half] }
-}
-
-async fn start_box() -> (Daemon, Sdk) {
-    let settings = Settings { segment_seconds: 10, user_sigs: false, log: "warn".to_owned(), ..Settings::default() };
-    let daemon = Daemon::start(settings).await;
-    let sdk = Sdk::start(&daemon).await;
-    (daemon, sdk)
-}
-
 async fn box_turn(script: &Path, count: usize) -> Cost {
     let (daemon, sdk) = start_box().await;
     let base = daemon.url("whip/bench");
-    let mut feeder = Feeder::start(&["feed-whip", &script.display().to_string(), &base, &count.to_string()]);
+    let mut feeder = Feeder::start(&["feed-whip", &base, &count.to_string(), &script.display().to_string()]);
     feeder.wait_for("connected");
     let task = sdk.create("bench", "recorder", |_| {}).await.expect("Create");
     until("every lane to begin", || async {
@@ -223,7 +166,7 @@ async fn bare_turn(script: &Path, count: usize) -> Cost {
         launch.args(video.split_whitespace()).args(audio.split_whitespace());
     }
     let mut bare = Guard(launch.stdout(Stdio::null()).spawn().expect("gst-launch-1.0 starts"));
-    let id = i32::try_from(bare.0.id()).expect("a process id fits");
+    let id = bare.id();
     let port = first.to_string();
     let mut feeder = Feeder::start(&["feed-udp", &script.display().to_string(), &port, &count.to_string()]);
     feeder.wait_for("connected");
@@ -239,28 +182,9 @@ async fn bare_turn(script: &Path, count: usize) -> Cost {
 
 /// Reads what a process used over the measured time.
 async fn watch(process: i32, count: usize) -> Cost {
-    tokio::time::sleep(SETTLE).await;
-    let (began, before) = (Instant::now(), cpu_seconds(process));
-    tokio::time::sleep(Duration::from_secs(setting("HOLDFAST_BENCH_SECONDS", 20))).await;
-    let minutes = began.elapsed().as_secs_f64() / 60.0;
-    let used = cpu_seconds(process) - before;
-    Cost { cpu: used / minutes / count as f64, memory: resident_mb(process) }
-}
-
-/// utime + stime of `/proc/<id>/stat`.
-fn cpu_seconds(process: i32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("the process lives");
-    // The name in brackets may hold spaces; what counts comes after it.
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("stat has a name").split_whitespace().collect();
-    let ticks: u64 = number::<u64>(fields[11]) + number::<u64>(fields[12]);
-    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().expect("the kernel counts in ticks");
-    ticks as f64 / per_second as f64
-}
-
-fn resident_mb(process: i32) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("the process lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("status tells VmRSS");
-    number::<f64>(line.trim().trim_end_matches(" kB")) / 1024.0
+    let used = common::watch(process, SETTLE).await;
+    let minutes = used.passed.as_secs_f64() / 60.0;
+    Cost { cpu: used.cpu / minutes / count as f64, memory: resident_mb(process) }
 }
 
 /// From Create to the first byte in any file, and in a picture's file, ms; medians of five recordings of a publisher
@@ -312,61 +236,6 @@ fn growing(spool: &Path) -> Vec<String> {
     names
 }
 
-/// A child that dies with this value.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// This program once more, as the publishers.
-struct Feeder {
-    _child: Guard,
-    out: BufReader<ChildStdout>,
-}
-
-impl Feeder {
-    fn start(args: &[&str]) -> Feeder {
-        let program = std::env::current_exe().expect("this program has a path");
-        let mut child = Command::new(program).args(args).stdout(Stdio::piped()).spawn().expect("it starts once more");
-        let out = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        Feeder { _child: Guard(child), out }
-    }
-
-    fn wait_for(&mut self, word: &str) {
-        let mut line = String::new();
-        while line.trim() != word {
-            line.clear();
-            let read = self.out.read_line(&mut line).expect("the feeder writes text");
-            assert!(read > 0, "the feeder ended before it said '{word}'");
-        }
-    }
-}
-
-fn feed_whip(script: &Path, base: &str, count: usize) {
-    // Whoever came first set the same one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let script = std::sync::Arc::new(load(script));
-    runtime().block_on(async {
-        let cancel = CancellationToken::new();
-        let mut playing = tokio::task::JoinSet::new();
-        for n in 0..count {
-            let address = WhipAddress { url: format!("{base}/user-{n}"), bearer: None, insecure: false, via: None };
-            let publisher = RtpPublisher::publish(&address, &[Codec::Opus, Codec::H264]).await;
-            let publisher = publisher.unwrap_or_else(|e| panic!("publisher {n}: {e}"));
-            let (script, cancel) = (script.clone(), cancel.clone());
-            playing.spawn(async move { publisher.play(&script, &cancel).await });
-        }
-        println!("connected");
-        while let Some(ended) = playing.join_next().await {
-            ended.expect("no publisher panics").unwrap_or_else(|e| panic!("a publisher failed: {e}"));
-        }
-    });
-}
-
 /// The same packets as plain RTP: picture to `first` + 2n, sound to the port after it.
 fn feed_udp(script: &Path, first: u16, count: u16) {
     let script = load(script);
@@ -399,45 +268,4 @@ fn feed_udp(script: &Path, first: u16, count: u16) {
             }
         }
     }
-}
-
-/// Per packet: kind, time (ns), RTP time, marker, length, payload; before them the script's length (ns).
-fn save(script: &Script, path: &Path) {
-    let mut out = Vec::new();
-    out.extend(u64::try_from(script.length.as_nanos()).expect("a short script").to_be_bytes());
-    for made in &script.packets {
-        out.push(u8::from(made.kind == TrackKind::Video));
-        out.extend(u64::try_from(made.at.as_nanos()).expect("a short script").to_be_bytes());
-        out.extend(made.timestamp.to_be_bytes());
-        out.push(u8::from(made.marker));
-        out.extend(u16::try_from(made.payload.len()).expect("it fits a datagram").to_be_bytes());
-        out.extend(&made.payload[..]);
-    }
-    let mut file = fs::File::create(path).expect("the folder is ours");
-    file.write_all(&out).expect("there is room for it");
-}
-
-fn load(path: &Path) -> Script {
-    let mut all = Vec::new();
-    let path: PathBuf = path.to_owned();
-    fs::File::open(&path).and_then(|mut f| f.read_to_end(&mut all)).expect("the script was saved");
-    let mut rest = &all[..];
-    let mut take = |n: usize| {
-        let (head, tail) = rest.split_at(n);
-        rest = tail;
-        head
-    };
-    let length = Duration::from_nanos(u64::from_be_bytes(take(8).try_into().expect("eight bytes")));
-    let mut packets = Vec::new();
-    let mut left = all.len() - 8;
-    while left > 0 {
-        let kind = if take(1)[0] == 1 { TrackKind::Video } else { TrackKind::Audio };
-        let at = Duration::from_nanos(u64::from_be_bytes(take(8).try_into().expect("eight bytes")));
-        let timestamp = u32::from_be_bytes(take(4).try_into().expect("four bytes"));
-        let marker = take(1)[0] == 1;
-        let bytes = usize::from(u16::from_be_bytes(take(2).try_into().expect("two bytes")));
-        packets.push(Made { kind, layer: 0, at, timestamp, marker, payload: Bytes::copy_from_slice(take(bytes)) });
-        left -= 16 + bytes;
-    }
-    Script { packets, length }
 }
