@@ -62,7 +62,7 @@ impl Play {
     /// With these images.
     pub fn showing(stills: Stills) -> Play {
         holdfast::media::init().expect("GStreamer with what a recording needs");
-        Play::with(Mixing::new(stills), None)
+        Play::with(Mixing::new(stills, None))
     }
 
     pub fn with(mixing: Mixing) -> Play {
