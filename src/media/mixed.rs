@@ -73,12 +73,12 @@ pub(super) fn run(
     clock: MediaClock,
     teller: Teller,
 ) -> LaneEnd {
-    let begun = clock.now();
     let mut lane = match Lane::new(order, &video, audio, kit, inbox, clock, teller) {
         Ok(lane) => lane,
         Err(e) => return LaneEnd::Failed(e.to_string()),
     };
-    lane.scene_comes(scene, begun);
+    // what comes first may have been captured before the lane began
+    lane.scene_comes(scene, lane.order.base);
     match lane.live() {
         Ok(end) => end,
         Err(e) => {
@@ -347,7 +347,8 @@ impl<'a> Lane<'a> {
                 return Ok(());
             }
             self.inbox.beat();
-            self.look_at_delay(now - at - half);
+            // `now` is later than the lane's own when it finishes
+            self.look_at_delay(self.now().saturating_sub(BEHIND.as_nanos() as u64 + at + half));
             self.make(at)?;
             self.step += 1;
             self.write(false)?;
