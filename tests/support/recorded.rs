@@ -68,9 +68,10 @@ impl Playlist {
     }
 }
 
-/// One user's stream of one kind.
+/// One user's stream of one kind, or everybody's mixed.
 #[derive(Debug)]
 pub struct Lane {
+    /// Empty when mixed.
     pub user: String,
     pub media: String,
     /// `audio`, `video` or `audiovideo`
@@ -147,12 +148,16 @@ impl Recording {
     }
 }
 
-/// `<UserId>`, `<MediaId>`, `<Type>` of `[ha1_]<app>_<room>__UserId_s_<UserId>__UserId_e_<MediaId>_<Type>.m3u8`.
+/// `<UserId>`, `<MediaId>`, `<Type>` of `[ha1_]<app>_<room>__UserId_s_<UserId>__UserId_e_<MediaId>_<Type>.m3u8`; of
+/// `[ha1_]<app>_<room>.m3u8`, which is mixed, nobody's and everything.
 fn taken_apart(name: &str) -> Option<(String, String, String)> {
     let app = APP.to_string();
     let rest = name.strip_suffix(".m3u8")?;
     let rest = if rest.starts_with(&app) { rest } else { rest.split_once('_')?.1 };
-    let (room, rest) = rest.strip_prefix(&format!("{app}_"))?.split_once("__UserId_s_")?;
+    let rest = rest.strip_prefix(&format!("{app}_"))?;
+    let Some((room, rest)) = rest.split_once("__UserId_s_") else {
+        return (!rest.is_empty()).then(|| (String::new(), "main".to_owned(), "audiovideo".to_owned()));
+    };
     assert!(!room.is_empty(), "{name}");
     let (user, rest) = rest.split_once("__UserId_e_")?;
     let (media, kind) = rest.split_once('_')?;
