@@ -61,7 +61,6 @@ fn packets(dir: &Path) -> Script {
     made.extend(common::payed(&sound, audio, TrackKind::Audio));
     common::script(made, SCRIPT)
 }
-}
 
 /// One turn's figures.
 #[derive(Debug, Clone, Copy)]
