@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use holdfast::media::engine::Mixing;
 use holdfast::media::stills::Stills;
 use holdfast::media::{LaneFeed, LaneOrder, MediaClock};
-use holdfast::model::layout::{Person, Scene, scene};
-use holdfast::model::mix::{AudioParams, Layout, Rect, Size, VideoParams};
-use holdfast::model::{Lane, LaneKind, LaneRun, MediaId, MediaTime, TaskId, TrackId, UserId};
+use holdfast::model::layout::Scene;
+use holdfast::model::mix::{AudioParams, Rect, Size, VideoParams};
+use holdfast::model::{Lane, LaneKind, LaneRun, MediaTime, TaskId};
 
-use crate::recording::{BASE, Frame, MS, Publisher, Site, WALL, later, packets_of};
+use crate::recording::{BASE, Frame, MS, Site, WALL, packets_of};
 
 /// A site whose media clock stands at `BASE`, where packets made by `recording` begin.
 pub fn site() -> Site {
@@ -66,29 +66,6 @@ pub fn badge(n: usize, size: (u32, u32), frames: u64, coder: &str) -> Vec<Frame>
 pub const H264: &str = "x264enc tune=zerolatency speed-preset=ultrafast bitrate=600 key-int-max=30 \
     ! video/x-h264,profile=constrained-baseline ! rtph264pay pt=96 mtu=1200";
 
-/// Who is there, with the tracks of what they send.
-pub struct Guest {
-    pub user: UserId,
-    pub media: MediaId,
-    pub picture: Option<Publisher>,
-    pub sound: Option<Publisher>,
-}
-
-impl Guest {
-    pub fn new(name: &str, picture: Option<Publisher>, sound: Option<Publisher>) -> Guest {
-        Guest { user: UserId::parse(name).expect("an id"), media: MediaId::Main, picture, sound }
-    }
-}
-
-/// The scene of these people, in order.
-pub fn scene_of(layout: &Layout, size: Size, guests: &[&Guest]) -> Scene {
-    let track = |publisher: &Option<Publisher>| publisher.as_ref().map(|p| p.id);
-    let person = |g: &&Guest| Person { user: g.user.clone(), media: g.media, video: track(&g.picture) };
-    let people: Vec<Person> = guests.iter().map(person).collect();
-    let sounds: Vec<TrackId> = guests.iter().filter_map(|g| track(&g.sound)).collect();
-    scene(layout, size, &people, sounds)
-}
-
 pub const SIZE: Size = Size { width: 640, height: 360 };
 
 pub fn video(fps: u32) -> VideoParams {
@@ -110,29 +87,9 @@ pub fn order(site: &Site, kind: LaneKind, scene: Scene, video: VideoParams, audi
     }
 }
 
-/// Lane threads have so long to begin to listen: packets that are sent are captured so much after their time.
-pub const LEAD: u64 = 400;
-
-/// Lets packets come when they are captured, `LEAD` after what their stamps say; in a thread of its own.
-pub fn send(site: &Site, publisher: Publisher, frames: Vec<Frame>) -> std::thread::JoinHandle<Publisher> {
-    let clock = site.clock;
-    std::thread::spawn(move || {
-        for frame in later(frames, LEAD) {
-            wait_until(&clock, frame[0].at);
-            publisher.input.push(frame);
-        }
-        publisher
-    })
-}
-
 pub fn wait_until(clock: &MediaClock, at: MediaTime) {
     let left = clock.instant(at).saturating_duration_since(Instant::now());
     std::thread::sleep(left);
-}
-
-/// Waits until what is sent at this time has been captured.
-pub fn wait_for(site: &Site, ms: u64) {
-    wait_until(&site.clock, MediaTime(BASE + (LEAD + ms) * MS));
 }
 
 /// The lane's pictures: time on the file's line, and planes.
