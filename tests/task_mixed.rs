@@ -365,6 +365,10 @@ impl World {
                 }
                 let subscription = Subscription { audio: some_list(audio), video: some_list(video) };
                 let layout = (layout > 0).then(|| some_layout(layout));
+                let shown = layout.clone().unwrap_or_default();
+                let stays = |url: &String| shown.image_urls().contains(&url.as_str());
+                self.fetched.retain(stays);
+                self.failed.retain(stays);
                 self.apply(Input::Modify { subscription, layout });
                 self.reconcile();
             }
@@ -557,6 +561,8 @@ fn an_image_that_fails_is_told_once_and_asked_for_once() {
     world.step(Step::Modify(1, 0, 0));
     world.step(Step::ImageFails(0));
     assert_eq!(errors(&world), 1);
+    world.step(Step::Modify(3, 0, 0));
+    assert_eq!(world.fetched.len(), 4, "what had gone is asked for again when it comes back");
     assert!(world.lane.as_ref().is_some_and(|lane| lane.run.run == 0), "and the recording goes on");
 }
 

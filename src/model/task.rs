@@ -46,7 +46,8 @@ pub struct Policy {
     /// A mixed lane goes on for so long when everybody has left: who comes back within it comes back into the same
     /// run. Of an empty room no more is recorded than the gap that parts two sections (RECORDING.md §10).
     pub mix_hold: Duration,
-    /// EOS must have gone through a lane by then; otherwise it is killed.
+    /// EOS must have gone through a lane by then; otherwise it is killed. The engine itself kills one that gets nothing
+    /// done for some seconds; a mix that is behind may need longer.
     pub finish_limit: Duration,
     /// A killed lane must have said so by then; otherwise it is wedged and given up.
     pub kill_limit: Duration,
@@ -63,7 +64,7 @@ impl Default for Policy {
             streams: 25,
             merge_wait: Duration::from_secs(1),
             mix_hold: Duration::from_secs(15),
-            finish_limit: Duration::from_secs(8),
+            finish_limit: Duration::from_secs(20),
             kill_limit: Duration::from_secs(4),
             grace: Duration::from_secs(60),
             error_quiet: Duration::from_secs(600),
@@ -170,7 +171,7 @@ pub struct RecordingTask {
     /// Since when nobody has been there whom the mixed lane could record.
     #[serde(skip)]
     nobody_since: Option<Timestamp>,
-    /// Images that were asked for in this life of the process, and those that were told as failed.
+    /// Images of the layout that were asked for in this life of the process; whether they were told as failed.
     #[serde(skip)]
     images: BTreeMap<String, bool>,
     #[serde(skip)]
@@ -350,6 +351,8 @@ impl RecordingTask {
                 self.spec.subscription = subscription;
                 if let Some(mix) = &mut self.spec.mix {
                     mix.layout = layout.unwrap_or_default();
+                    // an image that comes back later was let go meanwhile
+                    self.images.retain(|url, _| mix.layout.image_urls().contains(&url.as_str()));
                 }
             }
             Input::Stop(code) => {
