@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use gstreamer_video as gst_video;
 
 use super::MediaError;
 
@@ -112,8 +113,14 @@ impl Chain {
             })
             .query_function(|pad, parent, query| match query.view_mut() {
                 gst::QueryViewMut::Allocation(query) => {
-                    // whoever takes pictures here reads rows where they are: a decoder need not copy them
-                    query.add_allocation_meta::<gstreamer_video::VideoMeta>(None);
+                    // whoever takes pictures here reads rows where they are: a decoder need not copy them. Of pictures
+                    // whose height is no multiple of 16 libav's decoders spare that only with a pool of ours.
+                    query.add_allocation_meta::<gst_video::VideoMeta>(None);
+                    let (caps, _) = query.get_owned();
+                    if let Some(info) = caps.and_then(|caps| gst_video::VideoInfo::from_caps(&caps).ok()) {
+                        let size = u32::try_from(info.size()).unwrap_or(u32::MAX);
+                        query.add_allocation_pool(Some(&gst_video::VideoBufferPool::new()), size, 0, 0);
+                    }
                     true
                 }
                 _ => gst::Pad::query_default(pad, parent, query),

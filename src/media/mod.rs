@@ -22,6 +22,7 @@ mod picture;
 pub mod probe;
 pub mod publish;
 mod reorder;
+mod scale;
 mod sdp;
 mod segmenter;
 mod session;
