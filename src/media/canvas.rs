@@ -4,10 +4,7 @@
 //! Law: what is painted changes nothing outside of its rectangle, and all rectangles are even: a pixel of colour belongs
 //! to four of light.
 
-use fast_image_resize::images::{TypedCroppedImageMut, TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
-
+use super::scale::{Plane, Scaler, Stretch};
 use crate::model::fit::Cut;
 use crate::model::mix::{Colour, Rect, Size};
 
@@ -141,13 +138,6 @@ impl Overlay {
     }
 }
 
-/// Scales; keeps its buffers.
-#[derive(Default)]
-pub struct Scaler {
-    resizer: Resizer,
-    scratch: Vec<u8>,
-}
-
 /// A canvas that is being painted.
 pub struct Painter<'a> {
     pub shape: Shape,
@@ -188,14 +178,14 @@ impl Painter<'_> {
                 cut: Cut { x: cut.x / half, y: cut.y / half, width: cut.width / half, height: cut.height / half },
             };
             if alpha == 0 {
-                self.plane(&mut scaler.resizer, &source, plane, part);
+                self.plane(scaler, &source, plane, part);
             } else {
                 self.blended(scaler, &source, plane, part, u16::from(u8::MAX - alpha));
             }
         }
     }
 
-    fn plane(&mut self, resizer: &mut Resizer, source: &Source<'_>, plane: usize, part: Rect) {
+    fn plane(&mut self, scaler: &mut Scaler, source: &Source<'_>, plane: usize, part: Rect) {
         if let Some((x, y)) = source.as_it_is(part) {
             for line in 0..part.height {
                 let at = source.stride * (y + line as usize) + x;
@@ -203,21 +193,17 @@ impl Painter<'_> {
             }
             return;
         }
-        let (stride, rows) = (self.shape.strides[plane], self.shape.height(plane));
-        let from = self.shape.offsets[plane];
-        let target = &mut self.bytes[from..from + stride * rows as usize];
-        let Ok(target) = TypedImage::<U8>::from_buffer(stride as u32, rows, target) else { return };
-        let Ok(mut target) = TypedCroppedImageMut::new(target, part.x, part.y, part.width, part.height) else { return };
-        source.scale(resizer, &mut target);
+        let stride = self.shape.strides[plane];
+        let from = self.shape.offsets[plane] + stride * part.y as usize + part.x as usize;
+        let until = self.shape.offsets[plane] + stride * self.shape.height(plane) as usize;
+        source.scale(scaler, part, &mut self.bytes[from..until], stride);
     }
 
     fn blended(&mut self, scaler: &mut Scaler, source: &Source<'_>, plane: usize, part: Rect, seen: u16) {
-        let Scaler { resizer, scratch } = scaler;
-        scratch.resize(part.width as usize * part.height as usize, 0);
-        let Ok(mut target) = TypedImage::<U8>::from_buffer(part.width, part.height, scratch) else { return };
-        source.scale(resizer, &mut target);
-        for y in 0..part.height {
-            let row = &scratch[(y * part.width) as usize..((y + 1) * part.width) as usize];
+        let width = part.width as usize;
+        let mut scaled = vec![0; width * part.height as usize];
+        source.scale(scaler, part, &mut scaled, width);
+        for (y, row) in (0..part.height).zip(scaled.chunks(width)) {
             for (under, over) in self.row(plane, part, y).iter_mut().zip(row) {
                 *under = mix(*under, *over, seen);
             }
@@ -303,23 +289,14 @@ impl Source<'_> {
         fits.then_some((whole(x)?, whole(y)?))
     }
 
-    fn scale(&self, resizer: &mut Resizer, target: &mut impl fast_image_resize::ImageViewMut<Pixel = U8>) {
-        // rows of the decoder's own length; the cut leaves out what is beside the picture
-        let rows = self.size.height as usize;
-        let Some(bytes) = self.bytes.get(..self.stride * (rows - 1) + self.size.width as usize) else { return };
-        // the last row may end with the picture
-        let (height, bytes) = match self.bytes.get(..self.stride * rows) {
-            Some(bytes) => (rows, bytes),
-            None => (rows - 1, &bytes[..self.stride * (rows - 1)]),
-        };
-        let Ok(view) = TypedImageRef::<U8>::from_buffer(self.stride as u32, height as u32, bytes) else { return };
-        let (most_x, most_y) = (f64::from(self.size.width), height as f64);
-        let (x, y) = (self.cut.x.min(most_x - 1.0), self.cut.y.min(most_y - 1.0));
-        let (width, height) = (self.cut.width.min(most_x - x), self.cut.height.min(most_y - y));
-        let options =
-            ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(x, y, width, height);
-        // sizes were looked at; a picture that cannot be scaled all the same leaves what was there
-        let _ = resizer.resize_typed(&view, target, &options);
+    fn scale(&self, scaler: &mut Scaler, part: Rect, target: &mut [u8], stride: usize) {
+        let (across, down) = (f64::from(self.size.width), f64::from(self.size.height));
+        let (x, y) = (self.cut.x.min(across - 1.0), self.cut.y.min(down - 1.0));
+        let across = Stretch { from: x, length: self.cut.width.min(across - x) };
+        let down = Stretch { from: y, length: self.cut.height.min(down - y) };
+        let (width, height) = (self.size.width as usize, self.size.height as usize);
+        let plane = Plane { bytes: self.bytes, stride: self.stride, width, height };
+        scaler.scale(&plane, (across, down), (part.width as usize, part.height as usize), target, stride);
     }
 }
 

@@ -21,6 +21,7 @@ mod peer;
 mod picture;
 pub mod publish;
 mod reorder;
+mod scale;
 mod sdp;
 mod segmenter;
 mod session;

@@ -13,7 +13,8 @@ use fast_image_resize::{ResizeOptions, Resizer};
 use gstreamer as gst;
 
 use super::MediaError;
-use super::canvas::{Overlay, Painter, Planes, Saved, Scaler, Shape, Yuv};
+use super::canvas::{Overlay, Painter, Planes, Saved, Shape, Yuv};
+use super::scale::Scaler;
 use super::stills::{Still, Stills};
 use super::words::{self, Style, Words};
 use crate::model::Timestamp;
