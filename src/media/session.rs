@@ -174,7 +174,8 @@ impl Session {
         if !stun && dtls {
             self.events(course);
         }
-        while let Some(message) = self.peer.core.poll_read() {
+        // the core has taken the datagram to its end; `poll_read` would look through all its layers again, twice
+        while let Some(message) = self.peer.core.poll_media_read() {
             let RTCMessage::RtpPacket(_, packet) = message.message else { continue };
             course.source = Some(from);
             let Some((kind, codec)) = self.peer.offer.codec(packet.header.payload_type) else { continue };
