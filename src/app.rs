@@ -143,7 +143,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     let images = Images::new(&config.images, stills.clone()).map_err(failed("images"))?;
 
     let outbox = Arc::new(Notify::new());
-    let webhook = Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone())
+    let webhook = Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone(), health.clone())
         .map_err(failed("callbacks"))?;
     let parts = Parts {
         config: config.clone(),
