@@ -143,8 +143,8 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     let images = Images::new(&config.images, stills.clone()).map_err(failed("images"))?;
 
     let outbox = Arc::new(Notify::new());
-    let webhook =
-        Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone()).map_err(failed("callbacks"))?;
+    let webhook = Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone(), health.clone())
+        .map_err(failed("callbacks"))?;
     let parts = Parts {
         config: config.clone(),
         store: store.clone(),
@@ -163,7 +163,8 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     let (doors, rooms_cancel, work_cancel) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let rooms_task = tokio::spawn(actor.run(asks, news, fates, image_failures, rooms_cancel.clone()));
-    let uploader = Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in);
+    let uploader =
+        Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone());
     let work_tasks = vec![
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),

@@ -11,7 +11,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
+use crate::model::budget::{Budget, UtcOffset, Window};
 use crate::model::{SdkAppId, Secret};
+
+const MIB: u64 = 1024 * 1024;
+/// With fewer bytes a second a storage gives up waiting for the next ones.
+const SLOWEST_BUDGET: u64 = 8 * 1024;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -197,9 +202,21 @@ impl Default for Storage {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upload {
-    /// Objects in flight at once.
+    /// Objects (and one playlist more) in flight at once to destinations that are well; as many again may be tried of those that are not.
     pub concurrency: usize,
+    /// Objects in flight at once to one destination.
+    pub per_destination: usize,
+    /// A try ends when nothing has moved for so long.
     pub timeout_seconds: u64,
+    /// Files from this size on go up in parts.
+    pub multipart_from_bytes: u64,
+    pub part_bytes: u64,
+    /// Of all uploads together, where no window of `budget` says otherwise; absent: no bound; 0: playlists only.
+    pub bytes_per_second: Option<u64>,
+    /// Windows of the day with a rate of their own.
+    pub budget: Vec<Window>,
+    /// What the times of `budget` are told by.
+    pub utc_offset: UtcOffset,
     /// First and longest wait between two tries of one object.
     pub retry_first_seconds: u64,
     pub retry_longest_seconds: u64,
@@ -211,11 +228,23 @@ impl Default for Upload {
     fn default() -> Self {
         Upload {
             concurrency: 4,
+            per_destination: 3,
             timeout_seconds: 60,
+            multipart_from_bytes: 64 * MIB,
+            part_bytes: 16 * MIB,
+            bytes_per_second: None,
+            budget: Vec::new(),
+            utc_offset: UtcOffset::default(),
             retry_first_seconds: 1,
             retry_longest_seconds: 300,
             grace_seconds: 60,
         }
+    }
+}
+
+impl Upload {
+    pub fn the_budget(&self) -> Budget {
+        Budget { windows: self.budget.clone(), otherwise: self.bytes_per_second, utc_offset: self.utc_offset }
     }
 }
 
@@ -227,11 +256,19 @@ pub struct Callbacks {
     pub retry_longest_seconds: u64,
     /// Events that nobody took for so long are dropped.
     pub keep_hours: u64,
+    /// Events of one application that wait; of more the least important are dropped.
+    pub keep_events: usize,
 }
 
 impl Default for Callbacks {
     fn default() -> Self {
-        Callbacks { timeout_seconds: 5, retry_first_seconds: 1, retry_longest_seconds: 60, keep_hours: 72 }
+        Callbacks {
+            timeout_seconds: 5,
+            retry_first_seconds: 1,
+            retry_longest_seconds: 60,
+            keep_hours: 72,
+            keep_events: 20_000,
+        }
     }
 }
 
@@ -319,12 +356,16 @@ impl Config {
             within("recording.gap_seconds", self.recording.gap_seconds, 1, 60),
             within("recording.sync_seconds", self.recording.sync_seconds, 1, 60),
             within("upload.concurrency", self.upload.concurrency as u64, 1, 64),
+            within("upload.per_destination", self.upload.per_destination as u64, 1, 64),
+            within("upload.multipart_from_bytes", self.upload.multipart_from_bytes, 5 * MIB, 5 * 1024 * MIB),
+            within("upload.part_bytes", self.upload.part_bytes, 5 * MIB, 5 * 1024 * MIB),
             within("upload.timeout_seconds", self.upload.timeout_seconds, 1, 3600),
             within("upload.retry_first_seconds", self.upload.retry_first_seconds, 1, 3600),
             within("upload.grace_seconds", self.upload.grace_seconds, 0, 86_400),
             within("callbacks.timeout_seconds", self.callbacks.timeout_seconds, 1, 60),
             within("callbacks.retry_first_seconds", self.callbacks.retry_first_seconds, 1, 3600),
             within("callbacks.keep_hours", self.callbacks.keep_hours, 1, 8760),
+            within("callbacks.keep_events", self.callbacks.keep_events as u64, 100, 1_000_000),
             within("images.timeout_seconds", self.images.timeout_seconds, 1, 60),
             within("images.retry_first_seconds", self.images.retry_first_seconds, 1, 3600),
         ] {
@@ -332,6 +373,22 @@ impl Config {
         }
         let (first, longest) = (self.upload.retry_first_seconds, self.upload.retry_longest_seconds);
         check(first <= longest, format!("upload.retry_longest_seconds must not be below {first}"));
+        let budget = &self.upload.budget;
+        let slowest = |rate: u64| rate == 0 || rate >= SLOWEST_BUDGET;
+        check(
+            self.upload.bytes_per_second.is_none_or(slowest),
+            format!("upload.bytes_per_second must be 0 or {SLOWEST_BUDGET} and more"),
+        );
+        for (i, window) in budget.iter().enumerate() {
+            check(window.from != window.to, format!("upload.budget[{i}].from and .to are the same"));
+            check(
+                slowest(window.bytes_per_second),
+                format!("upload.budget[{i}].bytes_per_second must be 0 or {SLOWEST_BUDGET} and more"),
+            );
+            if let Some(j) = budget[..i].iter().position(|other| other.overlaps(window) && window.from != window.to) {
+                check(false, format!("upload.budget[{j}] and [{i}] overlap"));
+            }
+        }
         let (first, longest) = (self.callbacks.retry_first_seconds, self.callbacks.retry_longest_seconds);
         check(first <= longest, format!("callbacks.retry_longest_seconds must not be below {first}"));
         let (first, longest) = (self.images.retry_first_seconds, self.images.retry_longest_seconds);
@@ -431,6 +488,37 @@ mod tests {
                 "apps[1].secret_key is empty",
             ]
         );
+        let budget = |windows: &str| {
+            let text = format!("[upload]\nutc_offset = '+02:00'\nbytes_per_second = 100\n{windows}");
+            Config::parse(&text).expect_err("at least one fault").to_string()
+        };
+        let told = budget(
+            r#"
+            [[upload.budget]]
+            from = "08:00"
+            to = "18:00"
+            bytes_per_second = 500000
+            [[upload.budget]]
+            from = "22:00"
+            to = "08:01"
+            bytes_per_second = 1
+            [[upload.budget]]
+            from = "20:00"
+            to = "20:00"
+            bytes_per_second = 0
+        "#,
+        );
+        assert_eq!(
+            told.lines().collect::<Vec<_>>(),
+            [
+                "upload.bytes_per_second must be 0 or 8192 and more",
+                "upload.budget[1].bytes_per_second must be 0 or 8192 and more",
+                "upload.budget[0] and [1] overlap",
+                "upload.budget[2].from and .to are the same",
+            ]
+        );
+        let told = budget("[[upload.budget]]\nfrom = '25:00'\nto = '1:00'\nbytes_per_second = 0\n");
+        assert!(told.contains("'25:00' is not a time of day"), "{told}");
         let torn = "[[api_keys]]\nsecret_id = 'a'\nsecret_key = 'hush-hush' oops\n";
         let told = Config::parse(torn).expect_err("not TOML").to_string();
         assert!(told.starts_with("line 3: ") && !told.contains("hush"), "{told}");

@@ -4,9 +4,12 @@
 //! committed.
 //! Law: events of one task go in the order of their `seq`, one at a time; a task that waits holds up no other, and an
 //! application whose server fails holds up no other application; an event leaves the outbox only when the server has
-//! answered 200, or after the configured days, which is told. A crash repeats events, by which `EventId` stays the same.
+//! answered 200, or after the configured days, or when more wait than the configured number: then the least important go
+//! first, and of these the newest. What is dropped is counted and told. A crash repeats events, by which `EventId` stays
+//! the same.
 //! Sources: RECORDING.md §8, API.md §4.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
+use crate::health::Reporter;
 use crate::model::backlog::backoff;
 use crate::model::event::Event;
 use crate::model::signature::callback_sign;
@@ -28,8 +32,9 @@ use crate::store::{self, Batch, Store};
 /// The only source of wall time here.
 pub type WallClock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Requests at once to one application's server, and to all.
+/// Requests at once to one application's server while it answers; one that does not is asked one event at a time.
 const PER_APP: usize = 4;
+/// Requests at once to all servers that answer, and to all that do not: these never have the places of those.
 const AT_ONCE: usize = 32;
 
 /// One task's events go one after the other.
@@ -41,7 +46,25 @@ pub struct Webhook {
     store: Store,
     clock: WallClock,
     news: Arc<Notify>,
+    health: Reporter,
     client: reqwest::Client,
+}
+
+/// What of an application is known in this life.
+#[derive(Debug, Default)]
+struct Server {
+    in_flight: usize,
+    /// Its last answer was a failure.
+    failing: bool,
+    /// Events of it that were dropped, until it has taken all that was left.
+    dropped: usize,
+}
+
+/// Everything that waits, and for whom.
+#[derive(Debug, Default)]
+struct Outbox {
+    queues: BTreeMap<Line, Queue>,
+    servers: BTreeMap<SdkAppId, Server>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -77,42 +100,54 @@ enum Outcome {
 impl Webhook {
     /// `news` is notified after each commit that put events into the outbox ([`store::records::put_event`]). A crypto
     /// provider of rustls must be installed in the process.
-    pub fn new(config: Arc<Config>, store: Store, clock: WallClock, news: Arc<Notify>) -> Result<Webhook, Error> {
+    pub fn new(
+        config: Arc<Config>,
+        store: Store,
+        clock: WallClock,
+        news: Arc<Notify>,
+        health: Reporter,
+    ) -> Result<Webhook, Error> {
         let client = reqwest::Client::builder()
             .timeout(Duration::from_secs(config.callbacks.timeout_seconds.max(1)))
             // only 200 counts, and a proxy of the environment is nobody's setting
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()?;
-        Ok(Webhook { config, store, clock, news, client })
+        Ok(Webhook { config, store, clock, news, health, client })
     }
 
     /// Until `cancel`. Requests in flight are dropped then; their events are still in the outbox.
     pub async fn run(self, cancel: CancellationToken) {
         let webhook = Arc::new(self);
-        let mut queues = BTreeMap::<Line, Queue>::new();
+        let mut outbox = Outbox::default();
         let mut flights = JoinSet::<(Line, Outcome)>::new();
         let mut look = true;
         while !cancel.is_cancelled() {
-            if look && let Err(error) = webhook.collect(&mut queues).await {
+            if look && let Err(error) = webhook.collect(&mut outbox.queues).await {
                 tracing::error!(%error, "the outbox cannot be read");
             }
+            webhook.drop_old(&mut outbox).await;
+            if look {
+                webhook.drop_surplus(&mut outbox).await;
+            }
             look = false;
-            webhook.drop_old(&mut queues).await;
-            webhook.launch(&mut queues, &mut flights);
-            metrics::gauge!("holdfast_outbox_events")
-                .set(queues.values().map(|q| q.events.len()).sum::<usize>() as f64);
+            outbox.queues.retain(|_, queue| queue.in_flight || !queue.events.is_empty());
+            webhook.tell_health(&mut outbox);
+            webhook.launch(&mut outbox, &mut flights);
+            let waiting: usize = outbox.queues.values().map(|q| q.events.len()).sum();
+            metrics::gauge!("holdfast_outbox_events").set(waiting as f64);
 
-            let wake =
-                queues.values().filter(|q| !q.in_flight).map(|q| q.next_try).filter(|at| *at > Instant::now()).min();
+            let due = outbox.queues.values().filter(|q| !q.in_flight).map(|q| q.next_try);
+            let wake = due.filter(|at| *at > Instant::now()).min();
             tokio::select! {
                 () = cancel.cancelled() => break,
                 () = webhook.news.notified() => look = true,
                 landed = flights.join_next(), if !flights.is_empty() => match landed {
-                    Some(Ok((line, outcome))) => webhook.landed(&mut queues, &line, outcome),
+                    Some(Ok((line, outcome))) => webhook.landed(&mut outbox, &line, outcome),
                     Some(Err(error)) => {
                         tracing::error!(%error, "a callback ended in a panic");
-                        queues.clear();
+                        outbox.queues.clear();
+                        outbox.servers.values_mut().for_each(|server| server.in_flight = 0);
                         flights.shutdown().await;
                         look = true;
                     }
@@ -165,9 +200,9 @@ impl Webhook {
     }
 
     /// Gives up events that nobody took for the configured time.
-    async fn drop_old(&self, queues: &mut BTreeMap<Line, Queue>) {
+    async fn drop_old(&self, outbox: &mut Outbox) {
         let (now, keep) = ((self.clock)(), Duration::from_secs(self.config.callbacks.keep_hours * 3600));
-        for ((app, task), queue) in queues.iter_mut().filter(|(_, queue)| !queue.in_flight) {
+        for ((app, task), queue) in outbox.queues.iter_mut().filter(|(_, queue)| !queue.in_flight) {
             while let Some(old) = queue.events.front()
                 && now.since(old.event.at) > keep
             {
@@ -178,28 +213,89 @@ impl Webhook {
                 let (seq, event) = (old.event.seq, old.event.body.event_type());
                 tracing::error!(%app, %task, seq, event, "an event was not taken in {} h: dropped", keep.as_secs() / 3600);
                 metrics::counter!("holdfast_callbacks_total", "outcome" => "dropped").increment(1);
+                outbox.servers.entry(*app).or_default().dropped += 1;
                 queue.events.pop_front();
             }
         }
-        queues.retain(|_, queue| queue.in_flight || !queue.events.is_empty());
+    }
+
+    /// Of an application for which more wait than may: the least important, and of these the newest.
+    async fn drop_surplus(&self, outbox: &mut Outbox) {
+        let mut of_app = BTreeMap::<SdkAppId, usize>::new();
+        for ((app, _), queue) in &outbox.queues {
+            *of_app.entry(*app).or_default() += queue.events.len();
+        }
+        for (app, waiting) in of_app {
+            let surplus = waiting.saturating_sub(self.config.callbacks.keep_events);
+            if surplus == 0 {
+                continue;
+            }
+            let mut all = Vec::new();
+            for ((_, task), queue) in outbox.queues.iter().filter(|((of, _), _)| *of == app) {
+                // the first may be on its way
+                let open = queue.events.iter().skip(usize::from(queue.in_flight));
+                all.extend(
+                    open.map(|w| (w.event.body.worth(), Reverse((w.event.at, w.event.seq)), task, w.key.clone())),
+                );
+            }
+            all.sort();
+            all.truncate(surplus);
+            let keys: BTreeSet<String> = all.into_iter().map(|(.., key)| key).collect();
+            let batch = keys.iter().fold(Batch::new(), |batch, key| batch.delete(key.clone()));
+            if let Err(error) = self.store.commit(batch).await {
+                tracing::error!(%error, %app, "events that are too many cannot be dropped");
+                continue;
+            }
+            tracing::error!(%app, dropped = keys.len(), waiting, "more events wait than may: the least important are dropped");
+            metrics::counter!("holdfast_callbacks_total", "outcome" => "dropped").increment(keys.len() as u64);
+            outbox.servers.entry(app).or_default().dropped += keys.len();
+            for (_, queue) in outbox.queues.iter_mut().filter(|((of, _), _)| *of == app) {
+                queue.events.retain(|w| !keys.contains(&w.key));
+            }
+        }
+    }
+
+    /// What was dropped is told until the application's server has taken all that was left.
+    fn tell_health(&self, outbox: &mut Outbox) {
+        let mut words = Vec::new();
+        for (app, server) in &mut outbox.servers {
+            let waits = outbox.queues.keys().any(|(of, _)| of == app);
+            if !waits && !server.failing {
+                server.dropped = 0;
+            }
+            if server.dropped > 0 {
+                words.push(format!(
+                    "{} events of application {app} were dropped: its server does not take them",
+                    server.dropped
+                ));
+            }
+        }
+        if words.is_empty() {
+            self.health.ok("callbacks");
+        } else {
+            self.health.degraded("callbacks", words.join(", "));
+        }
     }
 
     /// Sends the first event of every task whose time has come.
-    fn launch(self: &Arc<Self>, queues: &mut BTreeMap<Line, Queue>, flights: &mut JoinSet<(Line, Outcome)>) {
+    fn launch(self: &Arc<Self>, outbox: &mut Outbox, flights: &mut JoinSet<(Line, Outcome)>) {
         let now = Instant::now();
-        let mut of_app = BTreeMap::<SdkAppId, usize>::new();
-        for ((app, _), _) in queues.iter().filter(|(_, queue)| queue.in_flight) {
-            *of_app.entry(*app).or_default() += 1;
-        }
+        let Outbox { queues, servers } = outbox;
         // who waits longest goes first
         let mut due: Vec<_> = queues.iter_mut().filter(|(_, q)| !q.in_flight && q.next_try <= now).collect();
         due.sort_by_key(|(_, queue)| queue.next_try);
+        let mut busy = [false, true].map(|failing| {
+            servers.values().filter(|server| server.failing == failing).map(|server| server.in_flight).sum::<usize>()
+        });
         for (line, queue) in due {
-            let busy = of_app.entry(line.0).or_default();
-            let Some(first) = queue.events.front().filter(|_| *busy < PER_APP && flights.len() < AT_ONCE) else {
+            let server = servers.entry(line.0).or_default();
+            let most = if server.failing { 1 } else { PER_APP };
+            let busy = &mut busy[usize::from(server.failing)];
+            let Some(first) = queue.events.front().filter(|_| server.in_flight < most && *busy < AT_ONCE) else {
                 continue;
             };
             *busy += 1;
+            server.in_flight += 1;
             queue.in_flight = true;
             let (webhook, line, key, event) = (self.clone(), line.clone(), first.key.clone(), first.event.clone());
             flights.spawn(async move {
@@ -233,8 +329,11 @@ impl Webhook {
         }
     }
 
-    fn landed(&self, queues: &mut BTreeMap<Line, Queue>, line: &Line, outcome: Outcome) {
-        let Some(queue) = queues.get_mut(line) else { return };
+    fn landed(&self, outbox: &mut Outbox, line: &Line, outcome: Outcome) {
+        let server = outbox.servers.entry(line.0).or_default();
+        server.in_flight = server.in_flight.saturating_sub(1);
+        server.failing = matches!(outcome, Outcome::Failed(_));
+        let Some(queue) = outbox.queues.get_mut(line) else { return };
         queue.in_flight = false;
         let (app, task) = line;
         let Some((seq, event)) = queue.events.front().map(|w| (w.event.seq, w.event.body.event_type())) else { return };
@@ -256,9 +355,6 @@ impl Webhook {
                 metrics::counter!("holdfast_callbacks_total", "outcome" => "failed").increment(1);
                 tracing::warn!(%app, %task, seq, event, why, ?wait, "an event was not taken");
             }
-        }
-        if queue.events.is_empty() {
-            queues.remove(line);
         }
     }
 

@@ -24,7 +24,7 @@ fn every_file_is_valid() {
 }
 
 /// Settings without a default of their own: their example is no default.
-const EXAMPLES: &[&str] = &["certificate", "private_key", "s3_endpoint", "cos_endpoint"];
+const EXAMPLES: &[&str] = &["certificate", "private_key", "s3_endpoint", "cos_endpoint", "bytes_per_second"];
 
 #[test]
 fn the_commented_defaults_are_the_defaults() {
@@ -61,7 +61,7 @@ fn every_setting_stands_in_the_commented_file() {
     let mut seen = 0;
     for field in fields.filter(|f| !f.contains('(') && !f.contains(' ')) {
         let as_key = file.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{field} =")));
-        let as_table = file.contains(&format!("[{field}]"));
+        let as_table = file.contains(&format!("[{field}]")) || file.contains(&format!(".{field}]]"));
         assert!(as_key || as_table, "'{field}' is not in configs/holdfast.toml");
         seen += 1;
     }

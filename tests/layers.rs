@@ -44,6 +44,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_smithy_http_client", &["upload/"]),
     ("aws_smithy_types", &["upload/"]),
     ("aws_smithy_runtime_api", &["upload/"]),
+    ("http_body", &["upload/"]),
     ("image", &["media/stills"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),

@@ -572,3 +572,56 @@ async fn modify_changes_the_scene_of_a_running_mix_and_a_failed_image_is_told() 
     assert_eq!(names, ["1400000001_12345.m3u8", "1400000001_12345_20270115080000000.ts"]);
     life.end().await;
 }
+
+/// 305's statuses so far.
+fn upload_stops(events: &[EventBody]) -> Vec<u8> {
+    events.iter().filter_map(|e| if let EventBody::UploadStop { status } = e { Some(*status) } else { None }).collect()
+}
+
+#[tokio::test]
+async fn a_task_that_ends_while_the_bucket_is_away_says_so_once_and_says_when_all_has_arrived_lives_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || {
+        let mut config = Config::default();
+        config.upload.grace_seconds = 0;
+        config
+    };
+    let mut life = Life::begin(dir.path(), config()).await;
+    life.enter(1, "alice", &[TrackKind::Audio]).await;
+    let task = create(&life, spec()).await.unwrap();
+    let order = life.started().await;
+    life.write_segment(&order, 0).await;
+    life.write_segment(&order, 1).await;
+    life.rooms.delete(SdkAppId(1_400_000_001), task.clone()).await.unwrap();
+    let Asked::Finish(run) = life.next_asked().await else { panic!("the lane is finished") };
+    life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Finished }).await;
+    let left_behind = async {
+        while upload_stops(&life.events().await) != [1] {
+            life.outbox.notified().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, left_behind).await.expect("305 with Status 1");
+    life.crash().await;
+
+    // a whole life in which the bucket is still away
+    let life = Life::begin(dir.path(), config()).await;
+    assert_eq!(upload_stops(&life.events().await), [1], "said once");
+    assert_eq!(life.spool.pending(&task).segments, 2);
+    life.end().await;
+
+    // a part of it arrives, and the box dies again
+    let life = Life::begin(dir.path(), config()).await;
+    let job = life.spool.lease(1).await.unwrap().expect("it waits");
+    job.ack_uploaded().await.unwrap();
+    life.crash().await;
+
+    let life = Life::begin(dir.path(), config()).await;
+    let mut bucket = BTreeMap::new();
+    life.carry_until(&mut bucket, |events| upload_stops(events) == [1, 2]).await;
+    let types: Vec<u32> = life.events().await.iter().map(EventBody::event_type).collect();
+    assert_eq!(types, [301, 303, 307, 302, 305, 304, 305]);
+    let list = bucket.iter().find(|(key, _)| key.ends_with(".m3u8")).expect("the playlist is there").1;
+    let list = Playlist::parse(std::str::from_utf8(list).unwrap()).unwrap();
+    assert!(list.ended && list.items.len() == 2);
+    life.end().await;
+}

@@ -464,3 +464,36 @@ fn nobody_in_the_room_for_the_idle_time_ends_it() {
     assert_eq!(world.count(|b| matches!(b, EventBody::RecorderStop { code: LeaveCode::IdleTimeout })), 1);
     assert_eq!(world.task.phase, Phase::Done);
 }
+
+#[test]
+fn upload_errors_of_days_are_told_once_in_their_time_of_quiet_each_code_apart() {
+    let mut world = World::new(false);
+    let quiet = Policy::default().error_quiet;
+    let days = Duration::from_secs(3 * 86_400);
+    let began = world.now;
+    let (mut told, mut tries) = (Vec::<(String, Timestamp)>::new(), 0u64);
+    while world.now.since(began) < days {
+        // each of thousands of files fails with words of its own, by two codes in turn and now and then by any other
+        let code = match tries % 50 {
+            49 => format!("Odd{tries}"),
+            n if n % 2 == 0 => "ConnectionError".into(),
+            _ => "SlowDown".into(),
+        };
+        let errors = |world: &World| world.count(|b| matches!(b, EventBody::UploadError { .. }));
+        let before = errors(&world);
+        let message = format!("file {tries} of request {}", tries * 7);
+        world.apply(Input::Fate(Fate::UploadFailed { code: code.clone(), message }));
+        if errors(&world) > before {
+            told.push((code, world.now));
+        }
+        tries += 1;
+        world.now = world.now.plus(Duration::from_secs(7));
+    }
+    let windows = usize::try_from(days.as_secs() / quiet.as_secs() + 1).unwrap();
+    for code in ["ConnectionError", "SlowDown"] {
+        let times: Vec<Timestamp> = told.iter().filter(|(c, _)| c == code).map(|(_, at)| *at).collect();
+        assert!(times.windows(2).all(|pair| pair[1].since(pair[0]) >= quiet), "{code} came too early");
+        assert!((windows - 10..=windows).contains(&times.len()), "{code} was told {} times", times.len());
+    }
+    assert!(told.len() <= windows * 8, "{} of {tries} were told", told.len());
+}

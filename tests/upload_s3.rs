@@ -1,191 +1,51 @@
 //! Uploads against two real S3 servers (s3s-fs and moto) and the local store, behind one suite.
 //!
-//! Owns: the servers, a line between box and server that can be cut, what `ObjectStore` promises. Must not touch: how
+//! Owns: what `ObjectStore` promises. Must not touch: how
 //! the promises are kept.
 //! Law: what a destination holds is byte for byte what was on the shelf, and nothing leaves the shelf before.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use holdfast::config::{Config, StorageKind};
-use holdfast::model::recording::{Destination, Fate, StorageKeys, Vendor};
-use holdfast::model::segment::{ClosedSegment, LocalName, object_key};
-use holdfast::model::{Lane, LaneKind, LaneRun, MediaId, Secret, TaskId, Timestamp, UserId};
-use holdfast::spool::Spool;
+use bytes::Bytes;
+use holdfast::config::StorageKind;
+use holdfast::model::recording::{Fate, Vendor};
+use holdfast::model::segment::LocalName;
 use holdfast::store::records;
-use holdfast::store::seal::BoxKey;
-use holdfast::store::{Batch, Store};
+use holdfast::upload::body::Sums;
 use holdfast::upload::local::Local;
 use holdfast::upload::s3::{S3, Settings};
-use holdfast::upload::{Body, Class, ObjectStore, Uploader};
+use holdfast::upload::{Body, Class, ObjectStore, PartStore};
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpListener;
 
-const GUARD: Duration = Duration::from_secs(60);
-const KEYS: (&str, &str) = ("AKIATEST", "secretsecret");
+#[path = "support/carrier.rs"]
+mod carrier;
+#[path = "support/proxy.rs"]
+mod proxy;
+
+use carrier::{Appliance, GUARD, KEYS, Server, contents, keys};
+use proxy::{Mode, Proxy};
+
 /// What object names are made of.
 const KEY: &str = "p1/p2/hAb+c-9../1400_d2FyZCAzPw..__UserId_s_Pz8-+A..__UserId_e_main_video_20210531014551884.ts";
-
-// ---- servers ----------------------------------------------------------------------------------------------------
-
-struct Server {
-    child: Child,
-    endpoint: String,
-    /// Checks signatures.
-    strict: bool,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn binary(variable: &str, default: &str) -> PathBuf {
-    let path =
-        std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(default), PathBuf::from);
-    assert!(path.exists(), "{} is missing: run scripts/setup, or name another one in {variable}", path.display());
-    path
-}
-
-impl Server {
-    async fn s3s() -> Server {
-        let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new(binary("HOLDFAST_S3S", ".tools/bin/s3s-fs"));
-        command.args(["--host", "127.0.0.1", "--port", "0", "--access-key", KEYS.0, "--secret-key", KEYS.1]);
-        command.arg(dir.path()).env("RUST_LOG", "info").env("NO_COLOR", "1");
-        Server::start(command, dir, true).await
-    }
-
-    async fn moto() -> Server {
-        let mut command = Command::new(binary("HOLDFAST_MOTO", ".venv/bin/moto_server"));
-        command.args(["-H", "127.0.0.1", "-p", "0"]).env("PYTHONUNBUFFERED", "1");
-        Server::start(command, tempfile::tempdir().unwrap(), false).await
-    }
-
-    /// Both say where they listen, each in its own words.
-    async fn start(mut command: Command, dir: tempfile::TempDir, strict: bool) -> Server {
-        let (output, input) = std::io::pipe().unwrap();
-        command.stdout(input.try_clone().unwrap()).stderr(input);
-        let child = command.spawn().unwrap();
-        drop(command);
-        let (told, heard) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || {
-            let mut told = Some(told);
-            // read to the end: a full pipe would stop the server
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let endpoint = line.split_whitespace().find(|word| word.starts_with("http://127.0.0.1:"));
-                if let (Some(endpoint), Some(told)) = (endpoint, told.take_if(|_| endpoint.is_some())) {
-                    let _ = told.send(endpoint.to_owned());
-                }
-            }
-        });
-        let mut server = Server { child, endpoint: String::new(), strict, _dir: dir };
-        server.endpoint = tokio::time::timeout(GUARD, heard).await.expect("the server starts").expect("and says where");
-        server
-    }
-
-    fn settings(&self, bucket: &str) -> Settings {
-        Settings {
-            endpoint: Some(self.endpoint.clone()),
-            region: "eu-central-1".into(),
-            bucket: bucket.into(),
-            keys: keys(KEYS.0, KEYS.1),
-            path_style: true,
-            timeout: Duration::from_secs(20),
-        }
-    }
-
-    /// The referee's own client.
-    fn client(&self) -> aws_sdk_s3::Client {
-        let http = aws_smithy_http_client::Builder::new().build_http();
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version_latest()
-            .http_client(http)
-            .endpoint_url(&self.endpoint)
-            .region(aws_sdk_s3::config::Region::new("eu-central-1"))
-            .credentials_provider(aws_sdk_s3::config::Credentials::new(KEYS.0, KEYS.1, None, None, "test"))
-            .force_path_style(true);
-        aws_sdk_s3::Client::from_conf(config.build())
-    }
-
-    async fn make_bucket(&self, bucket: &str) {
-        let place = aws_sdk_s3::types::CreateBucketConfiguration::builder()
-            .location_constraint(aws_sdk_s3::types::BucketLocationConstraint::EuCentral1)
-            .build();
-        self.client().create_bucket().bucket(bucket).create_bucket_configuration(place).send().await.unwrap();
-    }
-
-    async fn read(&self, bucket: &str, key: &str) -> Vec<u8> {
-        let answer = self.client().get_object().bucket(bucket).key(key).send().await.unwrap();
-        answer.body.collect().await.unwrap().to_vec()
-    }
-}
-
-fn keys(access: &str, secret: &str) -> StorageKeys {
-    StorageKeys { access_key: Secret::new(access), secret_key: Secret::new(secret) }
-}
-
-/// A line to a server that can be cut: then every connection is broken off, the open ones too.
-struct Line {
-    endpoint: String,
-    up: Arc<AtomicBool>,
-    accepting: JoinHandle<()>,
-}
-
-impl Line {
-    async fn to(server: &Server, up: bool) -> Line {
-        let target = server.endpoint.trim_start_matches("http://").to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let up = Arc::new(AtomicBool::new(up));
-        let is_up = up.clone();
-        let accepting = tokio::spawn(async move {
-            loop {
-                let (mut near, _) = listener.accept().await.unwrap();
-                if !is_up.load(Ordering::SeqCst) {
-                    // in the middle of the request, not before it
-                    let _ = near.read(&mut [0; 64]).await;
-                    continue;
-                }
-                let target = target.clone();
-                tokio::spawn(async move {
-                    let mut far = TcpStream::connect(target).await.unwrap();
-                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-                });
-            }
-        });
-        Line { endpoint, up, accepting }
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
 
 // ---- what every bucket promises ---------------------------------------------------------------------------------
 
 fn body(dir: &Path, contents: &[u8], in_memory: bool) -> Body {
+    if in_memory {
+        return Body::of_bytes(contents.to_vec());
+    }
     let path = dir.join("body");
     let _ = fs::remove_file(&path);
     fs::write(&path, contents).unwrap();
-    Body { path, bytes: in_memory.then(|| contents.to_vec().into()), size: contents.len() as u64 }
+    Body::of_file(&path).unwrap()
 }
 
-/// Puts bodies of all kinds, small, empty, large and again, and gives back what must be there then.
+/// Puts bodies of all kinds, small, empty, large and again, at once and in parts, and gives back what must be there.
 async fn conforms(bucket: &dyn ObjectStore) -> BTreeMap<String, Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
     let large: Vec<u8> = (0..6 * 1024 * 1024u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
@@ -199,14 +59,52 @@ async fn conforms(bucket: &dyn ObjectStore) -> BTreeMap<String, Vec<u8>> {
     ] {
         assert_eq!(bucket.head(key).await.unwrap(), None, "{key}");
         for _ in 0..2 {
-            bucket.put(key, &body(dir.path(), contents, in_memory), "video/mp2t").await.unwrap();
-            assert_eq!(bucket.head(key).await.unwrap(), Some(contents.len() as u64), "{key}");
+            let body = body(dir.path(), contents, in_memory);
+            let answered = bucket.put(key, &body, "video/mp2t").await.unwrap();
+            let held = bucket.head(key).await.unwrap().unwrap();
+            assert!(held.checksum && held.is(contents.len() as u64, &body.tag(), &answered), "{key}: {held:?}");
+            assert!(!held.is(contents.len() as u64 + 1, &body.tag(), &answered));
+            assert!(!held.is(contents.len() as u64, "0123456789abcdef0123456789abcdef", &answered));
         }
         expected.insert(key.to_owned(), contents.to_vec());
     }
     bucket.put("t/list.m3u8", &body(dir.path(), b"#EXTM3U\n#EXT-X-ENDLIST\n", true), "x/y").await.unwrap();
     expected.insert("t/list.m3u8".into(), b"#EXTM3U\n#EXT-X-ENDLIST\n".to_vec());
+    if let Some(parts) = bucket.parts() {
+        expected.insert("t/parts.mp4".into(), large.clone());
+        conforms_in_parts(bucket, parts, "t/parts.mp4", &large).await;
+    }
     expected
+}
+
+async fn conforms_in_parts(bucket: &dyn ObjectStore, parts: &dyn PartStore, key: &str, contents: &[u8]) {
+    let contents = Bytes::copy_from_slice(contents);
+    let part_bytes = 5 * 1024 * 1024;
+    let sums = Sums::of(&contents, Some(part_bytes)).unwrap();
+    let part = |n: usize| {
+        let at = n as u64 * part_bytes;
+        Body::new(Arc::new(contents.clone()), at, part_bytes.min(sums.bytes - at), sums.parts[n])
+    };
+    let given_up = parts.begin(key, "video/mp4").await.unwrap();
+    parts.put_part(key, &given_up, 1, &part(0)).await.unwrap();
+    parts.abort(key, &given_up).await.unwrap();
+    // NoSuchUpload; s3s-fs says AccessDenied, moto 500, and either may hang up before
+    assert!(parts.put_part(key, &given_up, 2, &part(1)).await.is_err());
+    assert!(!parts.knows(key, &given_up).await.unwrap());
+    assert_eq!(bucket.head(key).await.unwrap(), None, "what is not complete is not there");
+
+    let upload = parts.begin(key, "video/mp4").await.unwrap();
+    let mut tags = Vec::new();
+    for n in 0..2 {
+        // a part whose answer was lost is sent once more
+        parts.put_part(key, &upload, n + 1, &part(n as usize)).await.unwrap();
+        tags.push(parts.put_part(key, &upload, n + 1, &part(n as usize)).await.unwrap());
+    }
+    assert!(parts.knows(key, &upload).await.unwrap());
+    let answered = parts.complete(key, &upload, &tags).await.unwrap();
+    let held = bucket.head(key).await.unwrap().unwrap();
+    assert!(held.is(sums.bytes, &sums.tag_of_parts(), &answered), "{held:?}");
+    assert!(held.checksum);
 }
 
 async fn s3_conforms(server: Server) {
@@ -235,12 +133,12 @@ async fn s3_conforms(server: Server) {
         assert_eq!(facts.content_type(), Some("video/mp2t"));
     }
 
-    let line = Line::to(&server, false).await;
+    let line = Proxy::to(&server.endpoint, Mode::Cut(64)).await;
     let cut = Settings { endpoint: Some(line.endpoint.clone()), ..server.settings("clinic-125") };
     let cut = S3::new(cut).unwrap();
     let failed = cut.put("t/cut.ts", &small, "video/mp2t").await.unwrap_err();
     assert_eq!((failed.class, failed.code.as_str()), (Class::Later, "ConnectionError"), "{failed}");
-    line.up.store(true, Ordering::SeqCst);
+    line.set(Mode::Pass);
     cut.put("t/cut.ts", &small, "video/mp2t").await.unwrap();
 
     let nobody = Settings { endpoint: Some("http://127.0.0.1:9".into()), ..server.settings("clinic-125") };
@@ -275,114 +173,6 @@ async fn the_local_store_conforms() {
     }
 }
 
-// ---- the way from the shelf -------------------------------------------------------------------------------------
-
-/// Shelf, index and uploader of one box.
-struct Appliance {
-    dir: tempfile::TempDir,
-    store: Store,
-    spool: Arc<Spool>,
-    box_key: Arc<BoxKey>,
-    to: mpsc::Sender<(TaskId, Fate)>,
-    fates: mpsc::Receiver<(TaskId, Fate)>,
-    cancel: CancellationToken,
-    running: Vec<JoinHandle<()>>,
-}
-
-impl Appliance {
-    async fn new() -> Appliance {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("index")).unwrap().store;
-        let (to, fates) = mpsc::channel(1024);
-        let spool = Spool::open(&dir.path().join("spool"), store.clone(), to.clone()).unwrap();
-        spool.recover().await.unwrap();
-        let box_key = Arc::new(BoxKey::load_or_create(&dir.path().join("box.key")).unwrap());
-        let cancel = CancellationToken::new();
-        Appliance { dir, store, spool, box_key, to, fates, cancel, running: Vec::new() }
-    }
-
-    fn upload_to(&mut self, endpoint: &str, change: impl FnOnce(&mut Config)) {
-        let mut config = Config::default();
-        config.server.state_dir = self.dir.path().to_owned();
-        config.storage.s3_endpoint = Some(endpoint.into());
-        config.storage.path_style = true;
-        config.upload.retry_longest_seconds = 1;
-        config.upload.timeout_seconds = 20;
-        change(&mut config);
-        let (store, spool, key) = (self.store.clone(), self.spool.clone(), self.box_key.clone());
-        let uploader = Uploader::new(Arc::new(config), store, spool, key, self.to.clone());
-        self.running.push(tokio::spawn(uploader.run(self.cancel.clone())));
-    }
-
-    async fn create(&self, task: &str, bucket: &str, secret: &str) -> TaskId {
-        self.create_at(Vendor::S3, task, bucket, secret).await
-    }
-
-    async fn create_at(&self, vendor: Vendor, task: &str, bucket: &str, secret: &str) -> TaskId {
-        let task = TaskId::parse(task).unwrap();
-        let destination =
-            Destination { vendor, region: "eu-central-1".into(), bucket: bucket.into(), prefix: vec!["p1".into()] };
-        let (keys, sig) = (keys(KEYS.0, secret), Secret::new("sig"));
-        let batch = records::put_destination(Batch::new(), &task, &destination, &keys, &sig, &self.box_key);
-        self.store.commit(batch).await.unwrap();
-        self.spool.begin_task(&task).await.unwrap();
-        task
-    }
-
-    /// Writes a segment and hands it over; its object is `<index>.ts`.
-    fn spool(&self, task: &TaskId, index: u32, contents: &[u8]) -> ClosedSegment {
-        let lane = Lane::single(UserId::parse("ann").unwrap(), MediaId::Main, LaneKind::Audio);
-        let mut segment = ClosedSegment {
-            run: LaneRun { task: task.clone(), lane, run: 0 },
-            index,
-            start: Timestamp(i64::from(index)),
-            duration: Duration::from_secs(10),
-            bytes: contents.len() as u64,
-            size: None,
-            discontinuity: false,
-            part_name: String::new(),
-        };
-        segment.part_name = LocalName::of(&segment).part().to_string();
-        fs::write(self.spool.task_dir(task).join(&segment.part_name), contents).unwrap();
-        let object = format!("{index}.ts");
-        let key = object_key(&["p1".into()], task, &object);
-        self.spool.accept_segment(segment.clone(), object, key).unwrap();
-        segment
-    }
-
-    fn publish(&self, task: &TaskId, version: u64, text: &str) {
-        let key = object_key(&["p1".into()], task, "l.m3u8");
-        self.spool.accept_playlist(task, "l.m3u8".into(), key, version, text.into()).unwrap();
-    }
-
-    async fn fate(&mut self) -> (TaskId, Fate) {
-        tokio::time::timeout(GUARD, self.fates.recv()).await.expect("a fate comes").unwrap()
-    }
-
-    /// Fates until `n` objects were uploaded.
-    async fn until_uploaded(&mut self, n: usize) -> Vec<(TaskId, Fate)> {
-        let (mut seen, mut uploaded) = (Vec::new(), 0);
-        while uploaded < n {
-            let (task, fate) = self.fate().await;
-            uploaded += usize::from(matches!(fate, Fate::SegmentUploaded { .. } | Fate::PlaylistUploaded { .. }));
-            seen.push((task, fate));
-        }
-        seen
-    }
-
-    async fn stop(mut self) {
-        self.cancel.cancel();
-        for running in self.running.drain(..) {
-            tokio::time::timeout(GUARD, running).await.expect("it stops").unwrap();
-        }
-        self.store.close().await.unwrap();
-    }
-}
-
-fn contents(task: &TaskId, index: u32) -> Vec<u8> {
-    format!("{task} {index} ").repeat(500 + index as usize).into_bytes()
-}
-
 async fn everything_arrives(server: Server) {
     server.make_bucket("clinic").await;
     let mut appliance = Appliance::new().await;
@@ -414,7 +204,7 @@ async fn everything_arrives(server: Server) {
         assert!(!appliance.spool.task_dir(task).exists());
         assert!(records::load_keys(&appliance.store, &appliance.box_key, task).await.unwrap().is_none());
     }
-    appliance.stop().await;
+    drop(appliance.stop().await);
 }
 
 #[tokio::test]
@@ -469,14 +259,14 @@ async fn a_destination_that_refuses_is_told_and_holds_up_no_other() {
     appliance.until_uploaded(30).await;
     assert!(cos.read("nowhere", "p1/hNoBucket/29.ts").await == contents(&no_bucket, 29));
     assert_eq!(appliance.spool.pending(&wrong_key).segments, 30);
-    appliance.stop().await;
+    drop(appliance.stop().await);
 }
 
 #[tokio::test]
 async fn an_outage_is_sat_out_oldest_first() {
     let server = Server::s3s().await;
     server.make_bucket("clinic").await;
-    let line = Line::to(&server, false).await;
+    let line = Proxy::to(&server.endpoint, Mode::Cut(64)).await;
     let mut appliance = Appliance::new().await;
     let task = appliance.create("hOut", "clinic", KEYS.1).await;
     appliance.upload_to(&line.endpoint, |config| config.upload.concurrency = 1);
@@ -490,7 +280,7 @@ async fn an_outage_is_sat_out_oldest_first() {
         failures += u32::from(matches!(fate, Fate::UploadFailed { .. }));
     }
     assert_eq!(appliance.spool.pending(&task).segments, 8);
-    line.up.store(true, Ordering::SeqCst);
+    line.set(Mode::Pass);
     let order: Vec<String> = appliance
         .until_uploaded(8)
         .await
@@ -502,7 +292,7 @@ async fn an_outage_is_sat_out_oldest_first() {
         .collect();
     assert_eq!(order, (0..8).map(|n| format!("{n}.ts")).collect::<Vec<_>>());
     assert!(server.read("clinic", "p1/hOut/7.ts").await == contents(&task, 7));
-    appliance.stop().await;
+    drop(appliance.stop().await);
 }
 
 #[tokio::test]
@@ -533,7 +323,7 @@ async fn a_file_that_rotted_on_the_shelf_is_lost_and_never_uploaded() {
     assert!(fates.contains(&Fate::Spooled(sound)));
     assert!(fates.contains(&Fate::SegmentUploaded { object: "1.ts".into() }));
     assert!(server.client().head_object().bucket("clinic").key("p1/hRot/0.ts").send().await.is_err());
-    appliance.stop().await;
+    drop(appliance.stop().await);
 }
 
 #[tokio::test]
@@ -552,7 +342,7 @@ async fn the_local_store_takes_everything_without_a_network() {
     }
     assert_eq!(fs::read_to_string(folder.join("l.m3u8")).unwrap(), "#EXTM3U\n");
     assert!(appliance.spool.pending(&task).is_empty());
-    appliance.stop().await;
+    drop(appliance.stop().await);
 }
 
 #[tokio::test]
@@ -572,5 +362,5 @@ async fn stopping_in_the_middle_of_an_upload_keeps_the_file() {
     assert_eq!(appliance.spool.pending(&task).segments, 1);
     assert!(appliance.spool.task_dir(&task).join(LocalName::of(&segment).to_string()).exists());
     assert!(appliance.spool.lease(1).await.unwrap().is_some(), "the next one may have it");
-    appliance.stop().await;
+    drop(appliance.stop().await);
 }

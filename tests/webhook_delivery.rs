@@ -15,7 +15,8 @@ use axum::routing::post;
 use base64::Engine;
 use hmac::{Hmac, KeyInit, Mac};
 use holdfast::config::{App, Config};
-use holdfast::model::event::{Event, EventBody};
+use holdfast::health::{Reporter, Summary};
+use holdfast::model::event::{Event, EventBody, LeaveCode};
 use holdfast::model::{RoomId, SdkAppId, Secret, TaskId, Timestamp, UserId};
 use holdfast::store::records::{self, OUTBOX};
 use holdfast::store::{Batch, Store};
@@ -116,6 +117,7 @@ struct Life {
     store: Store,
     news: Arc<Notify>,
     cancel: CancellationToken,
+    health: Reporter,
     running: JoinHandle<()>,
 }
 
@@ -141,11 +143,12 @@ impl Appliance {
 
     async fn live_at(&self, now_ms: i64) -> Life {
         let store = Store::open(&self.dir.path().join("index")).unwrap().store;
-        let (news, cancel) = (Arc::new(Notify::new()), CancellationToken::new());
+        let (news, cancel, health) = (Arc::new(Notify::new()), CancellationToken::new(), Reporter::default());
+        health.started();
         let clock = Arc::new(move || Timestamp::from_ms(now_ms));
-        let webhook = Webhook::new(self.config.clone(), store.clone(), clock, news.clone()).unwrap();
+        let webhook = Webhook::new(self.config.clone(), store.clone(), clock, news.clone(), health.clone()).unwrap();
         let running = tokio::spawn(webhook.run(cancel.clone()));
-        Life { store, news, cancel, running }
+        Life { store, news, cancel, health, running }
     }
 }
 
@@ -299,4 +302,85 @@ async fn events_that_nobody_is_to_hear_or_nobody_took_for_days_are_dropped() {
     life.emptied().await;
     life.die().await;
     assert!(receiver.seen.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn dozens_of_dead_servers_hold_up_no_other_application() {
+    let mut receiver = Receiver::start().await;
+    receiver.will("dead", &vec![Answer::Silence; 2000]);
+    let mut apps: Vec<App> = (0..60).map(|n| app(2000 + n, Some(format!("{}/dead", receiver.address)), None)).collect();
+    apps.push(app(1500, Some(format!("{}/alive", receiver.address)), None));
+    let appliance = Appliance::new(apps);
+    let life = appliance.live().await;
+    let dead = |n: u32, task: u32| event(2000 + n, &format!("d{n:02}-{task}"), 0);
+    let events: Vec<Event> = (0..60).flat_map(|n| (0..10).map(move |task| dead(n, task))).collect();
+    life.tell(&events).await;
+    // every one of the sixty is known to be dead by now
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < 60 {
+        let request = receiver.next().await;
+        seen.insert(request.headers["sdkappid"].to_str().unwrap().to_owned());
+    }
+    let began = tokio::time::Instant::now();
+    life.tell(&(0..20).map(|seq| event(1500, "z", seq)).collect::<Vec<_>>()).await;
+    let mut alive = Vec::new();
+    while alive.len() < 20 {
+        let request = receiver.next().await;
+        if request.path == "alive" {
+            alive.push(request.event().1);
+        }
+    }
+    assert_eq!(alive, (0..20).collect::<Vec<_>>());
+    // far less than one time-out for each: the places of the dead are not theirs
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    life.die().await;
+}
+
+#[tokio::test]
+async fn of_too_many_the_least_important_go_and_the_newest_of_these_first_and_it_is_told() {
+    let mut receiver = Receiver::start().await;
+    receiver.will("hook", &vec![Answer::Status(500); 1]);
+    let mut appliance = Appliance::new(vec![app(1400, Some(format!("{}/hook", receiver.address)), None)]);
+    let mut config = (*appliance.config).clone();
+    config.callbacks.keep_events = 6;
+    // after the first failure nobody is asked again until the next life
+    config.callbacks.retry_first_seconds = 3600;
+    config.callbacks.retry_longest_seconds = 3600;
+    appliance.config = Arc::new(config);
+    let life = appliance.live().await;
+    let body =
+        |seq: u64, body: EventBody| Event { body, at: Timestamp::from_ms(NOW + seq as i64), ..event(1400, "t", seq) };
+    let error = || EventBody::UploadError { code: "SlowDown".into(), message: String::new() };
+    let events = [
+        body(0, EventBody::RecorderStart { failed: false }),
+        body(1, EventBody::UploadStart { failed: false }),
+        body(2, error()),
+        body(3, EventBody::FileInfo { playlist: "a".into() }),
+        body(4, error()),
+        body(5, error()),
+        body(6, EventBody::RecorderStop { code: LeaveCode::Stopped }),
+        body(7, EventBody::FileInfo { playlist: "b".into() }),
+        body(8, EventBody::UploadStop { status: 1 }),
+    ];
+    life.tell(&events).await;
+    assert_eq!(receiver.next().await.event().1, 0);
+    let mut summary = life.health.watch();
+    let told = summary.wait_for(|summary| matches!(summary, Summary::Degraded(_)));
+    let told = tokio::time::timeout(GUARD, told).await.expect("health says so").unwrap().clone();
+    assert_eq!(
+        told,
+        Summary::Degraded(vec![
+            "callbacks: 3 events of application 1400 were dropped: its server does not take them".into()
+        ])
+    );
+    life.die().await;
+
+    let life = appliance.live().await;
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        seen.push(receiver.next().await.event().1);
+    }
+    assert_eq!(seen, [0, 1, 3, 6, 7, 8], "of what is left the order holds");
+    life.emptied().await;
+    life.die().await;
 }

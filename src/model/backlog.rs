@@ -2,13 +2,22 @@
 //!
 //! Owns: the waiting line of uploads and its order; `backoff`. Must not touch: files, clocks, randomness: time is the
 //! caller's monotonic time since some moment, and the spread of a wait is an argument.
-//! Law: oldest first within a destination; a destination that fails waits by itself and is then tried with one file at
-//! a time, and takes nothing from the others; one object is never in flight twice.
+//! Law: oldest first within a destination, but for every fourth file, which is the newest of a task that is being
+//! recorded; destinations take turns; one that fails or hangs is given places of its own, waits by itself and is then
+//! tried with one file at a time, and takes nothing from the others; one object is never in flight twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use super::TaskId;
+
+/// Of so many segments of a destination one is the newest of a task that is being recorded, when more than these wait.
+pub const FRESH_SEGMENTS: usize = 4;
+/// Of so many playlists one is of a task that is being recorded.
+pub const FRESH_PLAYLISTS: usize = 2;
+/// A destination that let nothing land for so long, though something flies, gives its places back to the others.
+pub const SLOW: Duration = Duration::from_secs(10);
 
 /// How long to wait after the `attempts`-th failure in a row (1 is the first).
 ///
@@ -66,11 +75,42 @@ enum PlaceState {
     Leased,
 }
 
+/// How much may fly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Of all destinations that are well, and one playlist more. As many again may be tried of those that are not.
+    pub at_once: usize,
+    /// Of one destination, and one playlist more.
+    pub per_line: usize,
+    /// Whether segments go at all; playlists always do.
+    pub segments: bool,
+}
+
+impl Limits {
+    /// At most so many of one destination, and no other bound.
+    pub fn per_line(per_line: usize) -> Limits {
+        Limits { at_once: usize::MAX, per_line, segments: true }
+    }
+}
+
+/// Files of one class that can be tried now.
+#[derive(Debug, Clone, Default)]
+struct Ready {
+    /// All, (order, who).
+    all: BTreeSet<(u64, Waiting)>,
+    /// Those of tasks that are being recorded.
+    fresh: BTreeMap<TaskId, BTreeSet<(u64, Waiting)>>,
+    /// Taken since the last one that was taken because it is fresh.
+    since_fresh: usize,
+    /// Whose turn it was last.
+    last_fresh: Option<TaskId>,
+}
+
 /// One destination's part of the line.
 #[derive(Debug, Clone, Default)]
 struct Line {
-    /// (class, order, who)
-    ready: BTreeSet<(Class, u64, Waiting)>,
+    playlists: Ready,
+    segments: Ready,
     /// (when, who)
     later: BTreeSet<(Duration, Waiting)>,
     in_flight: usize,
@@ -78,6 +118,18 @@ struct Line {
     failures: u32,
     not_before: Duration,
     playlist_went_last: bool,
+    /// When a file last landed, or took off while none flew.
+    moved_at: Duration,
+    /// Its last turn among the destinations.
+    turn: u64,
+}
+
+/// The file that a line would give.
+struct Pick {
+    class: Class,
+    order: u64,
+    waiting: Waiting,
+    fresh: bool,
 }
 
 /// A file that was taken from the line, to be given back with [`Backlog::done`], [`Backlog::failed`] or
@@ -98,6 +150,8 @@ pub enum Fault {
     Line,
     /// This file's alone.
     File,
+    /// Nobody can tell: the destination waits, and this file so much longer, so that another one finds out.
+    Either(Duration),
 }
 
 /// Everything that waits for a destination.
@@ -106,9 +160,28 @@ pub struct Backlog {
     places: BTreeMap<Waiting, Place>,
     lines: BTreeMap<String, Line>,
     tasks: BTreeMap<TaskId, Pending>,
+    /// Tasks that are being recorded.
+    live: BTreeSet<TaskId>,
+    turns: u64,
 }
 
 impl Backlog {
+    /// Which tasks are being recorded.
+    pub fn set_live(&mut self, live: BTreeSet<TaskId>) {
+        if live == self.live {
+            return;
+        }
+        let changed: Vec<TaskId> = live.symmetric_difference(&self.live).cloned().collect();
+        self.live = live;
+        for task in changed {
+            let live = self.live.contains(&task);
+            for (waiting, place) in of_task(&self.places, &task).filter(|(_, place)| place.state == PlaceState::Ready) {
+                let line = self.lines.get_mut(&place.line).expect("a file's line is kept");
+                line.of(place.class).mark(place.order, waiting, live);
+            }
+        }
+    }
+
     /// Puts a file at its place. A file that is there already keeps its place and its lease, and takes on the new size
     /// (a newer version of a playlist).
     pub fn put(&mut self, waiting: Waiting, line: &str, class: Class, order: u64, bytes: u64) {
@@ -123,60 +196,76 @@ impl Backlog {
             Class::Playlist => pending.playlists += 1,
             Class::Segment => pending.segments += 1,
         }
-        self.lines.entry(line.to_owned()).or_default().ready.insert((class, order, waiting.clone()));
+        let live = self.live.contains(&waiting.task);
+        self.lines.entry(line.to_owned()).or_default().of(class).insert(order, &waiting, live);
         let state = PlaceState::Ready;
         self.places.insert(waiting, Place { line: line.to_owned(), class, order, bytes, attempts: 0, state });
     }
 
-    /// The next file to carry, at most `per_line` of one destination at once; of several destinations the one with the
-    /// fewest in flight goes first, then the one that waits longest.
-    pub fn lease(&mut self, now: Duration, per_line: usize) -> Option<Lease> {
+    /// The next file to carry. Of several destinations the one with the fewest in flight goes first, then the one whose
+    /// turn was longest ago.
+    pub fn lease(&mut self, now: Duration, limits: Limits) -> Option<Lease> {
+        let (mut well, mut lagging) = (0, 0);
         for line in self.lines.values_mut() {
-            line.promote(now, &mut self.places);
+            line.promote(now, &mut self.places, &self.live);
+            let group = if line.lags(now) { &mut lagging } else { &mut well };
+            *group += line.in_flight;
         }
-        let (_, _, line, waiting) = self
-            .lines
-            .values_mut()
-            .filter(|line| line.has_room(now, per_line))
+        let (line, pick) = (self.lines.values_mut())
             .filter_map(|line| {
-                let (_, order, waiting) = line.front()?.clone();
-                Some((line.in_flight, order, line, waiting))
+                let flying = if line.lags(now) { lagging } else { well };
+                let segments = limits.segments && flying < limits.at_once;
+                // one place more, here and in the line: a playlist does not wait until a segment on a thin line lands
+                let playlists = flying <= limits.at_once;
+                let pick = line.pick(now, limits.per_line, segments, playlists)?;
+                Some((line, pick))
             })
-            .min_by_key(|(in_flight, order, ..)| (*in_flight, *order))?;
+            .min_by_key(|(line, _)| (line.in_flight, line.turn))?;
 
-        let place = self.places.get_mut(&waiting).expect("a file in a line has a place");
-        line.ready.remove(&(place.class, place.order, waiting.clone()));
+        self.turns += 1;
+        line.turn = self.turns;
+        if line.in_flight == 0 {
+            line.moved_at = now;
+        }
         line.in_flight += 1;
-        line.playlist_went_last = place.class == Class::Playlist;
+        line.playlist_went_last = pick.class == Class::Playlist;
+        let failures = line.failures;
+        let ready = line.of(pick.class);
+        ready.remove(pick.order, &pick.waiting);
+        ready.taken(&pick);
+        let place = self.places.get_mut(&pick.waiting).expect("a file in a line has a place");
         place.state = PlaceState::Leased;
-        Some(Lease { waiting, attempts: place.attempts, line_failures: line.failures })
+        Some(Lease { waiting: pick.waiting, attempts: place.attempts, line_failures: failures })
     }
 
     /// The destination has it: it leaves the line.
-    pub fn done(&mut self, waiting: &Waiting) {
-        if let Some(line) = self.places.get(waiting).and_then(|place| self.lines.get_mut(&place.line)) {
-            line.failures = 0;
-            line.not_before = Duration::ZERO;
-        }
+    pub fn done(&mut self, waiting: &Waiting, now: Duration) {
+        self.line_is_well(waiting, now);
         self.remove(waiting);
     }
 
-    /// It was carried, but a newer version has come meanwhile: it stays, ready.
-    pub fn again(&mut self, waiting: &Waiting) {
-        if let Some(line) = self.places.get(waiting).and_then(|place| self.lines.get_mut(&place.line)) {
-            line.failures = 0;
-            line.not_before = Duration::ZERO;
-        }
+    /// It was carried, and stays, ready: a newer version has come meanwhile, or it goes up in parts.
+    pub fn again(&mut self, waiting: &Waiting, now: Duration) {
+        self.line_is_well(waiting, now);
         self.unlease(waiting, |place| {
             place.attempts = 0;
             PlaceState::Ready
         });
     }
 
+    /// One success opens the line again.
+    fn line_is_well(&mut self, waiting: &Waiting, now: Duration) {
+        if let Some(line) = self.places.get(waiting).and_then(|place| self.lines.get_mut(&place.line)) {
+            line.failures = 0;
+            line.not_before = Duration::ZERO;
+            line.moved_at = now;
+        }
+    }
+
     /// It failed; it (or its whole destination) is tried again at `next_try`.
     pub fn failed(&mut self, waiting: &Waiting, fault: Fault, next_try: Duration) {
         let Some(place) = self.places.get(waiting) else { return };
-        if fault == Fault::Line
+        if matches!(fault, Fault::Line | Fault::Either(_))
             && let Some(line) = self.lines.get_mut(&place.line)
         {
             line.failures = line.failures.saturating_add(1);
@@ -186,6 +275,7 @@ impl Backlog {
             place.attempts = place.attempts.saturating_add(1);
             match fault {
                 Fault::File => PlaceState::Later(next_try),
+                Fault::Either(longer) => PlaceState::Later(next_try + longer),
                 Fault::Line => PlaceState::Ready,
             }
         });
@@ -201,9 +291,7 @@ impl Backlog {
         let Some(place) = self.places.remove(waiting) else { return };
         if let Some(line) = self.lines.get_mut(&place.line) {
             match place.state {
-                PlaceState::Ready => {
-                    line.ready.remove(&(place.class, place.order, waiting.clone()));
-                }
+                PlaceState::Ready => line.of(place.class).remove(place.order, waiting),
                 PlaceState::Later(at) => {
                     line.later.remove(&(at, waiting.clone()));
                 }
@@ -228,10 +316,8 @@ impl Backlog {
 
     /// Forgets every file of a task that is not in flight.
     pub fn remove_task(&mut self, task: &TaskId) {
-        let first = Waiting { task: task.clone(), object: String::new() };
-        let of_task: Vec<Waiting> =
-            self.places.range(first..).map(|(w, _)| w.clone()).take_while(|w| w.task == *task).collect();
-        for waiting in of_task {
+        let waiting: Vec<Waiting> = of_task(&self.places, task).map(|(waiting, _)| waiting.clone()).collect();
+        for waiting in waiting {
             self.remove(&waiting);
         }
     }
@@ -239,12 +325,20 @@ impl Backlog {
     /// When the next waiting file may be tried, if time alone brings it.
     pub fn next_wake(&self, now: Duration) -> Option<Duration> {
         let of_line = |line: &Line| -> Option<Duration> {
-            if line.not_before > now && line.in_flight == 0 && !(line.ready.is_empty() && line.later.is_empty()) {
+            if line.not_before > now && line.in_flight == 0 && !line.is_empty() {
                 return Some(line.not_before);
             }
-            line.later.first().map(|(at, _)| *at)
+            // from then on it counts among those that lag, and the others have its places
+            let lags_at = line.moved_at + SLOW;
+            let lags_at = (line.in_flight > 0 && line.failures == 0 && lags_at > now).then_some(lags_at);
+            line.later.first().map(|(at, _)| *at).into_iter().chain(lags_at).min()
         };
         self.lines.values().filter_map(of_line).min()
+    }
+
+    /// Whether anything waits for a destination.
+    pub fn has_line(&self, line: &str) -> bool {
+        self.lines.contains_key(line)
     }
 
     pub fn pending(&self, task: &TaskId) -> Pending {
@@ -273,242 +367,116 @@ impl Backlog {
                 line.later.insert((at, waiting.clone()));
             }
             PlaceState::Ready | PlaceState::Leased => {
-                line.ready.insert((place.class, place.order, waiting.clone()));
+                let live = self.live.contains(&waiting.task);
+                line.of(place.class).insert(place.order, waiting, live);
             }
         }
     }
 }
 
+/// A task's files.
+fn of_task<'a>(
+    places: &'a BTreeMap<Waiting, Place>,
+    task: &'a TaskId,
+) -> impl Iterator<Item = (&'a Waiting, &'a Place)> {
+    let first = Waiting { task: task.clone(), object: String::new() };
+    places.range(first..).take_while(move |(waiting, _)| waiting.task == *task)
+}
+
+impl Ready {
+    fn insert(&mut self, order: u64, waiting: &Waiting, live: bool) {
+        self.all.insert((order, waiting.clone()));
+        if live {
+            self.mark(order, waiting, true);
+        }
+    }
+
+    fn remove(&mut self, order: u64, waiting: &Waiting) {
+        self.all.remove(&(order, waiting.clone()));
+        self.mark(order, waiting, false);
+    }
+
+    fn mark(&mut self, order: u64, waiting: &Waiting, live: bool) {
+        if live {
+            self.fresh.entry(waiting.task.clone()).or_default().insert((order, waiting.clone()));
+        } else if let Some(fresh) = self.fresh.get_mut(&waiting.task) {
+            fresh.remove(&(order, waiting.clone()));
+            if fresh.is_empty() {
+                self.fresh.remove(&waiting.task);
+            }
+        }
+    }
+
+    /// The oldest, unless it is the turn of those that are being recorded: of these the newest, one task after the
+    /// other.
+    fn front(&self, class: Class) -> Option<Pick> {
+        let every = match class {
+            Class::Playlist => FRESH_PLAYLISTS,
+            Class::Segment => FRESH_SEGMENTS,
+        };
+        let oldest = self.all.first()?;
+        let fresh = (self.all.len() > every && self.since_fresh + 1 >= every).then(|| self.freshest()).flatten();
+        let (order, waiting) = fresh.unwrap_or(oldest).clone();
+        Some(Pick { class, order, waiting, fresh: fresh.is_some() })
+    }
+
+    fn freshest(&self) -> Option<&(u64, Waiting)> {
+        let next = self
+            .last_fresh
+            .as_ref()
+            .and_then(|last| self.fresh.range::<TaskId, _>((Bound::Excluded(last), Bound::Unbounded)).next());
+        let (_, of_task) = next.or_else(|| self.fresh.first_key_value())?;
+        of_task.last()
+    }
+
+    fn taken(&mut self, pick: &Pick) {
+        self.since_fresh = if pick.fresh { 0 } else { self.since_fresh.saturating_add(1) };
+        if pick.fresh {
+            self.last_fresh = Some(pick.waiting.task.clone());
+        }
+    }
+}
+
 impl Line {
+    fn of(&mut self, class: Class) -> &mut Ready {
+        match class {
+            Class::Playlist => &mut self.playlists,
+            Class::Segment => &mut self.segments,
+        }
+    }
+
     fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.later.is_empty() && self.in_flight == 0
+        self.playlists.all.is_empty() && self.segments.all.is_empty() && self.later.is_empty() && self.in_flight == 0
     }
 
-    /// While a destination fails, one file at a time finds out whether it is back.
-    fn has_room(&self, now: Duration, per_line: usize) -> bool {
-        let limit = if self.failures > 0 { 1 } else { per_line.max(1) };
-        self.not_before <= now && self.in_flight < limit
+    /// It fails, or what flies to it does not land.
+    fn lags(&self, now: Duration) -> bool {
+        self.failures > 0 || (self.in_flight > 0 && now >= self.moved_at + SLOW)
     }
 
-    fn promote(&mut self, now: Duration, places: &mut BTreeMap<Waiting, Place>) {
+    fn promote(&mut self, now: Duration, places: &mut BTreeMap<Waiting, Place>, live: &BTreeSet<TaskId>) {
         while let Some((at, _)) = self.later.first()
             && *at <= now
         {
             let (_, waiting) = self.later.pop_first().expect("looked at just now");
             let place = places.get_mut(&waiting).expect("a file in a line has a place");
             place.state = PlaceState::Ready;
-            self.ready.insert((place.class, place.order, waiting));
+            self.of(place.class).insert(place.order, &waiting, live.contains(&waiting.task));
         }
     }
 
-    /// A playlist, unless one went last and a segment waits: neither starves the other.
-    fn front(&self) -> Option<&(Class, u64, Waiting)> {
-        let first = self.ready.first()?;
-        if first.0 == Class::Segment || !self.playlist_went_last {
-            return Some(first);
+    /// A playlist, unless one went last and a segment waits: neither starves the other. While the destination fails, one
+    /// file at a time finds out whether it is back.
+    fn pick(&self, now: Duration, per_line: usize, segments: bool, playlists: bool) -> Option<Pick> {
+        if self.not_before > now || (self.failures > 0 && self.in_flight > 0) {
+            return None;
         }
-        // at most a task's lanes of playlists stand before the first segment
-        self.ready.iter().find(|(class, ..)| *class == Class::Segment).or(Some(first))
+        let per_line = per_line.max(1);
+        let playlist = || self.playlists.front(Class::Playlist).filter(|_| playlists && self.in_flight <= per_line);
+        let segment = || self.segments.front(Class::Segment).filter(|_| segments && self.in_flight < per_line);
+        if self.playlist_went_last { segment().or_else(playlist) } else { playlist().or_else(segment) }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn waiting(task: &str, object: &str) -> Waiting {
-        Waiting { task: TaskId::parse(task).unwrap(), object: object.into() }
-    }
-
-    fn leased(backlog: &mut Backlog, now: Duration) -> Option<String> {
-        backlog.lease(now, 2).map(|lease| lease.waiting.object)
-    }
-
-    #[test]
-    fn oldest_first() {
-        let mut backlog = Backlog::default();
-        backlog.put(waiting("t1", "second"), "line", Class::Segment, 2, 1);
-        backlog.put(waiting("t2", "first"), "line", Class::Segment, 1, 1);
-        backlog.put(waiting("t1", "third"), "line", Class::Segment, 3, 1);
-        assert_eq!(leased(&mut backlog, SECOND).as_deref(), Some("first"));
-        assert_eq!(leased(&mut backlog, SECOND).as_deref(), Some("second"));
-        assert_eq!(leased(&mut backlog, SECOND), None, "two at once of one destination");
-        backlog.done(&waiting("t2", "first"));
-        assert_eq!(leased(&mut backlog, SECOND).as_deref(), Some("third"));
-    }
-
-    #[test]
-    fn playlists_and_segments_take_turns() {
-        let mut backlog = Backlog::default();
-        for n in 0..3 {
-            backlog.put(waiting("t", &format!("s{n}")), "line", Class::Segment, n, 1);
-            backlog.put(waiting("t", &format!("p{n}")), "line", Class::Playlist, 10 + n, 1);
-        }
-        let order: Vec<_> = std::iter::from_fn(|| backlog.lease(SECOND, 9)).map(|l| l.waiting.object).collect();
-        assert_eq!(order, ["p0", "s0", "p1", "s1", "p2", "s2"]);
-    }
-
-    #[test]
-    fn a_destination_that_fails_waits_and_is_probed_and_others_go_on() {
-        let mut backlog = Backlog::default();
-        for n in 0..3 {
-            backlog.put(waiting("t", &format!("bad{n}")), "bad", Class::Segment, n, 1);
-        }
-        backlog.put(waiting("u", "good"), "good", Class::Segment, 9, 1);
-        assert_eq!(leased(&mut backlog, SECOND).as_deref(), Some("bad0"));
-        assert_eq!(leased(&mut backlog, SECOND).as_deref(), Some("good"), "the one with fewer in flight");
-        assert_eq!(leased(&mut backlog, SECOND).as_deref(), Some("bad1"));
-        backlog.failed(&waiting("t", "bad0"), Fault::Line, 5 * SECOND);
-        backlog.failed(&waiting("t", "bad1"), Fault::Line, 4 * SECOND);
-        assert_eq!(leased(&mut backlog, SECOND), None);
-        assert_eq!(backlog.next_wake(SECOND), Some(5 * SECOND));
-
-        let probe = backlog.lease(5 * SECOND, 2).unwrap();
-        assert_eq!((probe.waiting.object.as_str(), probe.attempts, probe.line_failures), ("bad0", 1, 2));
-        assert_eq!(leased(&mut backlog, 5 * SECOND), None, "one probe at a time");
-        backlog.done(&probe.waiting);
-        assert_eq!(leased(&mut backlog, 5 * SECOND).as_deref(), Some("bad1"));
-        assert_eq!(leased(&mut backlog, 5 * SECOND).as_deref(), Some("bad2"));
-    }
-
-    #[test]
-    fn a_file_that_fails_by_itself_holds_nobody_up() {
-        let mut backlog = Backlog::default();
-        backlog.put(waiting("t", "cursed"), "line", Class::Segment, 1, 1);
-        backlog.put(waiting("t", "fine"), "line", Class::Segment, 2, 1);
-        assert_eq!(leased(&mut backlog, SECOND).as_deref(), Some("cursed"));
-        backlog.failed(&waiting("t", "cursed"), Fault::File, 9 * SECOND);
-        assert_eq!(leased(&mut backlog, SECOND).as_deref(), Some("fine"));
-        assert_eq!(backlog.next_wake(SECOND), Some(9 * SECOND));
-        assert_eq!(leased(&mut backlog, 9 * SECOND).as_deref(), Some("cursed"));
-    }
-
-    #[test]
-    fn a_newer_playlist_waits_for_the_older_one_in_flight() {
-        let mut backlog = Backlog::default();
-        backlog.put(waiting("t", "list"), "line", Class::Playlist, 1, 10);
-        assert!(backlog.lease(SECOND, 2).is_some());
-        backlog.put(waiting("t", "list"), "line", Class::Playlist, 2, 20);
-        assert_eq!(backlog.lease(SECOND, 2), None);
-        backlog.again(&waiting("t", "list"));
-        assert_eq!(leased(&mut backlog, SECOND).as_deref(), Some("list"));
-        let task = TaskId::parse("t").unwrap();
-        assert_eq!(backlog.pending(&task), Pending { segments: 0, playlists: 1, bytes: 20 });
-        backlog.done(&waiting("t", "list"));
-        assert!(backlog.pending(&task).is_empty());
-    }
-
-    #[test]
-    fn a_forgotten_task_leaves_the_others() {
-        let mut backlog = Backlog::default();
-        for (task, object) in [("a", "1"), ("b", "1"), ("b", "2"), ("c", "1")] {
-            backlog.put(waiting(task, object), "line", Class::Segment, 1, 1);
-        }
-        backlog.remove_task(&TaskId::parse("b").unwrap());
-        assert_eq!(backlog.total(), Pending { segments: 2, playlists: 0, bytes: 2 });
-    }
-
-    #[derive(Debug, Clone)]
-    enum Move {
-        Put { line: u8, object: u8, playlist: bool },
-        Lease,
-        Done(usize),
-        Again(usize),
-        Fail(usize, bool, u8),
-        Return(usize),
-        Wait(u8),
-    }
-
-    fn any_move() -> impl Strategy<Value = Move> {
-        prop_oneof![
-            3 => (0..3u8, 0..12u8, any::<bool>())
-                .prop_map(|(line, object, playlist)| Move::Put { line, object, playlist }),
-            4 => Just(Move::Lease),
-            2 => (0..9usize).prop_map(Move::Done),
-            1 => (0..9usize).prop_map(Move::Again),
-            2 => (0..9usize, any::<bool>(), any::<u8>()).prop_map(|(n, line, wait)| Move::Fail(n, line, wait)),
-            1 => (0..9usize).prop_map(Move::Return),
-            1 => any::<u8>().prop_map(Move::Wait),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_is_lost_and_nothing_is_in_flight_twice(moves in prop::collection::vec(any_move(), 0..200)) {
-            let mut backlog = Backlog::default();
-            let (mut now, mut order) = (Duration::ZERO, 0);
-            let (mut flying, mut there) = (Vec::<Waiting>::new(), BTreeSet::<Waiting>::new());
-            for step in moves {
-                let pick = |n: usize, flying: &mut Vec<Waiting>| {
-                    (!flying.is_empty()).then(|| flying.swap_remove(n % flying.len()))
-                };
-                match step {
-                    Move::Put { line, object, playlist } => {
-                        order += 1;
-                        let who = waiting(&format!("t{line}"), &format!("o{object}{playlist}"));
-                        let class = if playlist { Class::Playlist } else { Class::Segment };
-                        backlog.put(who.clone(), &line.to_string(), class, order, 1);
-                        there.insert(who);
-                    }
-                    Move::Lease => if let Some(lease) = backlog.lease(now, 2) {
-                        prop_assert!(!flying.contains(&lease.waiting));
-                        flying.push(lease.waiting.clone());
-                        let of_line = flying.iter().filter(|w| w.task == lease.waiting.task).count();
-                        prop_assert!(of_line <= 2);
-                    },
-                    Move::Done(n) => if let Some(who) = pick(n, &mut flying) {
-                        backlog.done(&who);
-                        there.remove(&who);
-                    },
-                    Move::Again(n) => if let Some(who) = pick(n, &mut flying) { backlog.again(&who) },
-                    Move::Fail(n, line, wait) => if let Some(who) = pick(n, &mut flying) {
-                        let fault = if line { Fault::Line } else { Fault::File };
-                        backlog.failed(&who, fault, now + Duration::from_secs(wait.into()));
-                    },
-                    Move::Return(n) => if let Some(who) = pick(n, &mut flying) { backlog.returned(&who) },
-                    Move::Wait(secs) => now += Duration::from_secs(secs.into()),
-                }
-                prop_assert_eq!(backlog.total().segments + backlog.total().playlists, there.len());
-            }
-            // everything still there can be carried in the end, one way or the other
-            for who in flying {
-                backlog.returned(&who);
-            }
-            while let Some(at) = backlog.next_wake(now).filter(|_| !there.is_empty()) {
-                now = now.max(at);
-                while let Some(lease) = backlog.lease(now, 2) {
-                    prop_assert!(there.remove(&lease.waiting));
-                    backlog.done(&lease.waiting);
-                }
-            }
-            while let Some(lease) = backlog.lease(now, 2) {
-                prop_assert!(there.remove(&lease.waiting));
-                backlog.done(&lease.waiting);
-            }
-            prop_assert!(there.is_empty());
-        }
-
-        #[test]
-        fn backoff_grows_to_its_cap(first in 0..10_000u64, longest in 0..1_000_000u64, spread in 0.0..=1.0f64) {
-            let (first, longest) = (Duration::from_millis(first), Duration::from_millis(longest));
-            let mut before = Duration::ZERO;
-            for attempts in 1..40 {
-                let wait = backoff(attempts, first, longest, spread);
-                prop_assert!(wait >= before && wait <= longest);
-                before = wait;
-            }
-        }
-    }
-
-    #[test]
-    fn backoff_doubles() {
-        let waits: Vec<u64> = (1..=6).map(|n| backoff(n, SECOND, 10 * SECOND, 0.0).as_secs()).collect();
-        assert_eq!(waits, [1, 2, 4, 8, 10, 10]);
-        assert_eq!(backoff(1, SECOND, 10 * SECOND, 1.0), Duration::from_millis(500));
-        assert_eq!(backoff(u32::MAX, SECOND, 300 * SECOND, 0.0), 300 * SECOND);
-    }
-}
+mod tests;

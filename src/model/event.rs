@@ -77,6 +77,20 @@ impl EventBody {
         }
     }
 
+    /// How much a receiver loses that never hears it; 0 is least. Errors are repeated while they last; 307 and 304 name
+    /// what the bucket shows; without the others nobody knows that a task began, went on, or ended.
+    pub fn worth(&self) -> u8 {
+        match self {
+            EventBody::UploadError { .. } => 0,
+            EventBody::ImageError { .. } => 1,
+            EventBody::FileInfo { .. } => 2,
+            EventBody::FileSlice { .. } => 3,
+            EventBody::UploadStart { .. } => 4,
+            EventBody::RecorderStart { .. } | EventBody::Failover => 5,
+            EventBody::RecorderStop { .. } | EventBody::UploadStop { .. } => 6,
+        }
+    }
+
     fn payload(&self) -> Value {
         match self {
             EventBody::RecorderStart { failed } | EventBody::UploadStart { failed } => {

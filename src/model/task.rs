@@ -34,6 +34,9 @@ pub use record::{Piece, PieceFate};
 /// How often a task is taken up again after the box failed (RECORDING.md §11).
 pub const TAKEOVERS: u8 = 3;
 
+/// So many different upload errors are announced within one time of quiet.
+const ERROR_CODES: usize = 8;
+
 /// Times and limits by which tasks are run; the same for all tasks of a box.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -53,7 +56,7 @@ pub struct Policy {
     pub kill_limit: Duration,
     /// After the end, so long for the files to arrive before 305 says that some are left behind.
     pub grace: Duration,
-    /// The same upload error is announced again only after so long.
+    /// An upload error of the same code is announced again only after so long.
     pub error_quiet: Duration,
 }
 
@@ -174,8 +177,9 @@ pub struct RecordingTask {
     /// Images of the layout that were asked for in this life of the process; whether they were told as failed.
     #[serde(skip)]
     images: BTreeMap<String, bool>,
+    /// When each code was last announced. Messages name objects and requests, so they do not tell errors apart.
     #[serde(skip)]
-    last_error: Option<(String, String, Timestamp)>,
+    told_errors: BTreeMap<String, Timestamp>,
     /// Between `restore` and `settle_unfound`: what is on the disk is not all told yet, so nothing is concluded.
     #[serde(skip)]
     recovering: bool,
@@ -206,7 +210,7 @@ impl RecordingTask {
             idle_since: None,
             nobody_since: None,
             images: BTreeMap::new(),
-            last_error: None,
+            told_errors: BTreeMap::new(),
             recovering: false,
             policy,
         };
@@ -494,14 +498,11 @@ impl RecordingTask {
                 vec![self.announce(EventBody::FileInfo { playlist: object }, now)]
             }
             Fate::UploadFailed { code, message } => {
-                let told = self
-                    .last_error
-                    .as_ref()
-                    .is_some_and(|(c, m, at)| *c == code && *m == message && now.since(*at) < self.policy.error_quiet);
-                if told {
+                self.told_errors.retain(|_, at| now.since(*at) < self.policy.error_quiet);
+                if self.told_errors.contains_key(&code) || self.told_errors.len() >= ERROR_CODES {
                     return Vec::new();
                 }
-                self.last_error = Some((code.clone(), message.clone(), now));
+                self.told_errors.insert(code.clone(), now);
                 vec![self.announce(EventBody::UploadError { code, message }, now)]
             }
         }

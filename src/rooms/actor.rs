@@ -722,17 +722,21 @@ impl Actor {
     fn tell_health(&self, fate: &Fate) {
         let health = &self.parts.health;
         match fate {
-            Fate::SegmentUploaded { .. } | Fate::PlaylistUploaded { .. } => health.ok("upload"),
-            Fate::UploadFailed { code, message } => health.degraded("upload", format!("{code}: {message}")),
             Fate::Lost { why, .. } => health.degraded("spool", format!("a segment was lost: {why}")),
-            Fate::Spooled(_) => {}
+            // the uploader, who knows the destinations, speaks of them
+            Fate::Spooled(_)
+            | Fate::SegmentUploaded { .. }
+            | Fate::PlaylistUploaded { .. }
+            | Fate::UploadFailed { .. } => {}
         }
     }
 
     fn tell_gauges(&self) {
         let count = |n: usize| n as f64;
         let recording = |r: &&Running| matches!(r.task.phase, Phase::Active | Phase::Leaving { .. });
-        let tasks = self.tasks.values().filter(recording).count();
+        let live: BTreeSet<TaskId> = self.tasks.values().filter(recording).map(|r| r.task.id.clone()).collect();
+        let tasks = live.len();
+        self.parts.spool.tell_live(live);
         let lanes: usize = self.tasks.values().map(|r| r.task.lanes_running()).sum();
         metrics::gauge!("holdfast_rooms").set(count(self.rooms.len()));
         metrics::gauge!("holdfast_sessions").set(count(self.sessions.len()));

@@ -5,7 +5,7 @@
 //! then unlinked.
 
 use super::*;
-use crate::model::backlog::{Fault, Lease};
+use crate::model::backlog::{Fault, Lease, Limits};
 
 /// A leased file. Acknowledge it, or drop it to put it back.
 #[derive(Debug)]
@@ -16,12 +16,12 @@ pub struct UploadJob {
     settled: bool,
 }
 
-pub(super) async fn lease(shared: &Arc<Shared>, per_line: usize) -> Result<Option<UploadJob>, Error> {
+pub(super) async fn lease(shared: &Arc<Shared>, limits: Limits) -> Result<Option<UploadJob>, Error> {
     loop {
         let now = shared.now();
         let Some((lease, key)) = ({
             let mut state = shared.state();
-            state.backlog.lease(now, per_line).map(|lease| {
+            state.backlog.lease(now, limits).map(|lease| {
                 let Waiting { task, object } = &lease.waiting;
                 let name = match state.playlists.get(&lease.waiting) {
                     Some(version) => records::versioned(object, *version),
@@ -110,7 +110,8 @@ impl UploadJob {
         let (batch, fate) = match self.entry.kind {
             SpoolKind::Segment(_) => {
                 self.entry.state = SpoolState::Uploaded;
-                let batch = Batch::new().put(key, self.entry.to_bytes());
+                let parts = records::parts_key(&self.entry.task, &self.entry.object);
+                let batch = Batch::new().put(key, self.entry.to_bytes()).delete(parts);
                 (batch, Fate::SegmentUploaded { object: self.entry.object.clone() })
             }
             SpoolKind::Playlist { version } => {
@@ -138,18 +139,26 @@ impl UploadJob {
     /// Off the shelf, unless a newer version has come meanwhile: that one waits in its place.
     fn leave(&self) {
         let waiting = &self.lease.waiting;
+        let now = self.shared.now();
         let mut state = self.shared.state();
         match self.entry.kind {
             SpoolKind::Playlist { version } if state.playlists.get(waiting) != Some(&version) => {
-                state.backlog.again(waiting);
+                state.backlog.again(waiting, now);
             }
             _ => {
                 state.playlists.remove(waiting);
-                state.backlog.done(waiting);
+                state.backlog.done(waiting, now);
             }
         }
         state.tell_size();
         drop(state);
+        self.shared.ready.notify_one();
+    }
+
+    /// A part of it has arrived; it goes back to its place, and the next lease goes on.
+    pub fn ack_part(mut self) {
+        self.settled = true;
+        self.shared.state().backlog.again(&self.lease.waiting, self.shared.now());
         self.shared.ready.notify_one();
     }
 
@@ -168,7 +177,8 @@ impl UploadJob {
         let (batch, fate) = match self.entry.segment().cloned() {
             Some(segment) => {
                 self.entry.state = SpoolState::Lost { why: why.clone() };
-                (Batch::new().put(key, self.entry.to_bytes()), Some(Fate::Lost { segment, why }))
+                let parts = records::parts_key(&self.entry.task, &self.entry.object);
+                (Batch::new().put(key, self.entry.to_bytes()).delete(parts), Some(Fate::Lost { segment, why }))
             }
             None => (Batch::new().delete(key), None),
         };

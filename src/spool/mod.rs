@@ -34,7 +34,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 pub use lease::UploadJob;
 
 use crate::model::TaskId;
-use crate::model::backlog::{Backlog, Class, Pending, Waiting};
+use crate::model::backlog::{Backlog, Class, Limits, Pending, Waiting};
 use crate::model::recording::Fate;
 use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName};
 use crate::store::records::{self, DestinationEntry, SpoolEntry, SpoolKind, SpoolState};
@@ -243,8 +243,10 @@ impl Spool {
             return Err(Error::NotEmpty { segments: pending.segments, playlists: pending.playlists });
         }
         let mut batch = Batch::new().delete(records::destination_key(task)).delete(records::keys_key(task));
-        for (key, _) in self.shared.store.scan(records::spool_prefix(task)).await? {
-            batch = batch.delete(key);
+        for prefix in [records::spool_prefix(task), records::parts_prefix(task)] {
+            for (key, _) in self.shared.store.scan(prefix).await? {
+                batch = batch.delete(key);
+            }
         }
         self.shared.store.commit(batch).await?;
         {
@@ -267,7 +269,22 @@ impl Spool {
 
     /// The next file to carry; at most `per_line` at once of one destination. `None`: nothing is ready now.
     pub async fn lease(&self, per_line: usize) -> Result<Option<UploadJob>, Error> {
-        lease::lease(&self.shared, per_line).await
+        self.lease_within(Limits::per_line(per_line)).await
+    }
+
+    /// The next file to carry. `None`: nothing is ready now, or there is no place for it.
+    pub async fn lease_within(&self, limits: Limits) -> Result<Option<UploadJob>, Error> {
+        lease::lease(&self.shared, limits).await
+    }
+
+    /// Which tasks are being recorded: an old backlog does not keep their newest files from their destination.
+    pub fn tell_live(&self, tasks: BTreeSet<TaskId>) {
+        self.shared.state().backlog.set_live(tasks);
+    }
+
+    /// Whether anything waits for a destination ([`DestinationEntry::line`]).
+    pub fn waits_for(&self, line: &str) -> bool {
+        self.shared.state().backlog.has_line(line)
     }
 
     /// Returns when a file may have become ready, by being put there or by time.

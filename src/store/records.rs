@@ -11,6 +11,7 @@
 //! | `out/<app>/<task>/<seq:010>` | [`OutboxEntry`] | `rooms` puts, `webhook` deletes |
 //! | `spool/<task>/<object>` | [`SpoolEntry`], a segment | `spool`; a settled one is deleted by `rooms` ([`settle`]) |
 //! | `spool/<task>/<object>.v<version>` | [`SpoolEntry`], a playlist | `spool` |
+//! | `parts/<task>/<object>` | [`PartsEntry`] | `upload` puts, `spool` deletes with the file's fate |
 //! | `dest/<task>` | [`DestinationEntry`] | `rooms` puts ([`put_destination`]), `spool` deletes with the task |
 //! | `keys/<task>` | sealed [`TaskKeys`] | as `dest/` |
 //!
@@ -29,6 +30,7 @@ use crate::model::{SdkAppId, Secret, TaskId};
 pub const TASKS: &str = "task/";
 pub const OUTBOX: &str = "out/";
 pub const SPOOL: &str = "spool/";
+pub const PARTS: &str = "parts/";
 
 pub fn task_key(task: &TaskId) -> String {
     format!("{TASKS}{task}")
@@ -68,6 +70,15 @@ pub fn versioned(object: &str, version: u64) -> String {
 
 pub fn spool_prefix(task: &TaskId) -> String {
     format!("{SPOOL}{task}/")
+}
+
+/// How far a large file has gone up.
+pub fn parts_key(task: &TaskId, object: &str) -> String {
+    format!("{PARTS}{task}/{object}")
+}
+
+pub fn parts_prefix(task: &TaskId) -> String {
+    format!("{PARTS}{task}/")
 }
 
 /// One thing on the shelf that must reach its destination.
@@ -111,6 +122,31 @@ pub enum SpoolState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutboxEntry {
     pub event: Event,
+}
+
+/// A large file that goes up in parts: what its destination holds of it. Losing it only means beginning anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartsEntry {
+    pub task: TaskId,
+    pub object: String,
+    pub object_key: String,
+    /// The storage's name for what has been begun.
+    pub upload: String,
+    pub part_bytes: u64,
+    /// Of the whole file: another file has other parts.
+    pub bytes: u64,
+    pub crc32: u32,
+    /// In order from the first.
+    pub parts: Vec<PartEntry>,
+}
+
+/// A part that the destination has acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartEntry {
+    /// Its ETag, as the storage said it.
+    pub tag: String,
+    /// MD5 in hex.
+    pub md5: String,
 }
 
 /// Where a task's files go.
@@ -180,6 +216,18 @@ impl OutboxEntry {
         encode(self)
     }
     pub fn from_bytes(key: &str, bytes: &[u8]) -> Result<OutboxEntry, Error> {
+        decode(key, bytes)
+    }
+}
+
+impl PartsEntry {
+    pub fn key(&self) -> String {
+        parts_key(&self.task, &self.object)
+    }
+    pub fn to_bytes(&self) -> Vec<u8> {
+        encode(self)
+    }
+    pub fn from_bytes(key: &str, bytes: &[u8]) -> Result<PartsEntry, Error> {
         decode(key, bytes)
     }
 }
@@ -368,6 +416,29 @@ mod tests {
         );
         assert_eq!(OutboxEntry::from_bytes("k", &entry.to_bytes()).unwrap(), entry);
         assert_eq!(outbox_key(SdkAppId(1400), &task(), 12), "out/1400/hAb+c-9../0000000012");
+    }
+
+    #[test]
+    fn parts_of_a_large_file_have_these_bytes() {
+        let entry = PartsEntry {
+            task: task(),
+            object: "1.mp4".into(),
+            object_key: "p/hAb+c-9../1.mp4".into(),
+            upload: "VXBsb2Fk".into(),
+            part_bytes: 5,
+            bytes: 9,
+            crc32: 7,
+            parts: vec![PartEntry { tag: "\"t\"".into(), md5: "0a".into() }],
+        };
+        golden(
+            &entry.to_bytes(),
+            concat!(
+                r#"{"v":1,"task":"hAb+c-9..","object":"1.mp4","object_key":"p/hAb+c-9../1.mp4","upload":"VXBsb2Fk","#,
+                r#""part_bytes":5,"bytes":9,"crc32":7,"parts":[{"tag":"\"t\"","md5":"0a"}]}"#
+            ),
+        );
+        assert_eq!(PartsEntry::from_bytes("k", &entry.to_bytes()).unwrap(), entry);
+        assert_eq!(entry.key(), "parts/hAb+c-9../1.mp4");
     }
 
     #[test]

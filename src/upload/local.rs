@@ -5,12 +5,13 @@
 //! place, so who is reading an older version reads it to its end.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use super::{Body, Class, ObjectStore, PutError};
+use super::body::Sums;
+use super::{Body, Class, Held, ObjectStore, PutError};
 
 /// Folder below the root where files become whole; no bucket is called like it.
 const UNFINISHED: &str = ".unfinished";
@@ -41,17 +42,22 @@ impl Local {
 
 #[async_trait]
 impl ObjectStore for Local {
-    async fn put(&self, key: &str, body: &Body, _content_type: &str) -> Result<(), PutError> {
+    async fn put(&self, key: &str, body: &Body, _content_type: &str) -> Result<String, PutError> {
         let (root, path, body) = (self.root.clone(), self.path_of(key)?, body.clone());
-        run(move || store(&root, &path, &body)).await
+        run(move || store(&root, &path, &body).map(|()| body.tag())).await
     }
 
-    async fn head(&self, key: &str) -> Result<Option<u64>, PutError> {
+    /// Reads the file: what it holds is asked, not what it was given.
+    async fn head(&self, key: &str) -> Result<Option<Held>, PutError> {
         let path = self.path_of(key)?;
-        run(move || match fs::metadata(path) {
-            Ok(facts) => Ok(Some(facts.len())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
+        run(move || {
+            let file = match File::open(path) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(e) => return Err(e),
+            };
+            let sums = Sums::of(&file, None)?;
+            Ok(Some(Held { size: sums.bytes, tag: hex::encode(sums.md5), checksum: true }))
         })
         .await
     }
@@ -83,22 +89,14 @@ fn store(root: &Path, path: &Path, body: &Body) -> io::Result<()> {
 
 /// On the shelf's own file system a second name of the file does: its bytes are on the disk already.
 fn place(to: &Path, body: &Body) -> io::Result<()> {
-    if fs::hard_link(&body.path, to).is_ok() {
+    if body.file.as_ref().is_some_and(|file| fs::hard_link(file, to).is_ok()) {
         if fs::metadata(to)?.len() == body.size {
             return Ok(());
         }
         fs::remove_file(to)?;
     }
     let mut file = File::create_new(to)?;
-    match &body.bytes {
-        Some(bytes) => file.write_all(bytes)?,
-        None => {
-            let copied = io::copy(&mut File::open(&body.path)?, &mut file)?;
-            if copied != body.size {
-                return Err(io::Error::other(format!("{copied} bytes of {} were there", body.size)));
-            }
-        }
-    }
+    body.write_to(&mut file)?;
     file.sync_all()
 }
 
@@ -126,7 +124,7 @@ mod tests {
     async fn keys_never_leave_the_root() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
-        let body = Body { path: dir.path().join("none"), bytes: Some("x".into()), size: 1 };
+        let body = Body::of_bytes("x");
         for (bucket, key) in [
             ("b", "../x"),
             ("b", "a/../../x"),
@@ -153,7 +151,7 @@ mod tests {
         let (root, shelf) = (dir.path().join("root"), dir.path().join("a.ts"));
         let local = Local::new(root.clone(), "bucket".into());
         fs::write(&shelf, b"segment").unwrap();
-        let body = Body { path: shelf.clone(), bytes: Some("segment".into()), size: 7 };
+        let body = Body::of_file(&shelf).unwrap();
         for _ in 0..2 {
             local.put("p/t/a.ts", &body, "video/mp2t").await.unwrap();
         }
@@ -162,7 +160,8 @@ mod tests {
         for name in ["a.ts", "b.ts"] {
             assert_eq!(fs::read(root.join("bucket/p/t").join(name)).unwrap(), b"segment");
         }
-        assert_eq!(local.head("p/t/b.ts").await.unwrap(), Some(7));
+        let held = local.head("p/t/b.ts").await.unwrap().unwrap();
+        assert_eq!((held.size, held.tag), (7, body.tag()));
         assert_eq!(local.head("p/t/c.ts").await.unwrap(), None);
         assert_eq!(fs::read_dir(root.join(UNFINISHED)).unwrap().count(), 0);
     }

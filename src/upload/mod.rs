@@ -1,37 +1,47 @@
 //! The carrier: takes files from the shelf to their destination.
 //!
 //! Owns: object PUTs, how many fly at once, when to try again. Must not touch: the states of tasks: it reports fates.
-//! Law: a file is acknowledged only after the destination has said that it holds it, all of it; a key is written with
-//! the same bytes however often it is repeated; nothing is ever given up: what a destination refuses is told, with the
-//! storage's own code and message, and tried again later.
+//! Law: a file is acknowledged only after the destination, asked again, has said that it holds it, all of it, with its
+//! checksum; a key is written with the same bytes however often it is repeated; nothing is ever given up: what a
+//! destination refuses is told, with the storage's own code and message, and tried again later.
 
+pub mod body;
 pub mod local;
+pub mod pace;
 pub mod s3;
 
+mod parts;
+
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use md5::{Digest, Md5};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use body::Body;
+
 use crate::config::{Config, StorageKind};
-use crate::model::TaskId;
-use crate::model::backlog::{Fault, backoff};
+use crate::health::Reporter;
+use crate::model::backlog::{Fault, Limits, backoff};
+use crate::model::budget::Rate;
 use crate::model::recording::{Destination, Fate, Vendor};
+use crate::model::{TaskId, WallClock};
 use crate::spool::{Spool, UploadJob};
 use crate::store::records::{self, SpoolEntry, SpoolKind, TaskKeys};
 use crate::store::seal::BoxKey;
 use crate::store::{self, Store};
+use body::Sums;
+use pace::Pacer;
 
-/// Files up to this size are read into memory, checked against their checksum, and sent with their MD5.
-const IN_MEMORY: u64 = 32 * 1024 * 1024;
+/// What a storage says of an upload in parts that it does not know (any more).
+pub const NO_SUCH_UPLOAD: &str = "NoSuchUpload";
+/// Of a storage's message so much is told.
+const MESSAGE: usize = 512;
 /// Flights get so long to end when the process stops.
 const LANDING: Duration = Duration::from_secs(5);
 /// Clients kept for destinations in use; past it all are made anew.
@@ -46,6 +56,10 @@ pub enum Class {
     Refused,
     /// The destination will never take this one object as it is. Tried again at the longest wait, and told.
     Never,
+    /// It may be the destination or this one object: tried again later, and other objects before it.
+    Doubtful,
+    /// We broke it off, for the upload budget gives nothing now. No failure.
+    Paused,
 }
 
 /// As the storage said it, where it said anything.
@@ -61,33 +75,68 @@ impl PutError {
     pub fn new(class: Class, code: impl Into<String>, message: impl Into<String>) -> PutError {
         PutError { class, code: code.into(), message: message.into() }
     }
+
+    /// What is held is not what was sent.
+    pub fn differs(message: impl Into<String>) -> PutError {
+        PutError::new(Class::Doubtful, "ChecksumMismatch", message)
+    }
+
+    pub fn paused() -> PutError {
+        PutError::new(Class::Paused, "Paused", "the upload budget gives nothing now")
+    }
 }
 
-/// What to store.
-#[derive(Debug, Clone)]
-pub struct Body {
-    /// The file. It may be gone (a newer version replaced it) where `bytes` holds its contents.
-    pub path: PathBuf,
-    /// The contents, unless they are too many for the memory.
-    pub bytes: Option<Bytes>,
+/// What a storage says that it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
     pub size: u64,
+    /// The ETag, in lower case and without quotation marks.
+    pub tag: String,
+    /// The tag follows from the contents: the MD5, or for an object made of parts the MD5 of their MD5s.
+    pub checksum: bool,
 }
 
-impl Body {
-    /// MD5 of the contents that are in memory.
-    pub fn md5(&self) -> Option<[u8; 16]> {
-        self.bytes.as_ref().map(|bytes| Md5::digest(bytes).into())
+impl Held {
+    /// Whether this is an object of `size` bytes that should have the tag `expected`. Where tags do not follow from the
+    /// contents it must at least be the `answered` one: the object that was stored just now.
+    pub fn is(&self, size: u64, expected: &str, answered: &str) -> bool {
+        let tag = if self.checksum { expected } else { answered };
+        self.size == size && self.tag == tag
     }
 }
 
 /// A bucket. Repeating a `put` is harmless.
 #[async_trait]
 pub trait ObjectStore: Send + Sync {
-    /// Stores an object and returns only when the storage holds all of it.
-    async fn put(&self, key: &str, body: &Body, content_type: &str) -> Result<(), PutError>;
+    /// Stores an object and returns only when the storage says that it holds all of it; gives the tag that it answered.
+    async fn put(&self, key: &str, body: &Body, content_type: &str) -> Result<String, PutError>;
 
-    /// The size of an object; `None` when there is none.
-    async fn head(&self, key: &str) -> Result<Option<u64>, PutError>;
+    /// What it holds of this name; `None` when there is nothing.
+    async fn head(&self, key: &str) -> Result<Option<Held>, PutError>;
+
+    /// `None`: it takes files of any size at once.
+    fn parts(&self) -> Option<&dyn PartStore> {
+        None
+    }
+}
+
+/// A bucket that takes large objects in parts.
+#[async_trait]
+pub trait PartStore: Send + Sync {
+    /// Gives the storage's name for what was begun.
+    async fn begin(&self, key: &str, content_type: &str) -> Result<String, PutError>;
+
+    /// Parts count from 1. Gives the part's tag as [`PartStore::complete`] wants it; repeating it is harmless.
+    async fn put_part(&self, key: &str, upload: &str, number: u32, body: &Body) -> Result<String, PutError>;
+
+    /// Puts all parts together, in order; gives the tag of the whole.
+    async fn complete(&self, key: &str, upload: &str, tags: &[String]) -> Result<String, PutError>;
+
+    /// Whether what was begun, and holds a part at least, is still there.
+    async fn knows(&self, key: &str, upload: &str) -> Result<bool, PutError>;
+
+    /// Forgets what was begun. Harmless when it is forgotten already.
+    async fn abort(&self, key: &str, upload: &str) -> Result<(), PutError>;
 }
 
 /// `Content-Type` of an object, by its name.
@@ -108,33 +157,59 @@ pub struct Uploader {
     spool: Arc<Spool>,
     box_key: Arc<BoxKey>,
     fates: mpsc::Sender<(TaskId, Fate)>,
+    pacer: Arc<Pacer>,
+    health: Reporter,
     clients: Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>,
+    /// Of files that go up in parts.
+    sums: Mutex<BTreeMap<String, Arc<Sums>>>,
+    /// Destinations whose last try failed, and how.
+    down: Mutex<BTreeMap<String, String>>,
+}
+
+/// Where a task's files go.
+#[derive(Clone)]
+struct Line {
+    name: String,
+    bucket: String,
+    store: Arc<dyn ObjectStore>,
+}
+
+/// How far a lease went.
+enum Went {
+    /// The destination has all of it.
+    Up,
+    /// A part of it.
+    On,
 }
 
 impl Uploader {
     /// `box_key` opens the keys that [`records::put_destination`] sealed; `fates` gets `SegmentUploaded`,
-    /// `PlaylistUploaded`, `UploadFailed` (once for each failed try) and `Lost`.
+    /// `PlaylistUploaded`, `UploadFailed` (once for each failed try) and `Lost`. `clock` tells the budget's time of day.
     pub fn new(
         config: Arc<Config>,
         store: Store,
         spool: Arc<Spool>,
         box_key: Arc<BoxKey>,
         fates: mpsc::Sender<(TaskId, Fate)>,
+        clock: WallClock,
+        health: Reporter,
     ) -> Uploader {
-        Uploader { config, store, spool, box_key, fates, clients: Mutex::default() }
+        let pacer = Pacer::new(config.upload.the_budget(), clock);
+        let (clients, sums, down) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Uploader { config, store, spool, box_key, fates, pacer, health, clients, sums, down }
     }
 
     /// Until `cancel`: then nothing more is leased, and what flies gets five seconds.
     pub async fn run(self, cancel: CancellationToken) {
         let uploader = Arc::new(self);
-        let at_once = uploader.config.upload.concurrency.max(1);
-        // one destination never has all places, unless there is only one place
-        let per_line = at_once.saturating_sub(1).max(1);
+        let mut chores = JoinSet::new();
+        let sweeper = uploader.clone();
+        chores.spawn(async move { sweeper.sweep().await });
         let mut flights = JoinSet::new();
         while !cancel.is_cancelled() {
             let mut wait = None;
-            while flights.len() < at_once {
-                match uploader.spool.lease(per_line).await {
+            loop {
+                match uploader.spool.lease_within(uploader.limits()).await {
                     Ok(Some(job)) => {
                         let uploader = uploader.clone();
                         flights.spawn(async move { uploader.carry(job).await });
@@ -147,6 +222,7 @@ impl Uploader {
                     }
                 }
             }
+            uploader.tell_health();
             tokio::select! {
                 () = cancel.cancelled() => break,
                 landed = flights.join_next(), if !flights.is_empty() => {
@@ -155,9 +231,11 @@ impl Uploader {
                     }
                 }
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
-                () = uploader.spool.wait_ready(), if wait.is_none() && flights.len() < at_once => {}
+                () = uploader.spool.wait_ready(), if wait.is_none() => {}
+                () = uploader.pacer.changed() => {}
             }
         }
+        chores.shutdown().await;
         let landing = async { while flights.join_next().await.is_some() {} };
         if tokio::time::timeout(LANDING, landing).await.is_err() {
             // a job that is dropped puts its file back
@@ -166,37 +244,105 @@ impl Uploader {
         }
     }
 
+    fn limits(&self) -> Limits {
+        let upload = &self.config.upload;
+        let at_once = upload.concurrency.max(1);
+        let segments = self.pacer.rate() != Rate::Closed;
+        Limits { at_once, per_line: upload.per_destination.clamp(1, at_once), segments }
+    }
+
     async fn carry(&self, job: UploadJob) {
         let (task, entry) = (job.task().clone(), job.entry().clone());
-        let fate = match self.try_carry(&job).await {
-            Ok(()) => self.landed(job).await,
-            Err(Broken::Local(why)) => match job.ack_lost(why).await {
-                Ok(fate) => fate,
-                Err(error) => {
-                    tracing::error!(%task, segment = entry.object, %error, "a loss cannot be recorded");
-                    None
+        let line = match self.line_of(&task).await {
+            Ok(line) => line,
+            Err(error) => {
+                let fate = self.failed(job, None, error);
+                return self.tell(task, fate).await;
+            }
+        };
+        let fate = match self.try_carry(&job, &line).await {
+            Ok(Went::Up) => {
+                self.is_well(&line);
+                self.landed(job).await
+            }
+            Ok(Went::On) => {
+                self.is_well(&line);
+                job.ack_part();
+                None
+            }
+            Err(Broken::Local(why)) => {
+                self.give_up_parts(&entry, &line).await;
+                match job.ack_lost(why).await {
+                    Ok(fate) => fate,
+                    Err(error) => {
+                        tracing::error!(%task, segment = entry.object, %error, "a loss cannot be recorded");
+                        None
+                    }
                 }
-            },
+            }
             Err(Broken::Superseded) => {
                 job.ack_failed(Fault::File, Duration::from_millis(100));
                 None
             }
-            Err(Broken::Put(error)) => Some(self.failed(job, error)),
+            Err(Broken::Anew) => {
+                job.ack_failed(Fault::File, Duration::from_secs(self.config.upload.retry_first_seconds));
+                None
+            }
+            // dropped, it goes back to its place
+            Err(Broken::Put(error)) if error.class == Class::Paused => None,
+            Err(Broken::Put(error)) => self.failed(job, Some(&line), error),
         };
+        self.tell(task, fate).await;
+    }
+
+    async fn tell(&self, task: TaskId, fate: Option<Fate>) {
         if let Some(fate) = fate {
             // nobody listens any more only while the process ends; recovery tells it again
             let _ = self.fates.send((task, fate)).await;
         }
     }
 
-    async fn try_carry(&self, job: &UploadJob) -> Result<(), Broken> {
+    async fn try_carry(&self, job: &UploadJob, line: &Line) -> Result<Went, Broken> {
         let entry = job.entry();
-        let body = read(job).await?;
-        let storage = self.storage_of(&entry.task).await?;
+        let large = entry.bytes >= self.config.upload.multipart_from_bytes;
+        if let Some(parts) = line.store.parts().filter(|_| large) {
+            return self.carry_part(job, line, parts).await;
+        }
+        let body = match entry.kind {
+            SpoolKind::Segment(_) => read(job).await?.paced(&self.pacer),
+            // small, and what says that the rest is there: it waits for no budget, and is counted
+            SpoolKind::Playlist { .. } => {
+                self.pacer.charge(usize::try_from(entry.bytes).unwrap_or(usize::MAX));
+                read(job).await?
+            }
+        };
         let began = std::time::Instant::now();
-        storage.put(&entry.object_key, &body, content_type(&entry.object)).await?;
+        let answered = line.store.put(&entry.object_key, &body, content_type(&entry.object)).await?;
+        self.confirm(entry, line, &body.tag(), &answered).await?;
         metrics::histogram!("holdfast_upload_seconds").record(began.elapsed().as_secs_f64());
-        Ok(())
+        Ok(Went::Up)
+    }
+
+    /// Asks the destination what it holds now. `expected` is the tag of what was sent, `answered` what the storage said
+    /// when it took it.
+    async fn confirm(&self, entry: &SpoolEntry, line: &Line, expected: &str, answered: &str) -> Result<(), PutError> {
+        match line.store.head(&entry.object_key).await {
+            Ok(Some(held)) if held.is(entry.bytes, expected, answered) => Ok(()),
+            Ok(Some(Held { size, tag, .. })) => {
+                let sent = entry.bytes;
+                Err(PutError::differs(format!(
+                    "{sent} bytes with the tag {expected} were sent, {size} with {tag} are held"
+                )))
+            }
+            Ok(None) => Err(PutError::differs("it was stored, and is not there")),
+            // keys that may write and not read; the storage's own sum of what it took has to do then
+            Err(error) if error.class == Class::Refused && answered == expected => {
+                metrics::counter!("holdfast_uploads_unasked_total").increment(1);
+                tracing::debug!(task = %entry.task, bucket = line.bucket, code = error.code, "what is held may not be asked");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn landed(&self, job: UploadJob) -> Option<Fate> {
@@ -215,46 +361,79 @@ impl Uploader {
         }
     }
 
-    fn failed(&self, job: UploadJob, error: PutError) -> Fate {
+    fn failed(&self, job: UploadJob, line: Option<&Line>, error: PutError) -> Option<Fate> {
         let outcome = match error.class {
             Class::Later => "later",
             Class::Refused => "refused",
             Class::Never => "never",
+            Class::Doubtful => "doubtful",
+            Class::Paused => "paused",
         };
         metrics::counter!("holdfast_uploads_total", "outcome" => outcome).increment(1);
         let upload = &self.config.upload;
         let first = Duration::from_secs(upload.retry_first_seconds);
         let longest = Duration::from_secs(upload.retry_longest_seconds);
+        let of_line = || backoff(job.line_failures() + 1, first, longest, rand::random());
         let (fault, wait) = match error.class {
-            Class::Later | Class::Refused => {
-                (Fault::Line, backoff(job.line_failures() + 1, first, longest, rand::random()))
-            }
+            Class::Later | Class::Refused | Class::Paused => (Fault::Line, of_line()),
+            Class::Doubtful => (Fault::Either(backoff(job.attempts() + 1, first, longest, rand::random())), of_line()),
             Class::Never => (Fault::File, longest),
         };
         let (task, object) = (job.task(), &job.entry().object);
-        tracing::warn!(%task, object, outcome, code = error.code, message = error.message, ?wait, "an upload failed");
+        if error.class == Class::Doubtful {
+            // it may be the file: it is read once more
+            self.sums
+                .lock()
+                .expect("nothing panics while it holds this lock")
+                .remove(&records::parts_key(task, object));
+        }
+        let message: String = error.message.chars().take(MESSAGE).collect();
+        tracing::warn!(%task, object, outcome, code = error.code, message, ?wait, "an upload failed");
+        if let Some(line) = line {
+            // the message may name keys of objects or users of the storage; it is in the log
+            self.down().insert(line.name.clone(), format!("bucket {}: {}", line.bucket, error.code));
+        }
         job.ack_failed(fault, wait);
-        Fate::UploadFailed { code: error.code, message: error.message }
+        Some(Fate::UploadFailed { code: error.code, message })
     }
 
-    /// The bucket of a task: the local one, or a client that tasks of the same destination and keys share.
-    async fn storage_of(&self, task: &TaskId) -> Result<Arc<dyn ObjectStore>, PutError> {
+    fn is_well(&self, line: &Line) {
+        self.down().remove(&line.name);
+    }
+
+    /// Each destination that fails and is still needed, by its bucket.
+    fn tell_health(&self) {
+        let mut down = self.down();
+        down.retain(|line, _| self.spool.waits_for(line));
+        let words: std::collections::BTreeSet<&String> = down.values().collect();
+        if words.is_empty() {
+            self.health.ok("upload");
+        } else {
+            self.health.degraded("upload", words.into_iter().cloned().collect::<Vec<_>>().join(", "));
+        }
+    }
+
+    /// The destination of a task: the local one, or a client that tasks of the same destination and keys share.
+    async fn line_of(&self, task: &TaskId) -> Result<Line, PutError> {
         let ours = |e: store::Error| PutError::new(Class::Later, "InternalError", e.to_string());
         let missing = || PutError::new(Class::Refused, "InternalError", "the destination of the task is not known");
         let entry = records::load_destination(&self.store, task).await.map_err(ours)?.ok_or_else(missing)?;
+        let (name, bucket) = (entry.line, entry.destination.bucket.clone());
         if self.config.storage.kind == StorageKind::Local {
-            return Ok(Arc::new(local::Local::new(self.config.local_root(), entry.destination.bucket)));
+            let store = Arc::new(local::Local::new(self.config.local_root(), bucket.clone()));
+            return Ok(Line { name, bucket, store });
         }
-        if let Some(client) = self.clients().get(&entry.line) {
-            return Ok(client.clone());
+        if let Some(store) = self.clients().get(&name).cloned() {
+            return Ok(Line { name, bucket, store });
         }
         let keys = records::load_keys(&self.store, &self.box_key, task).await.map_err(ours)?.ok_or_else(missing)?;
-        let client: Arc<dyn ObjectStore> = Arc::new(self.connect(&entry.destination, &keys)?);
+        let store: Arc<dyn ObjectStore> = Arc::new(self.connect(&entry.destination, &keys)?);
         let mut clients = self.clients();
         if clients.len() >= CLIENTS {
             clients.clear();
         }
-        Ok(clients.entry(entry.line).or_insert(client).clone())
+        let store = clients.entry(name.clone()).or_insert(store).clone();
+        Ok(Line { name, bucket, store })
     }
 
     fn connect(&self, destination: &Destination, keys: &TaskKeys) -> Result<s3::S3, PutError> {
@@ -274,12 +453,17 @@ impl Uploader {
             bucket: destination.bucket.clone(),
             keys: keys.storage.clone(),
             path_style: storage.path_style,
+            tags_of_parts: destination.vendor == Vendor::S3,
             timeout: Duration::from_secs(self.config.upload.timeout_seconds.max(1)),
         })
     }
 
-    fn clients(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<dyn ObjectStore>>> {
+    fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Arc<dyn ObjectStore>>> {
         self.clients.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn down(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.down.lock().expect("nothing panics while it holds this lock")
     }
 }
 
@@ -290,6 +474,8 @@ enum Broken {
     Local(String),
     /// A newer version of the playlist took its place.
     Superseded,
+    /// The storage has forgotten the parts that it had.
+    Anew,
 }
 
 impl From<PutError> for Broken {
@@ -298,28 +484,37 @@ impl From<PutError> for Broken {
     }
 }
 
-/// Reads a leased file, and checks that it is what was put on the shelf.
-async fn read(job: &UploadJob) -> Result<Body, Broken> {
-    let SpoolEntry { kind, bytes, crc32, .. } = job.entry();
+/// A leased file that is what was put on the shelf, and its sums.
+async fn sound(job: &UploadJob, part_bytes: Option<u64>) -> Result<(Arc<File>, Sums), Broken> {
     let path = job.path();
-    if *bytes > IN_MEMORY {
-        return Ok(Body { path, bytes: None, size: *bytes });
-    }
-    let contents = match tokio::fs::read(&path).await {
-        Ok(contents) => contents,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(match kind {
-                SpoolKind::Segment(_) => Broken::Local("the file is gone".into()),
-                SpoolKind::Playlist { .. } => Broken::Superseded,
-            });
-        }
+    let summed = tokio::task::spawn_blocking(move || {
+        let file = File::open(path)?;
+        let sums = Sums::of(&file, part_bytes)?;
+        Ok::<_, io::Error>((Arc::new(file), sums))
+    });
+    let (file, sums) = match summed.await.map_err(io::Error::other).flatten() {
+        Ok(summed) => summed,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(gone(job)),
         // a disk that cannot be read just now holds up this file alone
         Err(e) => return Err(PutError::new(Class::Never, "LocalReadError", e.to_string()).into()),
     };
-    if contents.len() as u64 != *bytes || crc32fast::hash(&contents) != *crc32 {
+    if sums.bytes != job.entry().bytes || sums.crc32 != job.entry().crc32 {
         return Err(Broken::Local("the checksum of the file has changed".into()));
     }
-    Ok(Body { path, bytes: Some(contents.into()), size: *bytes })
+    Ok((file, sums))
+}
+
+fn gone(job: &UploadJob) -> Broken {
+    match job.entry().kind {
+        SpoolKind::Segment(_) => Broken::Local("the file is gone".into()),
+        SpoolKind::Playlist { .. } => Broken::Superseded,
+    }
+}
+
+/// All of a leased file.
+async fn read(job: &UploadJob) -> Result<Body, Broken> {
+    let (file, sums) = sound(job, None).await?;
+    Ok(Body::new(file, 0, sums.bytes, sums.md5).linked(&job.path()))
 }
 
 #[cfg(test)]
