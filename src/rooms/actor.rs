@@ -725,6 +725,7 @@ impl Actor {
             Fate::SegmentUploaded { .. } | Fate::PlaylistUploaded { .. } => health.ok("upload"),
             Fate::UploadFailed { code, message } => health.degraded("upload", format!("{code}: {message}")),
             Fate::Lost { why, .. } => health.degraded("spool", format!("a segment was lost: {why}")),
+            Fate::PlaylistLost { object, .. } => health.degraded("spool", format!("a list was lost: {object}")),
             Fate::Spooled(_) => {}
         }
     }
