@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -83,13 +83,15 @@ pub struct Actor {
     unshelved: Vec<(TaskId, Effect)>,
     /// What lanes that run have said of a part.
     troubles: BTreeMap<&'static str, BTreeMap<LaneRun, String>>,
+    /// The mapping to wall time by which the tasks' waits are written down.
+    epoch_wall: Timestamp,
     stopping: bool,
 }
 
 impl Actor {
     /// Takes up the tasks of the index. `recovered` is what the spool found on the disk.
     pub async fn restore(parts: Parts, mut recovered: Recovered) -> Result<Actor, Error> {
-        let store = parts.store.clone();
+        let (store, epoch_wall) = (parts.store.clone(), parts.media_clock.epoch_wall());
         let mut actor = Actor {
             parts,
             rooms: BTreeMap::new(),
@@ -99,6 +101,7 @@ impl Actor {
             unsaved: BTreeMap::new(),
             unshelved: Vec::new(),
             troubles: BTreeMap::new(),
+            epoch_wall,
             stopping: false,
         };
         let failed = |e: crate::store::Error| Error::Store(e.to_string());
@@ -180,13 +183,14 @@ impl Actor {
     ) {
         let mut linger = None;
         loop {
+            self.follow_clock().await;
             self.drain().await;
             self.tell_gauges();
             if self.stopping && self.all_left() {
                 // What is at the destination in a moment is told now rather than after the next start.
-                let until = *linger.get_or_insert_with(|| self.now().plus(LINGER));
-                if self.tasks.is_empty() || self.parts.config.recording.on_stop == OnStop::Resume || self.now() >= until
-                {
+                let until = *linger.get_or_insert_with(|| Instant::now() + LINGER);
+                let over = Instant::now() >= until;
+                if self.tasks.is_empty() || self.parts.config.recording.on_stop == OnStop::Resume || over {
                     break;
                 }
             }
@@ -221,8 +225,26 @@ impl Actor {
         self.tasks.values().all(left)
     }
 
+    /// Monotonic but for [`Actor::follow_clock`], which moves all that waits by it.
     fn now(&self) -> Timestamp {
-        self.parts.media_clock.wall(self.parts.media_clock.now())
+        self.epoch_wall.plus(Duration::from_nanos(self.parts.media_clock.now().0))
+    }
+
+    /// The wall clock was set: from here on times are told by it, and no wait grows or shrinks.
+    async fn follow_clock(&mut self) {
+        let epoch_wall = self.parts.media_clock.epoch_wall();
+        let by_us = epoch_wall.0.saturating_sub(self.epoch_wall.0);
+        if by_us == 0 {
+            return;
+        }
+        self.epoch_wall = epoch_wall;
+        let ids: Vec<TaskId> = self.tasks.keys().cloned().collect();
+        for id in ids {
+            if let Some(running) = self.tasks.get_mut(&id) {
+                running.task.clock_stepped(by_us);
+            }
+            self.save(&id).await;
+        }
     }
 
     fn policy(&self) -> Policy {
