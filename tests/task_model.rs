@@ -428,6 +428,19 @@ impl World {
         for segment in on_their_way.iter_mut().filter(|segment| segment.index % 2 == 0) {
             segment.part_name = LocalName::of(segment).to_string();
         }
+        if let Memory::Holes(which) = memory {
+            // The shelf has lost some of its own records: it finds the files.
+            let mut n = 0;
+            let (kept, adopted) = std::mem::take(&mut self.shelf).into_iter().partition(|_| {
+                n += 1;
+                which >> (n % 61) & 1 == 1
+            });
+            self.shelf = kept;
+            on_their_way.extend(adopted.into_iter().map(|(segment, _): (ClosedSegment, String)| {
+                let part_name = LocalName::of(&segment).to_string();
+                ClosedSegment { part_name, ..segment }
+            }));
+        }
         let adopted: Vec<ClosedSegment> = on_their_way.into_iter().chain(torn).collect();
         let mut pieces: Vec<Piece> = self.pieces.values().cloned().collect();
         let mut indexed = Some(serde_json::from_slice::<RecordingTask>(&self.indexed).unwrap());

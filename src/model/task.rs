@@ -425,6 +425,8 @@ impl RecordingTask {
             let object = known.object.clone();
             return match known.fate {
                 PieceFate::Closing => vec![Effect::Spool { segment, object }],
+                // The shelf's record of it is lost.
+                PieceFate::Spooled | PieceFate::Uploaded if self.recovering => vec![Effect::Spool { segment, object }],
                 PieceFate::Spooled | PieceFate::Uploaded | PieceFate::Lost => Vec::new(),
             };
         }

@@ -3,6 +3,8 @@
 //! Owns: the live rooms and tasks. Must not touch: decisions (they are the task's), frames, the network.
 //! Law: the saves and announcements of one step are one commit, made before anything else of that step is done.
 
+mod restore;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,6 +83,8 @@ pub struct Actor {
     unsaved: BTreeMap<String, Option<Vec<u8>>>,
     /// Files that the shelf could not take when they were handed to it.
     unshelved: Vec<(TaskId, Effect)>,
+    /// Shapes of tasks that it could not take.
+    undescribed: BTreeMap<TaskId, String>,
     /// What lanes that run have said of a part.
     troubles: BTreeMap<&'static str, BTreeMap<LaneRun, String>>,
     /// The mapping to wall time by which the tasks' waits are written down.
@@ -89,89 +93,6 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// Takes up the tasks of the index. `recovered` is what the spool found on the disk.
-    pub async fn restore(parts: Parts, mut recovered: Recovered) -> Result<Actor, Error> {
-        let (store, epoch_wall) = (parts.store.clone(), parts.media_clock.epoch_wall());
-        let mut actor = Actor {
-            parts,
-            rooms: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            tasks: BTreeMap::new(),
-            queue: VecDeque::new(),
-            unsaved: BTreeMap::new(),
-            unshelved: Vec::new(),
-            troubles: BTreeMap::new(),
-            epoch_wall,
-            stopping: false,
-        };
-        let failed = |e: crate::store::Error| Error::Store(e.to_string());
-        for (key, bytes) in store.scan(records::TASKS).await.map_err(failed)? {
-            let task: RecordingTask = match serde_json::from_slice(&bytes) {
-                Ok(task) => task,
-                Err(e) => {
-                    error!(%key, error = %e, "a task's record cannot be read; its files stay on the shelf");
-                    actor.parts.health.degraded("index", "a task's record cannot be read");
-                    continue;
-                }
-            };
-            let id = task.id.clone();
-            let mut pieces: Vec<Piece> = Vec::new();
-            for (key, bytes) in store.scan(records::segments_prefix(&id)).await.map_err(failed)? {
-                match serde_json::from_slice(&bytes) {
-                    Ok(piece) => pieces.push(piece),
-                    Err(e) => error!(%key, error = %e, "a segment's record cannot be read"),
-                }
-            }
-            let keys = records::load_keys(&store, &actor.parts.box_key, &id).await.map_err(failed)?;
-            let now = actor.now();
-            let (task, effects) = task.restore(pieces, actor.policy(), now);
-            info!(task = %id, phase = ?task.phase, takeover = task.takeover, "task taken up again");
-            let dir = actor.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
-            let base = actor.parts.media_clock.now();
-            actor.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base });
-            actor.perform(&id, effects).await;
-
-            // The shelf's own word on each file comes first; what neither it nor recovery knows is lost.
-            let found = recovered.tasks.remove(&id).unwrap_or_default();
-            let mut known: BTreeSet<(u32, u32)> = BTreeSet::new();
-            let mut tell = |input: Input| actor.queue.push_back((id.clone(), input));
-            for segment in found.adopted {
-                known.insert((segment.run.run, segment.index));
-                tell(Input::SegmentClosed(segment));
-            }
-            for (_, segment) in found.spooled {
-                known.insert((segment.run.run, segment.index));
-                tell(Input::Fate(Fate::Spooled(segment)));
-            }
-            for object in found.uploaded {
-                tell(Input::Fate(Fate::SegmentUploaded { object }));
-            }
-            for (_, segment, why) in found.lost {
-                tell(Input::Fate(Fate::Lost { segment, why }));
-            }
-            actor.drain().await;
-            let now = actor.now();
-            let Some(running) = actor.tasks.get_mut(&id) else { continue };
-            let effects = running.task.settle_unfound(&known, now);
-            actor.perform(&id, effects).await;
-            actor.reconcile_task(&id).await;
-            actor.drain().await;
-        }
-        for (task, found) in recovered.tasks {
-            let files = found.adopted.len() + found.spooled.len() + found.lost.len();
-            if files == 0 {
-                // The process died between forgetting a finished task and emptying its folder.
-                if let Err(e) = actor.parts.spool.forget_task(&task).await {
-                    warn!(%task, error = %e, "something of a finished task stays on the shelf");
-                }
-                continue;
-            }
-            warn!(%task, files, "the shelf holds files of a task that the index does not know; they are left alone");
-            actor.parts.health.degraded("spool", "files of an unknown task are on the shelf");
-        }
-        Ok(actor)
-    }
-
     /// Runs until `cancel`, then ends what is running within its bounds and returns.
     pub async fn run(
         mut self,
@@ -263,7 +184,8 @@ impl Actor {
         let wait = due.map_or(Duration::from_secs(3600), |due| due.since(now));
         // A little late rather than early: an early tick finds nothing due and would spin.
         let wait = wait + Duration::from_millis(1);
-        let calm = self.unsaved.is_empty() && self.unshelved.is_empty() && !self.stopping;
+        let owed = !self.unsaved.is_empty() || !self.unshelved.is_empty() || !self.undescribed.is_empty();
+        let calm = !owed && !self.stopping;
         if calm { wait } else { wait.min(Duration::from_secs(1)) }
     }
 
@@ -275,6 +197,9 @@ impl Actor {
         }
         for (id, effect) in std::mem::take(&mut self.unshelved) {
             self.shelve(&id, effect);
+        }
+        for (id, shape) in std::mem::take(&mut self.undescribed) {
+            self.redescribe(&id, shape);
         }
     }
 
@@ -438,11 +363,19 @@ impl Actor {
         self.admit(&spec, &replaced)?;
         let id = TaskId::from_random(uuid::Uuid::new_v4().as_bytes());
         let dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
-        let (task, effects) = RecordingTask::create(id.clone(), spec, self.policy(), self.now());
+        let (mut task, effects) = RecordingTask::create(id.clone(), spec, self.policy(), self.now());
+        let shape = task.take_shape();
         let batch = Batch::new().put(records::task_key(&id), to_bytes(&task));
         let destination = &task.spec.destination;
         let batch = records::put_destination(batch, &id, destination, &keys, &user_sig, &self.parts.box_key);
         self.parts.store.commit(batch).await.map_err(|e| Error::Store(e.to_string()))?;
+        if let Some(shape) = shape
+            && let Err(e) = self.parts.spool.describe_task(&id, shape.to_text()).await
+        {
+            // who is told that there is no task must not find one after the next start
+            self.forget(&id).await;
+            return Err(Error::Spool(e.to_string()));
+        }
         info!(task = %id, %room, recorder = %task.spec.recorder, "task created");
         let base = self.parts.media_clock.now();
         self.tasks.insert(id.clone(), Running { task, keys: Some(keys), dir, base });
@@ -559,9 +492,28 @@ impl Actor {
     }
 
     async fn save(&mut self, id: &TaskId) {
-        let Some(running) = self.tasks.get(id) else { return };
-        let writes = BTreeMap::from([(records::task_key(id), Some(to_bytes(&running.task)))]);
+        self.save_with(id, BTreeMap::new()).await;
+    }
+
+    /// Commits `writes` and the task as it is now; what its folder says of it follows.
+    async fn save_with(&mut self, id: &TaskId, mut writes: BTreeMap<String, Option<Vec<u8>>>) {
+        let Some(running) = self.tasks.get_mut(id) else { return };
+        let (shape, phase) = (running.task.take_shape(), running.task.phase);
+        writes.insert(records::task_key(id), Some(to_bytes(&running.task)));
         self.commit(writes).await;
+        // of a task that is done the folder goes, and what it says with it
+        if let Some(shape) = shape.filter(|_| phase != Phase::Done) {
+            self.redescribe(id, shape.to_text());
+        }
+    }
+
+    fn redescribe(&mut self, id: &TaskId, shape: String) {
+        if let Err(e) = self.parts.spool.redescribe_task(id, shape.clone()) {
+            error!(task = %id, error = %e, "the shelf does not take what a task has become; it is asked again");
+            self.undescribed.insert(id.clone(), shape);
+        } else {
+            self.undescribed.remove(id);
+        }
     }
 
     /// One commit of `writes` and of what was refused before. A refusal is kept for the next one: the files on the
@@ -591,10 +543,10 @@ impl Actor {
     }
 
     async fn perform(&mut self, id: &TaskId, effects: Vec<Effect>) {
-        if effects.is_empty() {
+        let reshaped = self.tasks.get(id).is_some_and(|running| running.task.is_reshaped());
+        if effects.is_empty() && !reshaped {
             return;
         }
-        let Some(running) = self.tasks.get(id) else { return };
         let mut writes = BTreeMap::new();
         let mut announced = false;
         for effect in &effects {
@@ -617,8 +569,7 @@ impl Actor {
                 _ => {}
             }
         }
-        writes.insert(records::task_key(id), Some(to_bytes(&running.task)));
-        self.commit(writes).await;
+        self.save_with(id, writes).await;
         if announced {
             self.parts.outbox.notify_one();
         }
@@ -712,6 +663,11 @@ impl Actor {
     /// The task is done: its records go, its events stay until they are delivered.
     async fn forget(&mut self, id: &TaskId) {
         info!(task = %id, "task done");
+        // The folder goes first: one that outlives its task would bring it back.
+        self.undescribed.remove(id);
+        if let Err(e) = self.parts.spool.forget_task(id).await {
+            warn!(task = %id, error = %e, "something of a finished task stays on the shelf");
+        }
         let mut writes = BTreeMap::from([(records::task_key(id), None)]);
         match self.parts.store.scan(records::segments_prefix(id)).await {
             Ok(pieces) => writes.extend(pieces.into_iter().map(|(key, _)| (key, None))),
@@ -720,9 +676,6 @@ impl Actor {
         self.commit(writes).await;
         self.tasks.remove(id);
         self.let_images_go();
-        if let Err(e) = self.parts.spool.forget_task(id).await {
-            warn!(task = %id, error = %e, "something of a finished task stays on the shelf");
-        }
     }
 
     /// A part is well when no lane that runs says otherwise of it.

@@ -309,8 +309,8 @@ async fn read(job: &UploadJob) -> Result<Body, Broken> {
         Ok(contents) => contents,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(match kind {
-                SpoolKind::Segment(_) => Broken::Local("the file is gone".into()),
-                SpoolKind::Playlist { .. } => Broken::Superseded,
+                SpoolKind::Playlist { .. } if job.is_superseded() => Broken::Superseded,
+                SpoolKind::Segment(_) | SpoolKind::Playlist { .. } => Broken::Local("the file is gone".into()),
             });
         }
         // a disk that cannot be read just now holds up this file alone

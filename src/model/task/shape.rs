@@ -116,6 +116,11 @@ impl RecordingTask {
         Some(self.shape())
     }
 
+    /// There is something to take.
+    pub fn is_reshaped(&self) -> bool {
+        self.reshaped
+    }
+
     fn shape(&self) -> Shape {
         let list = |record: &Record| List {
             takeover: record.takeover,

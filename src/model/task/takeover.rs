@@ -43,6 +43,8 @@ impl RecordingTask {
     pub fn restore(mut self, pieces: Vec<Piece>, policy: Policy, now: Timestamp) -> (RecordingTask, Vec<Effect>) {
         self.policy = policy;
         self.recovering = true;
+        // what the folder says was read before the index was set against it
+        self.reshaped = true;
         for piece in pieces {
             self.remember(piece);
         }
