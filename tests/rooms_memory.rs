@@ -337,7 +337,12 @@ async fn survives(damage: impl Fn(&Path)) {
     life.carry_until(&mut world, "305", World::stopped).await;
     assert_eq!(life.rooms.describe(APP, task.clone()).await, Err(Error::TaskUnknown));
     world.assert_whole(&task, 5);
-    assert!(!dir.path().join("spool").join(task.as_str()).exists(), "nothing of a finished task is left");
+    let folder = dir.path().join("spool").join(task.as_str());
+    assert!(folder.join("task.json").exists(), "until its events are taken, its folder can tell them");
+    life.deliver(&mut world).await;
+    gone(&folder).await;
+    // the folder goes first; when the actor answers again, the records are gone, too
+    assert!(life.rooms.describe(APP, task.clone()).await.is_err());
     assert_eq!(life.store.scan(records::TASKS).await.unwrap(), []);
     assert_eq!(life.store.scan(records::SPOOL).await.unwrap(), []);
     life.crash().await;
@@ -346,6 +351,16 @@ async fn survives(damage: impl Fn(&Path)) {
     let life = Life::begin(dir.path(), Duration::from_secs(120)).await;
     assert_eq!(life.rooms.describe(APP, task).await, Err(Error::TaskUnknown));
     life.crash().await;
+}
+
+/// Awaits that a folder is removed.
+async fn gone(folder: &Path) {
+    let removed = async {
+        while folder.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, removed).await.expect("nothing of a finished task is left");
 }
 
 fn list_begin(world: &World) -> Timestamp {
@@ -457,7 +472,15 @@ async fn what_was_ending_ends() {
         assert_eq!(world.count(|e| matches!(e, EventBody::Failover)), 0, "it had left");
         assert_eq!(world.count(|e| matches!(e, EventBody::RecorderStop { .. })), 1);
         assert_eq!(life.rooms.describe(APP, task.clone()).await, Err(Error::TaskUnknown));
-        assert!(!dir.path().join("spool").join(task.as_str()).exists());
+        life.crash().await;
+
+        // The events have not been taken, and now they are gone with the index: they are told again.
+        std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+        let life = Life::begin(dir.path(), Duration::from_secs(10)).await;
+        let mut again = World::default();
+        life.deliver(&mut again).await;
+        assert_eq!(again.events, world.events);
+        gone(&dir.path().join("spool").join(task.as_str())).await;
         life.crash().await;
     }
 }
@@ -476,8 +499,10 @@ async fn a_done_task_is_not_stuck() {
     life.store.commit(Batch::new().put(key, serde_json::to_vec(&record).unwrap())).await.unwrap();
     life.crash().await;
     let life = Life::begin(dir.path(), Duration::from_secs(1)).await;
+    life.deliver(&mut World::default()).await;
+    gone(&dir.path().join("spool").join(task.as_str())).await;
+    assert!(life.rooms.describe(APP, task.clone()).await.is_err());
     assert_eq!(life.store.scan(records::TASKS).await.unwrap(), []);
-    assert!(!dir.path().join("spool").join(task.as_str()).exists());
     life.crash().await;
 }
 

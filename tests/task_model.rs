@@ -66,7 +66,7 @@ enum Step {
     /// the n-th published playlist is lost by the disk
     ListLost(u8),
     /// the wall clock is set, by so many seconds
-    ClockStep(i32),
+    SetClock(i32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -91,7 +91,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(LoseIndex),
         1 => any::<u64>().prop_map(Forgetful),
         1 => any::<u8>().prop_map(ListLost),
-        1 => (-100_000..100_000i32).prop_map(ClockStep),
+        1 => (-100_000..100_000i32).prop_map(SetClock),
     ]
 }
 
@@ -376,7 +376,7 @@ impl World {
                     self.apply(Input::Fate(Fate::PlaylistLost { object, version }));
                 }
             }
-            Step::ClockStep(seconds) => {
+            Step::SetClock(seconds) => {
                 let by = i64::from(seconds) * 1_000_000;
                 let left = self.task.deadline().map(|due| due.since(self.now));
                 let phase = self.task.phase;
@@ -469,7 +469,8 @@ impl World {
             playlists: self.playlists.iter().map(|(object, version, _)| (object.clone(), *version)).collect(),
         };
         let shape = self.shape.clone().expect("written when the task was created");
-        let (Ok(mut task) | Err(mut task)) = RecordingTask::reconcile_index(indexed, shape);
+        let (mut task, believed) = RecordingTask::reconcile_index(indexed, shape);
+        assert_eq!(believed, memory != Memory::Gone);
         let (pieces, lacking) = task.mend(pieces, &found);
         assert!(memory != Memory::Whole || lacking.is_empty(), "the index lacks {lacking:?}");
         self.pieces.extend(lacking.into_iter().map(|piece| (piece.object.clone(), piece)));

@@ -32,6 +32,10 @@ use crate::store::records::{self, OutboxEntry};
 use crate::store::seal::BoxKey;
 use crate::store::{Batch, Store};
 
+/// Waits between two looks at whether the events of finished tasks have been taken: the first and the longest.
+const LOOK_FIRST: Duration = Duration::from_secs(1);
+const LOOK_LONGEST: Duration = Duration::from_secs(60);
+
 /// After the last task has left, so long for its files to arrive before the daemon goes.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -85,6 +89,10 @@ pub struct Actor {
     unshelved: Vec<(TaskId, Effect)>,
     /// Shapes of tasks that it could not take.
     undescribed: BTreeMap<TaskId, String>,
+    /// Tasks that are done, and whose events wait for their receiver: until then their folders can tell them again. The
+    /// next look, and the wait before it.
+    ended: BTreeSet<TaskId>,
+    look: (Instant, Duration),
     /// What lanes that run have said of a part.
     troubles: BTreeMap<&'static str, BTreeMap<LaneRun, String>>,
     /// The mapping to wall time by which the tasks' waits are written down.
@@ -111,7 +119,8 @@ impl Actor {
                 // What is at the destination in a moment is told now rather than after the next start.
                 let until = *linger.get_or_insert_with(|| Instant::now() + LINGER);
                 let over = Instant::now() >= until;
-                if self.tasks.is_empty() || self.parts.config.recording.on_stop == OnStop::Resume || over {
+                if self.ended.len() == self.tasks.len() || self.parts.config.recording.on_stop == OnStop::Resume || over
+                {
                     break;
                 }
             }
@@ -186,7 +195,11 @@ impl Actor {
         let wait = wait + Duration::from_millis(1);
         let owed = !self.unsaved.is_empty() || !self.unshelved.is_empty() || !self.undescribed.is_empty();
         let calm = !owed && !self.stopping;
-        if calm { wait } else { wait.min(Duration::from_secs(1)) }
+        let wait = if calm { wait } else { wait.min(Duration::from_secs(1)) };
+        match self.ended.is_empty() {
+            true => wait,
+            false => wait.min(self.look.0.saturating_duration_since(Instant::now())),
+        }
     }
 
     async fn tick(&mut self) {
@@ -201,6 +214,24 @@ impl Actor {
         for (id, shape) in std::mem::take(&mut self.undescribed) {
             self.redescribe(&id, shape);
         }
+        if !self.ended.is_empty() && Instant::now() >= self.look.0 {
+            self.forget_the_told().await;
+        }
+    }
+
+    /// Forgets the tasks that are done and of which everything has been told.
+    async fn forget_the_told(&mut self) {
+        let waiting = match self.parts.store.scan(records::OUTBOX).await {
+            Ok(waiting) => waiting,
+            Err(e) => return error!(error = %e, "the outbox cannot be looked at"),
+        };
+        let untold: BTreeSet<&str> = waiting.iter().filter_map(|(key, _)| records::task_of_event(key)).collect();
+        let told: Vec<TaskId> = self.ended.iter().filter(|id| !untold.contains(id.as_str())).cloned().collect();
+        for id in &told {
+            self.forget(id).await;
+        }
+        let wait = if told.is_empty() { (self.look.1 * 2).min(LOOK_LONGEST) } else { LOOK_FIRST };
+        self.look = (Instant::now() + wait, wait);
     }
 
     async fn drain(&mut self) {
@@ -498,11 +529,10 @@ impl Actor {
     /// Commits `writes` and the task as it is now; what its folder says of it follows.
     async fn save_with(&mut self, id: &TaskId, mut writes: BTreeMap<String, Option<Vec<u8>>>) {
         let Some(running) = self.tasks.get_mut(id) else { return };
-        let (shape, phase) = (running.task.take_shape(), running.task.phase);
+        let shape = running.task.take_shape();
         writes.insert(records::task_key(id), Some(to_bytes(&running.task)));
         self.commit(writes).await;
-        // of a task that is done the folder goes, and what it says with it
-        if let Some(shape) = shape.filter(|_| phase != Phase::Done) {
+        if let Some(shape) = shape {
             self.redescribe(id, shape.to_text());
         }
     }
@@ -620,7 +650,11 @@ impl Actor {
                 self.parts.health.degraded("media", "a pipeline is wedged");
             }
             Effect::Spool { .. } | Effect::PublishPlaylist { .. } => self.shelve(id, effect),
-            Effect::Forget => self.forget(id).await,
+            Effect::Forget => {
+                info!(task = %id, "task done");
+                self.ended.insert(id.clone());
+                self.look = (Instant::now() + LOOK_FIRST, LOOK_FIRST);
+            }
         }
     }
 
@@ -660,9 +694,9 @@ impl Actor {
         }
     }
 
-    /// The task is done: its records go, its events stay until they are delivered.
+    /// The task is done and told: its folder and its records go.
     async fn forget(&mut self, id: &TaskId) {
-        info!(task = %id, "task done");
+        self.ended.remove(id);
         // The folder goes first: one that outlives its task would bring it back.
         self.undescribed.remove(id);
         if let Err(e) = self.parts.spool.forget_task(id).await {
@@ -689,7 +723,8 @@ impl Actor {
     }
 
     fn let_images_go(&self) {
-        let layouts = self.tasks.values().filter_map(|running| running.task.spec.mix.as_ref());
+        let shows = |r: &&Running| r.task.phase != Phase::Done;
+        let layouts = self.tasks.values().filter(shows).filter_map(|running| running.task.spec.mix.as_ref());
         let shown = layouts.flat_map(|mix| mix.layout.image_urls()).map(str::to_owned).collect();
         self.parts.stills.keep_only(&shown);
     }
@@ -713,7 +748,7 @@ impl Actor {
         metrics::gauge!("holdfast_rooms").set(count(self.rooms.len()));
         metrics::gauge!("holdfast_sessions").set(count(self.sessions.len()));
         metrics::gauge!("holdfast_tasks").set(count(tasks));
-        metrics::gauge!("holdfast_tasks_draining").set(count(self.tasks.len() - tasks));
+        metrics::gauge!("holdfast_tasks_draining").set(count(self.tasks.len() - tasks - self.ended.len()));
         self.parts.health.recording(lanes > 0);
     }
 }

@@ -112,7 +112,7 @@ impl Witness {
 
     pub(super) fn see(&self, sum: Sum) -> io::Result<()> {
         self.0.write_all_at(&sum.to_bytes(), 0)?;
-        if sum.commits % SYNC_EACH == 0 { self.0.sync_data() } else { Ok(()) }
+        if sum.commits.is_multiple_of(SYNC_EACH) { self.0.sync_data() } else { Ok(()) }
     }
 }
 

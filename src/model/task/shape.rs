@@ -145,16 +145,16 @@ impl RecordingTask {
         }
     }
 
-    /// The folder's word beside the index's, before `restore`. `Err`: the index knows nothing, or only an older state;
-    /// then the task is made of the shape, without its pieces.
-    pub fn reconcile_index(indexed: Option<RecordingTask>, shape: Shape) -> Result<RecordingTask, RecordingTask> {
+    /// The folder's word beside the index's, before `restore`, and whether the index was believed. It is not when it
+    /// knows nothing, or only an older state: then the task is made of the shape, without its pieces.
+    pub fn reconcile_index(indexed: Option<RecordingTask>, shape: Shape) -> (RecordingTask, bool) {
         match indexed {
             Some(mut task) if task.edition >= shape.edition => {
                 task.told = shape.told.into_iter().map(|told| task.event(told)).collect();
                 task.seq_limit = shape.seq_limit;
-                Ok(task)
+                (task, true)
             }
-            _ => Err(RecordingTask::from_shape(shape)),
+            _ => (RecordingTask::from_shape(shape), false),
         }
     }
 

@@ -22,10 +22,7 @@ impl Actor {
             let mut found = recovered.tasks.remove(&id).unwrap_or_default();
             let shape = actor.shape_of(&id, &found);
             let (task, known) = match (indexed.remove(&id), shape) {
-                (indexed, Some(shape)) => match RecordingTask::reconcile_index(indexed, shape) {
-                    Ok(task) => (task, true),
-                    Err(task) => (task, false),
-                },
+                (indexed, Some(shape)) => RecordingTask::reconcile_index(indexed, shape),
                 (Some(task), None) => (task, true),
                 (None, None) => {
                     recovered.tasks.insert(id, found);
@@ -56,6 +53,8 @@ impl Actor {
             unsaved: BTreeMap::new(),
             unshelved: Vec::new(),
             undescribed: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            look: (Instant::now(), LOOK_FIRST),
             troubles: BTreeMap::new(),
             epoch_wall,
             stopping: false,
