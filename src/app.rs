@@ -28,7 +28,7 @@ use crate::media::stills::Stills;
 use crate::media::tracks::Tracks;
 use crate::media::whip::{WhipServer, WhipSettings};
 use crate::media::{self, MediaClock};
-use crate::model::{Secret, Timestamp, WallClock};
+use crate::model::{MediaTime, Secret, Timestamp, WallClock};
 use crate::rooms::{Actor, Parts, Rooms};
 use crate::spool::Spool;
 use crate::store::seal::BoxKey;
@@ -41,6 +41,10 @@ const ROOMS_STOP: Duration = Duration::from_secs(25);
 const SPOOL_STOP: Duration = Duration::from_secs(10);
 const NEWS_STOP: Duration = Duration::from_secs(5);
 const DOOR_STOP: Duration = Duration::from_secs(3);
+
+/// How often the wall clock is looked at, and how far it must be off to have been set.
+const CLOCK_LOOK: Duration = Duration::from_secs(1);
+const CLOCK_STEP: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -59,6 +63,28 @@ pub fn wall_clock() -> WallClock {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     })
+}
+
+/// Looks at the wall clock against the monotonic one. A box without a clock battery starts in the past, and is set when
+/// the network is there.
+async fn watch_clock(wall: WallClock, media: MediaClock, cancel: CancellationToken) {
+    let mut look = tokio::time::interval(CLOCK_LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = cancel.cancelled() => return,
+        }
+        // a process that stood still between the readings knows nothing: it looks again
+        let (before, shown, after) = (media.now(), wall(), media.now());
+        if after.0 - before.0 > CLOCK_STEP.as_nanos() as u64 / 4 {
+            continue;
+        }
+        if let Some(by_us) = media.follow(shown, MediaTime(before.0.midpoint(after.0)), CLOCK_STEP) {
+            warn!(by_ms = by_us / 1000, "the wall clock was set; files that begin from now on have the new time");
+            metrics::counter!("holdfast_clock_steps_total").increment(1);
+        }
+    }
 }
 
 /// A box that runs: where its doors are, and how to stop it.
@@ -169,6 +195,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
+        tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
     ];
 
     let mut door_tasks = Vec::new();

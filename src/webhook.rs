@@ -78,6 +78,9 @@ pub enum Error {
 struct Waiting {
     key: String,
     event: Event,
+    /// How old it was when it was taken in, and when that was: a wall clock that is set makes no event old.
+    age: Duration,
+    since: Instant,
 }
 
 /// A task's part of the outbox.
@@ -191,7 +194,8 @@ impl Webhook {
                 in_flight: false,
             });
             let place = queue.events.partition_point(|w| w.event.seq < event.seq);
-            queue.events.insert(place, Waiting { key, event });
+            let (age, since) = ((self.clock)().since(event.at), Instant::now());
+            queue.events.insert(place, Waiting { key, event, age, since });
         }
         if !unwanted.is_empty() {
             self.store.commit(unwanted).await?;
@@ -201,10 +205,10 @@ impl Webhook {
 
     /// Gives up events that nobody took for the configured time.
     async fn drop_old(&self, outbox: &mut Outbox) {
-        let (now, keep) = ((self.clock)(), Duration::from_secs(self.config.callbacks.keep_hours * 3600));
+        let keep = Duration::from_secs(self.config.callbacks.keep_hours * 3600);
         for ((app, task), queue) in outbox.queues.iter_mut().filter(|(_, queue)| !queue.in_flight) {
             while let Some(old) = queue.events.front()
-                && now.since(old.event.at) > keep
+                && old.age + old.since.elapsed() > keep
             {
                 if let Err(error) = self.store.commit(Batch::new().delete(old.key.clone())).await {
                     tracing::error!(%error, "an old event cannot be dropped");

@@ -64,6 +64,48 @@ async fn a_killed_box_loses_nothing_that_was_written() {
     }
 }
 
+/// The daemon dies and its index with it. The tasks' folders tell enough: the task goes on, nothing is carried twice or
+/// left behind, its lists are closed, and no event has two meanings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_box_without_its_index_loses_nothing() {
+    let mut scene = Scene::new(|_| {}).await;
+    let task = scene.create("clinic").await;
+    let mut publisher = scene.publish("clinic", "dr-wang", Sends::default()).await;
+    scene.has_segments(&task, "dr-wang", "video", 2).await;
+    let before = scene.objects(&task).await;
+    let listed = scene.segments(&task, "dr-wang", "video").await;
+    scene.daemon.kill().await;
+    publisher.vanish().await;
+    let state = scene.daemon.state_dir();
+    let folder = state.join("spool").join(&task);
+    let journal = std::fs::read_to_string(folder.join("uploaded.txt")).expect("uploads are noted");
+    assert!(listed.iter().all(|name| journal.contains(name.as_str())), "{journal}");
+    std::fs::remove_dir_all(state.join("index")).expect("the index is a folder");
+    scene.daemon.start_again().await;
+
+    scene.receiver.event(&task, 306).await;
+    let described = scene.sdk.describe(&task).await.expect("the task goes on");
+    assert_eq!(described["Status"], "InProgress", "{described}");
+    scene.has_segments(&task, "dr-wang", "video", listed.len() + 1).await;
+    let _again = scene.publish("clinic", "dr-wang", Sends::default()).await;
+    scene.lanes_began(&task, 4).await;
+    let recording = scene.finish(&task).await;
+    let (old, new): (Vec<&Lane>, Vec<&Lane>) = recording.lanes.iter().partition(|l| !l.name.starts_with("ha1_"));
+    assert_eq!((old.len(), new.len()), (2, 2), "{:?}", recording.objects.keys());
+    let video = old.iter().find(|l| l.kind == "video").expect("a picture");
+    let names: Vec<_> = video.playlist.segments.iter().map(|s| s.name.clone()).collect();
+    assert_eq!(names[..listed.len()], listed[..], "what was listed stays listed");
+    for (name, bytes) in before.iter().filter(|(name, _)| name.ends_with(".ts")) {
+        let name = name.rsplit('/').next().unwrap_or(name);
+        assert_eq!(&recording.objects[name], bytes, "{name} has changed");
+    }
+    let story = scene.receiver.of(&task);
+    let count = |event| story.iter().filter(|c| c.event() == event).count();
+    assert_eq!([301, 302, 303, 304, 305, 306, 307].map(count), [1, 1, 1, 4, 1, 1, 4], "{}", scene.receiver.story());
+    until("the folder to go", || async { (!folder.exists()).then_some(()) }).await;
+    assert_eq!(on_the_shelf(&state), Vec::<Vec<u8>>::new());
+}
+
 /// The bucket is away for a while: recording goes on, files wait, 308 says why, and everything arrives byte by byte.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_bucket_delays_but_loses_nothing() {

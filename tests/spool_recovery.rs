@@ -309,6 +309,71 @@ async fn without_the_index_everything_on_the_shelf_is_adopted() {
     life.die().await;
 }
 
+/// The index is gone, and the folders tell what the destination has: nothing is carried twice that was acknowledged.
+#[tokio::test]
+async fn without_the_index_what_was_uploaded_is_known() {
+    let bytes = stream(LaneKind::Audio);
+    let disk = Disk::new();
+    let mut life = disk.live().await;
+    for index in 0..4 {
+        disk.write(&name(index, LaneKind::Audio), &bytes);
+        life.accept(&name(index, LaneKind::Audio).closed(&disk.task, Duration::ZERO, bytes.len() as u64));
+        life.fate().await;
+    }
+    life.spool.describe_task(&disk.task, "the shape".into()).await.unwrap();
+    for _ in 0..2 {
+        let job = life.spool.lease(1).await.unwrap().expect("it waits");
+        job.ack_uploaded().await.unwrap();
+    }
+    let job = life.spool.lease(1).await.unwrap().expect("it waits");
+    assert!(job.ack_lost("rot".into()).await.unwrap().is_some());
+    life.die().await;
+    // the process had died before it unlinked the second, and while it wrote the journal
+    disk.write(&name(1, LaneKind::Audio), &bytes);
+    let journal = fs::read(disk.path("uploaded.txt")).unwrap();
+    fs::write(disk.path("uploaded.txt"), [&journal[..], b"5f00ba11 up YW5u"].concat()).unwrap();
+
+    for _ in 0..2 {
+        fs::remove_dir_all(disk.dir.path().join("index")).unwrap();
+        let life = disk.live().await;
+        let shelved = disk.shelved(&life);
+        let uploaded: Vec<_> = shelved.noted_uploaded.iter().map(|(n, object)| (n.index, object.as_str())).collect();
+        assert_eq!(uploaded, [(0, "0.ts"), (1, "1.ts")]);
+        assert!(shelved.noted_lost.iter().all(|n| n.index == 2) && !shelved.noted_lost.is_empty());
+        assert_eq!(shelved.adopted.iter().map(|s| s.index).collect::<Vec<_>>(), [3]);
+        assert_eq!(shelved.shape.as_deref(), Some("the shape"));
+        assert_eq!(life.found.unknown, 0);
+        life.die().await;
+    }
+    assert!(!disk.path(&name(1, LaneKind::Audio).to_string()).exists());
+}
+
+/// The process died between the journal and the index: the journal was first, and is believed.
+#[tokio::test]
+async fn a_journal_that_is_ahead_of_the_index_is_believed() {
+    let bytes = stream(LaneKind::Audio);
+    let disk = Disk::new();
+    let mut life = disk.live().await;
+    disk.write(&name(0, LaneKind::Audio), &bytes);
+    life.accept(&name(0, LaneKind::Audio).closed(&disk.task, Duration::ZERO, bytes.len() as u64));
+    life.fate().await;
+    let key = records::spool_key(&disk.task, "0.ts");
+    let before = life.store.get(&key).await.unwrap().unwrap();
+    life.spool.lease(1).await.unwrap().expect("it waits").ack_uploaded().await.unwrap();
+    life.store.commit(Batch::new().put(key, before)).await.unwrap();
+    life.die().await;
+    disk.write(&name(0, LaneKind::Audio), &bytes);
+
+    for _ in 0..2 {
+        let life = disk.live().await;
+        assert_eq!(disk.shelved(&life).uploaded, ["0.ts"]);
+        assert!(disk.shelved(&life).spooled.is_empty() && disk.shelved(&life).adopted.is_empty());
+        assert!(life.spool.lease(1).await.unwrap().is_none(), "it is not carried again");
+        assert!(!disk.path(&name(0, LaneKind::Audio).to_string()).exists());
+        life.die().await;
+    }
+}
+
 #[tokio::test]
 async fn strangers_files_and_unreadable_records_stop_nothing() {
     let bytes = stream(LaneKind::Audio);

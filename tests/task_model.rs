@@ -10,8 +10,8 @@ use holdfast::model::recording::{
     Destination, Fate, MediaFilter, RecordingSpec, StreamType, Subscribers, Subscription, Vendor,
 };
 use holdfast::model::room::{Room, Track};
-use holdfast::model::segment::ClosedSegment;
-use holdfast::model::task::{Effect, Input, Phase, Piece, Policy, RecordingTask};
+use holdfast::model::segment::{ClosedSegment, LocalName};
+use holdfast::model::task::{Effect, Found, Input, Phase, Piece, Policy, RecordingTask, Shape};
 use holdfast::model::{
     Codec, LaneRun, MediaId, RoomId, SdkAppId, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
 };
@@ -59,6 +59,14 @@ enum Step {
     Wait(u16),
     /// the process dies and comes back
     Restart,
+    /// the same, and the index is gone
+    LoseIndex,
+    /// the same, and of the index some of the pieces are gone
+    Forgetful(u64),
+    /// the n-th published playlist is lost by the disk
+    ListLost(u8),
+    /// the wall clock is set, by so many seconds
+    SetClock(i32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -80,6 +88,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Stop),
         3 => (1u16..40).prop_map(Wait),
         1 => Just(Restart),
+        1 => Just(LoseIndex),
+        1 => any::<u64>().prop_map(Forgetful),
+        1 => any::<u8>().prop_map(ListLost),
+        1 => (-100_000..100_000i32).prop_map(SetClock),
     ]
 }
 
@@ -99,9 +111,23 @@ struct World {
     playlists: Vec<(String, u64, String)>,
     newest_text: BTreeMap<String, (u64, String)>,
     pieces: BTreeMap<String, Piece>,
-    told: Vec<(u64, EventBody)>,
+    told: BTreeMap<u64, EventBody>,
     lost: BTreeSet<(u32, u32)>,
     restarts: u8,
+    /// The record in the index, and what the task's folder knows.
+    indexed: Vec<u8>,
+    shape: Option<Shape>,
+    journal: Vec<(LocalName, String)>,
+    lost_files: Vec<LocalName>,
+    index_was_lost: bool,
+    forgotten: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Memory {
+    Whole,
+    Holes(u64),
+    Gone,
 }
 
 impl World {
@@ -123,9 +149,15 @@ impl World {
             playlists: Vec::new(),
             newest_text: BTreeMap::new(),
             pieces: BTreeMap::new(),
-            told: Vec::new(),
+            told: BTreeMap::new(),
             lost: BTreeSet::new(),
             restarts: 0,
+            indexed: Vec::new(),
+            shape: None,
+            journal: Vec::new(),
+            lost_files: Vec::new(),
+            index_was_lost: false,
+            forgotten: false,
         };
         world.perform(effects);
         world.reconcile();
@@ -147,10 +179,20 @@ impl World {
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
+        let shape = self.task.take_shape();
+        self.indexed = serde_json::to_vec(&self.task).unwrap();
+        if let Some(shape) = shape {
+            let text = shape.to_text();
+            assert_eq!(Shape::parse(&text).unwrap(), shape);
+            self.shape = Some(shape);
+        }
         for effect in effects {
             match effect {
                 Effect::SavePiece(piece) => drop(self.pieces.insert(piece.object.clone(), piece)),
-                Effect::Announce(event) => self.told.push((event.seq, event.body)),
+                Effect::Announce(event) => {
+                    let before = self.told.insert(event.seq, event.body.clone());
+                    assert!(before.is_none_or(|b| b == event.body), "one number, two events: {}", event.seq);
+                }
                 Effect::StartLane { run, .. } => {
                     let same_lane = self.lanes.keys().filter(|r| r.lane == run.lane).count();
                     assert_eq!(same_lane, 0, "two pipelines of one lane at once");
@@ -187,7 +229,10 @@ impl World {
                 }
                 Effect::ChangeScene { .. } => panic!("single streams have no scene"),
                 Effect::FetchImage { .. } => panic!("single streams show no image"),
-                Effect::Forget => assert_eq!(self.task.phase, Phase::Done),
+                Effect::Forget => {
+                    assert_eq!(self.task.phase, Phase::Done);
+                    self.forgotten = true;
+                }
             }
         }
     }
@@ -204,7 +249,7 @@ impl World {
     }
 
     fn segment(&self, run: &LaneRun, index: u32) -> ClosedSegment {
-        ClosedSegment {
+        let mut segment = ClosedSegment {
             run: run.clone(),
             index,
             start: self.now,
@@ -213,7 +258,9 @@ impl World {
             size: None,
             discontinuity: false,
             part_name: String::new(),
-        }
+        };
+        segment.part_name = LocalName::of(&segment).part().to_string();
+        segment
     }
 
     fn nth<T: Clone>(list: &[T], n: u8) -> Option<T> {
@@ -263,6 +310,7 @@ impl World {
                     self.closed.insert((run.run, index));
                     self.lost.insert((run.run, index));
                     let segment = self.segment(&run, index);
+                    self.lost_files.push(LocalName::of(&segment).part());
                     self.apply(Input::SegmentLost { segment, why: "fsync failed".into() });
                     self.apply(Input::LaneEnded { run, failed: true });
                     self.reconcile();
@@ -286,6 +334,7 @@ impl World {
                 if let Some(order) = Self::nth(&self.spool_orders, n) {
                     self.spool_orders.retain(|o| o != &order);
                     self.lost.insert((order.0.run.run, order.0.index));
+                    self.lost_files.push(LocalName::of(&order.0));
                     self.apply(Input::Fate(Fate::Lost { segment: order.0, why: "fsync failed".into() }));
                 }
             }
@@ -293,6 +342,7 @@ impl World {
                 if let Some(order) = Self::nth(&self.shelf, n) {
                     self.shelf.retain(|o| o != &order);
                     self.destination.insert(order.1.clone());
+                    self.journal.push((LocalName::of(&order.0), order.1.clone()));
                     self.apply(Input::Fate(Fate::SegmentUploaded { object: order.1 }));
                 }
             }
@@ -317,7 +367,26 @@ impl World {
                 self.now = self.now.plus(Duration::from_secs(u64::from(seconds)));
                 self.apply(Input::Tick);
             }
-            Step::Restart => self.restart(),
+            Step::Restart => self.restart(Memory::Whole),
+            Step::LoseIndex => self.restart(Memory::Gone),
+            Step::Forgetful(which) => self.restart(Memory::Holes(which)),
+            Step::ListLost(n) => {
+                if let Some((object, version, _)) = Self::nth(&self.playlists, n) {
+                    self.playlists.retain(|l| l.0 != object || l.1 != version);
+                    self.apply(Input::Fate(Fate::PlaylistLost { object, version }));
+                }
+            }
+            Step::SetClock(seconds) => {
+                let by = i64::from(seconds) * 1_000_000;
+                let left = self.task.deadline().map(|due| due.since(self.now));
+                let phase = self.task.phase;
+                self.now = Timestamp(self.now.0 + by);
+                self.task.clock_stepped(by);
+                assert_eq!(self.task.deadline().map(|due| due.since(self.now)), left, "no wait grows or shrinks");
+                self.apply(Input::Tick);
+                let still = std::mem::discriminant(&phase) == std::mem::discriminant(&self.task.phase);
+                assert!(still || left == Some(Duration::ZERO), "the clock alone ended {phase:?}");
+            }
         }
         let waiting_for_word = !self.lanes.is_empty()
             || !self.spool_orders.is_empty()
@@ -327,14 +396,19 @@ impl World {
         assert!(may_rest || waiting_for_word || self.task.deadline().is_some(), "stuck in {:?}", self.task.phase);
     }
 
-    fn restart(&mut self) {
+    fn restart(&mut self, memory: Memory) {
         if self.task.phase == Phase::Done {
+            assert!(self.forgotten, "a task that is done is forgotten");
+            // The process dies before it is: that is all that is left to do.
+            self.forgotten = false;
+            let task: RecordingTask = serde_json::from_slice(&self.indexed).unwrap();
+            let (task, effects) = task.restore(Vec::new(), Policy::default(), self.now);
+            self.task = task;
+            self.perform(effects);
+            assert!(self.forgotten, "a task that was done is stuck");
             return;
         }
         self.restarts += 1;
-        let bytes = serde_json::to_vec(&self.task).unwrap();
-        let task: RecordingTask = serde_json::from_slice(&bytes).unwrap();
-        let pieces: Vec<Piece> = self.pieces.values().cloned().collect();
         self.room = Room::default();
         // What a lane was writing when the process died is torn, and found on the disk.
         let torn: Vec<ClosedSegment> = std::mem::take(&mut self.lanes)
@@ -348,25 +422,72 @@ impl World {
             // The lists had arrived, and the word of it died with the process.
             self.playlists.clear();
         }
+        // Of what was on its way to the shelf, some have their last name already.
+        let mut on_their_way: Vec<ClosedSegment> =
+            std::mem::take(&mut self.spool_orders).into_iter().map(|(segment, _)| segment).collect();
+        for segment in on_their_way.iter_mut().filter(|segment| segment.index % 2 == 0) {
+            segment.part_name = LocalName::of(segment).to_string();
+        }
+        if let Memory::Holes(which) = memory {
+            // The shelf has lost some of its own records: it finds the files.
+            let mut n = 0;
+            let (kept, adopted) = std::mem::take(&mut self.shelf).into_iter().partition(|_| {
+                n += 1;
+                which >> (n % 61) & 1 == 1
+            });
+            self.shelf = kept;
+            on_their_way.extend(adopted.into_iter().map(|(segment, _): (ClosedSegment, String)| {
+                let part_name = LocalName::of(&segment).to_string();
+                ClosedSegment { part_name, ..segment }
+            }));
+        }
+        let adopted: Vec<ClosedSegment> = on_their_way.into_iter().chain(torn).collect();
+        let mut pieces: Vec<Piece> = self.pieces.values().cloned().collect();
+        let mut indexed = Some(serde_json::from_slice::<RecordingTask>(&self.indexed).unwrap());
+        match memory {
+            Memory::Whole => {}
+            Memory::Holes(which) => {
+                let mut n = 0;
+                pieces.retain(|_| {
+                    n += 1;
+                    which >> (n % 64) & 1 == 1
+                });
+                self.index_was_lost = true;
+            }
+            Memory::Gone => {
+                (indexed, self.index_was_lost) = (None, true);
+                pieces.clear();
+                self.playlists.clear();
+                self.newest_text.values_mut().for_each(|(version, _)| *version = 0);
+            }
+        }
+        let found = Found {
+            uploaded: self.journal.clone(),
+            lost: self.lost_files.clone(),
+            spooled: self.shelf.iter().map(|(segment, object)| (object.clone(), segment.clone())).collect(),
+            adopted: adopted.clone(),
+            playlists: self.playlists.iter().map(|(object, version, _)| (object.clone(), *version)).collect(),
+        };
+        let shape = self.shape.clone().expect("written when the task was created");
+        let (mut task, believed) = RecordingTask::reconcile_index(indexed, shape);
+        assert_eq!(believed, memory != Memory::Gone);
+        let (pieces, lacking) = task.mend(pieces, &found);
+        assert!(memory != Memory::Whole || lacking.is_empty(), "the index lacks {lacking:?}");
+        self.pieces.extend(lacking.into_iter().map(|piece| (piece.object.clone(), piece)));
+        let again = if memory == Memory::Whole { Vec::new() } else { task.tell_again() };
         let (task, effects) = task.restore(pieces, Policy::default(), self.now);
         self.task = task;
+        self.perform(again);
         self.perform(effects);
         // The shelf knows what it has, and takes in what was on its way.
         let mut known = BTreeSet::new();
-        for (segment, _) in self.shelf.clone().into_iter().chain(std::mem::take(&mut self.spool_orders)) {
-            let key = (segment.run.run, segment.index);
-            known.insert(key);
-            self.spooled_orders_seen.remove(&key);
-            let on_shelf = self.shelf.iter().any(|(s, _)| *s == segment);
-            if on_shelf {
-                self.spooled_orders_seen.insert(key, 1);
-                self.apply(Input::Fate(Fate::Spooled(segment)));
-            } else {
-                self.apply(Input::SegmentClosed(segment));
-            }
-        }
-        for segment in torn {
+        for (segment, _) in self.shelf.clone() {
             known.insert((segment.run.run, segment.index));
+            self.apply(Input::Fate(Fate::Spooled(segment)));
+        }
+        for segment in adopted {
+            known.insert((segment.run.run, segment.index));
+            self.spooled_orders_seen.remove(&(segment.run.run, segment.index));
             self.apply(Input::SegmentClosed(segment));
         }
         let effects = self.task.settle_unfound(&known, self.now);
@@ -397,7 +518,7 @@ impl World {
     }
 
     fn count(&self, is: impl Fn(&EventBody) -> bool) -> usize {
-        self.told.iter().filter(|(_, body)| is(body)).count()
+        self.told.values().filter(|body| is(body)).count()
     }
 }
 
@@ -411,13 +532,14 @@ proptest! {
         }
         world.finish();
 
-        let seqs: Vec<u64> = world.told.iter().map(|(seq, _)| *seq).collect();
-        prop_assert_eq!(seqs, (0..world.told.len() as u64).collect::<Vec<_>>(), "event numbers have no holes");
+        let seqs: Vec<u64> = world.told.keys().copied().collect();
+        let whole = world.index_was_lost || seqs == (0..world.told.len() as u64).collect::<Vec<_>>();
+        prop_assert!(whole, "event numbers have no holes: {:?}", seqs);
         prop_assert_eq!(world.count(|b| matches!(b, EventBody::RecorderStart { .. })), 1);
         prop_assert_eq!(world.count(|b| matches!(b, EventBody::RecorderStop { .. })), 1, "302 is told once");
         prop_assert!(world.count(|b| matches!(b, EventBody::Failover)) <= 3);
-        let stops: Vec<u8> = world.told.iter()
-            .filter_map(|(_, b)| if let EventBody::UploadStop { status } = b { Some(*status) } else { None })
+        let stops: Vec<u8> = world.told.values()
+            .filter_map(|b| if let EventBody::UploadStop { status } = b { Some(*status) } else { None })
             .collect();
         let expected: &[&[u8]] = if world.lost.is_empty() { &[&[0], &[1, 2]] } else { &[&[1]] };
         prop_assert!(expected.contains(&stops.as_slice()), "305 says {:?}, lost {:?}", stops, world.lost);
@@ -438,17 +560,83 @@ proptest! {
     }
 }
 
+/// Somebody is there, and when the task has waited enough, a segment is recorded.
+fn record_something(world: &mut World) {
+    world.step(Step::Enter(0));
+    world.step(Step::TrackUp(0, true));
+    world.step(Step::Wait(120));
+    assert!(!world.lanes.is_empty(), "a lane runs");
+    world.step(Step::Close(0));
+}
+
 #[test]
 fn the_fourth_failure_of_the_box_ends_the_task() {
     let mut world = World::new(false);
-    for _ in 0..3 {
-        world.restart();
+    record_something(&mut world);
+    for n in 0..3 {
+        world.restart(Memory::Whole);
         assert_eq!(world.task.phase, Phase::Active);
+        record_something(&mut world);
+        assert_eq!(world.task.takeover, n + 1);
     }
-    world.restart();
+    world.restart(Memory::Whole);
     assert_eq!(world.count(|b| matches!(b, EventBody::Failover)), 3);
+    world.finish();
     assert_eq!(world.count(|b| matches!(b, EventBody::RecorderStop { code: LeaveCode::TimedOut })), 1);
-    assert_eq!(world.task.phase, Phase::Done);
+}
+
+/// A crash loop burns nothing: the task is kept, waits longer each time, and records when the box stands.
+#[test]
+fn a_crash_loop_uses_up_no_takeover() {
+    let mut world = World::new(false);
+    record_something(&mut world);
+    for _ in 0..20 {
+        world.restart(Memory::Whole);
+        world.step(Step::Wait(1));
+    }
+    assert_eq!((world.task.phase, world.task.takeover), (Phase::Active, 1));
+    assert_eq!(world.count(|b| matches!(b, EventBody::Failover)), 1, "the first one is at once");
+    world.step(Step::Enter(0));
+    world.step(Step::TrackUp(0, true));
+    assert!(world.lanes.is_empty(), "held: {:?}", world.task.deadline());
+    world.step(Step::Wait(120));
+    // taken up; its first media come, and nothing that plays is left of them
+    let run = world.nth_lane(0).expect("taken up");
+    world.apply(Input::FirstMedia { run, at: world.now });
+    world.lanes.clear();
+    world.restart(Memory::Whole);
+
+    world.step(Step::Enter(0));
+    world.step(Step::TrackUp(0, true));
+    world.step(Step::Wait(120));
+    assert_eq!((world.lanes.len(), world.task.takeover), (1, 1), "taken up under the names that nobody used");
+    let began = world.now;
+    world.step(Step::Close(0));
+    while !world.spool_orders.is_empty() {
+        world.step(Step::Spooled(0));
+    }
+    let slices = world.count(|b| matches!(b, EventBody::FileSlice { begin, .. } if *begin == began));
+    assert_eq!(slices, 1, "what recorded nothing leaves no beginning behind");
+    assert!(world.task.files().iter().any(|file| file.begin == began && file.file_name.starts_with("ha1_")));
+}
+
+/// A task whose lanes bring the box down before they record anything does not do so for ever.
+#[test]
+fn a_task_that_brings_the_box_down_is_given_up() {
+    let mut world = World::new(false);
+    let mut takeovers = 0;
+    while world.task.phase == Phase::Active {
+        world.restart(Memory::Whole);
+        world.step(Step::Enter(0));
+        world.step(Step::TrackUp(0, true));
+        world.step(Step::Wait(120));
+        // its media never become a file that plays
+        world.lanes.clear();
+        takeovers += 1;
+        assert!(takeovers < 20, "it ends");
+    }
+    assert_eq!(takeovers, 11);
+    assert_eq!(world.count(|b| matches!(b, EventBody::RecorderStop { code: LeaveCode::TimedOut })), 1);
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub mod words;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -53,19 +53,21 @@ use crate::model::{
     Codec, LaneRun, MediaId, MediaTime, RoomKey, SessionId, Timestamp, TrackId, TrackKind, UserId, encoder,
 };
 
-/// The one clock of media: monotonic time since the process began, tied to wall time once.
+/// The one clock of media: monotonic time since the process began, tied to wall time.
 ///
-/// A step of the wall clock does not move it, so durations and order stay true; wall times of files come
-/// from the one mapping made at start.
+/// A step of the wall clock does not move it, so durations and order stay true. Wall times of files come from one
+/// mapping, made at start and made anew when the wall clock is found to have been set ([`MediaClock::follow`]): files
+/// that are open keep their times, later ones begin by the new one. Copies share it.
 #[derive(Debug, Clone, Copy)]
 pub struct MediaClock {
     epoch: Instant,
-    epoch_wall: Timestamp,
+    /// Unix microseconds at the epoch. A box makes one clock, which lasts as long as the process.
+    epoch_wall: &'static AtomicI64,
 }
 
 impl MediaClock {
     pub fn new(epoch: Instant, epoch_wall: Timestamp) -> MediaClock {
-        MediaClock { epoch, epoch_wall }
+        MediaClock { epoch, epoch_wall: Box::leak(Box::new(AtomicI64::new(epoch_wall.0))) }
     }
     pub fn now(&self) -> MediaTime {
         self.at(Instant::now())
@@ -79,7 +81,21 @@ impl MediaClock {
         self.epoch + Duration::from_nanos(at.0)
     }
     pub fn wall(&self, at: MediaTime) -> Timestamp {
-        self.epoch_wall.plus(Duration::from_nanos(at.0))
+        self.epoch_wall().plus(Duration::from_nanos(at.0))
+    }
+    /// The wall time at which this clock showed 0, by what is known now.
+    pub fn epoch_wall(&self) -> Timestamp {
+        Timestamp(self.epoch_wall.load(Ordering::Relaxed))
+    }
+    /// The wall clock shows `wall` at `at`. When that is more than `least` from what was thought, it was set, and is
+    /// followed from now on. Says by how many microseconds.
+    pub fn follow(&self, wall: Timestamp, at: MediaTime, least: Duration) -> Option<i64> {
+        let by = wall.0.saturating_sub(self.wall(at).0);
+        if u128::from(by.unsigned_abs()) <= least.as_micros() {
+            return None;
+        }
+        self.epoch_wall.fetch_add(by, Ordering::Relaxed);
+        Some(by)
     }
 }
 

@@ -130,6 +130,8 @@ pub enum Fate {
     SegmentUploaded { object: String },
     /// The destination has this version of a playlist.
     PlaylistUploaded { object: String, version: u64 },
+    /// This version of a playlist cannot be had any more, and did not reach the destination.
+    PlaylistLost { object: String, version: u64 },
     /// The destination refused or did not answer; the file stays on the shelf and will be tried again.
     UploadFailed { code: String, message: String },
 }

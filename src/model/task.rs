@@ -13,8 +13,10 @@
 //! Sources: RECORDING.md §1–3, §5, §8, §11.
 
 mod record;
+mod shape;
+mod takeover;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -30,9 +32,9 @@ use super::{Lane, LaneRun, TaskId, Timestamp};
 
 use record::{Live, LiveState, Record};
 pub use record::{Piece, PieceFate};
-
-/// How often a task is taken up again after the box failed (RECORDING.md §11).
-pub const TAKEOVERS: u8 = 3;
+pub use shape::{Found, Shape};
+pub use takeover::TAKEOVERS;
+use takeover::TookUp;
 
 /// So many different upload errors are announced within one time of quiet.
 const ERROR_CODES: usize = 8;
@@ -58,6 +60,8 @@ pub struct Policy {
     pub grace: Duration,
     /// An upload error of the same code is announced again only after so long.
     pub error_quiet: Duration,
+    /// A closed list that the disk has lost is made again after so long.
+    pub list_again: Duration,
 }
 
 impl Default for Policy {
@@ -71,6 +75,7 @@ impl Default for Policy {
             kill_limit: Duration::from_secs(4),
             grace: Duration::from_secs(60),
             error_quiet: Duration::from_secs(600),
+            list_again: Duration::from_secs(30),
         }
     }
 }
@@ -160,6 +165,12 @@ pub struct RecordingTask {
     pub created: Timestamp,
     pub takeover: u8,
     pub phase: Phase,
+    /// When the task was last taken up again, and how often.
+    #[serde(default)]
+    took_up: Option<TookUp>,
+    /// Rises with every change of the [`Shape`].
+    #[serde(default)]
+    edition: u64,
     next_run: u32,
     next_seq: u64,
     /// 305 with Status 1 was sent.
@@ -180,6 +191,18 @@ pub struct RecordingTask {
     /// When each code was last announced. Messages name objects and requests, so they do not tell errors apart.
     #[serde(skip)]
     told_errors: BTreeMap<String, Timestamp>,
+    /// Kept, but not yet taken up again: the box failed a moment ago.
+    #[serde(skip)]
+    held_until: Option<Timestamp>,
+    /// Announced and told in the shape: told again when the index is lost.
+    #[serde(skip)]
+    told: Vec<Event>,
+    /// Numbers of events below it are spoken for, as the shape says.
+    #[serde(skip)]
+    seq_limit: u64,
+    /// The shape has changed since it was last taken.
+    #[serde(skip)]
+    reshaped: bool,
     /// Between `restore` and `settle_unfound`: what is on the disk is not all told yet, so nothing is concluded.
     #[serde(skip)]
     recovering: bool,
@@ -201,6 +224,8 @@ impl RecordingTask {
             created: now,
             takeover: 0,
             phase: Phase::Active,
+            took_up: None,
+            edition: 0,
             next_run: 0,
             next_seq: 0,
             told_left_behind: false,
@@ -211,6 +236,10 @@ impl RecordingTask {
             nobody_since: None,
             images: BTreeMap::new(),
             told_errors: BTreeMap::new(),
+            held_until: None,
+            told: Vec::new(),
+            seq_limit: 0,
+            reshaped: true,
             recovering: false,
             policy,
         };
@@ -219,56 +248,6 @@ impl RecordingTask {
             task.announce(EventBody::UploadStart { failed: false }, now),
         ];
         (task, effects)
-    }
-
-    /// A task out of the index after the process died. One that was recording is taken over (306, `ha<n>_` names), at
-    /// most three times; after that, and if it was leaving, it has left. Pieces the spool adopts come as
-    /// `SegmentClosed` afterwards and find their playlist by their run; [`settle_unfound`](Self::settle_unfound) then
-    /// ends the recovery.
-    pub fn restore(mut self, pieces: Vec<Piece>, policy: Policy, now: Timestamp) -> (RecordingTask, Vec<Effect>) {
-        self.policy = policy;
-        self.recovering = true;
-        for piece in pieces {
-            self.remember(piece);
-        }
-        let mut effects = Vec::new();
-        match self.phase {
-            Phase::Active if self.takeover < TAKEOVERS => {
-                self.takeover += 1;
-                self.idle_since = Some(now);
-                effects.push(self.announce(EventBody::Failover, now));
-            }
-            Phase::Active => self.phase = Phase::Leaving { code: LeaveCode::TimedOut },
-            Phase::Leaving { .. } | Phase::Draining { .. } | Phase::Done => {}
-        }
-        // A closed list that is not known to have arrived is published again: nobody else remembers it.
-        for record in &mut self.records {
-            record.closed = record.closed.filter(|closed| record.arrived >= *closed);
-        }
-        (self, effects)
-    }
-
-    /// After recovery: pieces that were on their way to the shelf and that it does not know, are lost. `known` says
-    /// which (run, index) it has or has taken in anew.
-    pub fn settle_unfound(&mut self, known: &BTreeSet<(u32, u32)>, now: Timestamp) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        self.recovering = false;
-        let lost: Vec<Piece> = (self.records.iter_mut())
-            .flat_map(|record| record.pieces.values_mut())
-            .filter(|piece| matches!(piece.fate, PieceFate::Closing | PieceFate::Spooled))
-            .filter(|piece| !known.contains(&(piece.run, piece.index)))
-            .map(|piece| {
-                piece.fate = PieceFate::Lost;
-                piece.clone()
-            })
-            .collect();
-        for piece in lost {
-            let message = format!("{} was not on the disk after a restart", piece.object);
-            effects.push(self.announce(EventBody::UploadError { code: "SegmentLost".into(), message }, now));
-            effects.push(Effect::SavePiece(piece));
-        }
-        effects.extend(self.drive(now));
-        effects
     }
 
     pub fn has_media(&self) -> bool {
@@ -293,15 +272,19 @@ impl RecordingTask {
     pub fn deadline(&self) -> Option<Timestamp> {
         let mut due: Vec<Timestamp> = Vec::new();
         match self.phase {
-            Phase::Active => due.extend(self.idle_since.map(|since| since.plus(self.spec.max_idle))),
+            Phase::Active => {
+                due.extend(self.idle_since.map(|since| since.plus(self.spec.max_idle)));
+                due.extend(self.held_until);
+            }
             Phase::Draining { since } if !self.told_left_behind => due.push(since.plus(self.policy.grace)),
             _ => {}
         }
         for record in &self.records {
+            due.extend(record.again_at);
             match record.live.as_ref().map(|live| &live.state) {
                 Some(LiveState::Finishing { until } | LiveState::Killed { until }) => due.push(*until),
                 Some(LiveState::Running) => due.extend(self.nobody_since.map(|since| since.plus(self.policy.mix_hold))),
-                None if self.phase == Phase::Active && self.wanted.contains_key(&record.lane) => {
+                None if self.may_record() && self.wanted.contains_key(&record.lane) => {
                     due.extend(record.not_before);
                     due.extend(record.merge_since.map(|since| since.plus(self.policy.merge_wait)));
                 }
@@ -324,6 +307,29 @@ impl RecordingTask {
         self.drive(now)
     }
 
+    /// The wall clock was found to be wrong and now shows `by_us` more: what was written by the old one moves with it,
+    /// so that no wait grows or shrinks. To be saved.
+    pub fn clock_stepped(&mut self, by_us: i64) {
+        let step = |at: &mut Timestamp| at.0 = at.0.saturating_add(by_us);
+        step(&mut self.created);
+        if let Phase::Draining { since } = &mut self.phase {
+            step(since);
+        }
+        self.took_up.iter_mut().for_each(|took| step(&mut took.at));
+        self.told_errors.values_mut().for_each(step);
+        [&mut self.idle_since, &mut self.nobody_since, &mut self.held_until].into_iter().flatten().for_each(step);
+        for record in &mut self.records {
+            let waits = [&mut record.not_before, &mut record.merge_since, &mut record.again_at];
+            waits.into_iter().flatten().for_each(step);
+            if let Some(Live { state: LiveState::Finishing { until } | LiveState::Killed { until }, .. }) =
+                &mut record.live
+            {
+                step(until);
+            }
+        }
+        self.reshaped = true;
+    }
+
     pub fn apply(&mut self, input: Input, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
@@ -332,6 +338,7 @@ impl RecordingTask {
                     && record.begin.is_none()
                 {
                     record.begin = Some(at);
+                    self.reshaped = true;
                 }
             }
             Input::SegmentClosed(segment) => effects.extend(self.segment_closed(segment)),
@@ -358,10 +365,11 @@ impl RecordingTask {
                     // an image that comes back later was let go meanwhile
                     self.images.retain(|url, _| mix.layout.image_urls().contains(&url.as_str()));
                 }
+                self.reshaped = true;
             }
             Input::Stop(code) => {
                 if self.phase == Phase::Active {
-                    self.phase = Phase::Leaving { code };
+                    self.leave(code);
                 }
             }
             Input::ImageFailed { url } => {
@@ -378,7 +386,7 @@ impl RecordingTask {
     fn announce(&mut self, body: EventBody, at: Timestamp) -> Effect {
         let seq = self.next_seq;
         self.next_seq += 1;
-        Effect::Announce(Event {
+        let event = Event {
             app: self.spec.app,
             room: self.spec.room.clone(),
             recorder: self.spec.recorder.clone(),
@@ -386,7 +394,19 @@ impl RecordingTask {
             seq,
             at,
             body,
-        })
+        };
+        self.note_told(&event);
+        Effect::Announce(event)
+    }
+
+    fn leave(&mut self, code: LeaveCode) {
+        self.phase = Phase::Leaving { code };
+        self.reshaped = true;
+    }
+
+    /// Lanes may run.
+    fn may_record(&self) -> bool {
+        self.phase == Phase::Active && self.held_until.is_none()
     }
 
     fn record_of(&mut self, run: &LaneRun) -> Option<&mut Record> {
@@ -412,11 +432,14 @@ impl RecordingTask {
             let object = known.object.clone();
             return match known.fate {
                 PieceFate::Closing => vec![Effect::Spool { segment, object }],
+                // The shelf's record of it is lost.
+                PieceFate::Spooled | PieceFate::Uploaded if self.recovering => vec![Effect::Spool { segment, object }],
                 PieceFate::Spooled | PieceFate::Uploaded | PieceFate::Lost => Vec::new(),
             };
         }
         let record = &mut self.records[at];
         // The playlist's start and its first segment's name are one moment (RECORDING.md §3).
+        self.reshaped |= record.begin.is_none();
         let begin = *record.begin.get_or_insert(segment.start);
         if record.pieces.is_empty() {
             segment.start = begin;
@@ -492,10 +515,22 @@ impl RecordingTask {
                     return Vec::new();
                 };
                 record.arrived = record.arrived.max(version);
+                self.reshaped |= record.closed.is_some_and(|closed| record.arrived >= closed);
                 if std::mem::replace(&mut record.told_file, true) {
                     return Vec::new();
                 }
                 vec![self.announce(EventBody::FileInfo { playlist: object }, now)]
+            }
+            Fate::PlaylistLost { object, version } => {
+                // Nothing else comes after a closed list: it is made again, and not at once, since the disk is unwell.
+                let again_at = now.plus(self.policy.list_again);
+                for record in self.records.iter_mut().filter(|r| r.file_name == object && r.closed == Some(version)) {
+                    if record.arrived < version {
+                        record.closed = None;
+                        record.again_at = Some(again_at);
+                    }
+                }
+                Vec::new()
             }
             Fate::UploadFailed { code, message } => {
                 self.told_errors.retain(|_, at| now.since(*at) < self.policy.error_quiet);
@@ -536,6 +571,7 @@ impl RecordingTask {
         if items.is_empty() || record.closed.is_some() {
             return None;
         }
+        record.again_at = None;
         record.version += 1;
         record.closed = ended.then_some(record.version);
         let begin = record.begin.unwrap_or(items[0].start);
@@ -550,16 +586,20 @@ impl RecordingTask {
             return effects;
         }
         if self.phase == Phase::Active && self.idle_since.is_some_and(|since| now >= since.plus(self.spec.max_idle)) {
-            self.phase = Phase::Leaving { code: LeaveCode::IdleTimeout };
+            self.leave(LeaveCode::IdleTimeout);
+        }
+        if self.phase == Phase::Active && self.held_until.is_some_and(|until| now >= until) {
+            self.take_up(now, &mut effects);
         }
         self.drive_images(&mut effects);
         self.drive_lanes(now, &mut effects);
         // Nothing more can come into the lists of lives before this one.
-        self.close_settled(self.takeover, &mut effects);
+        self.close_settled(self.takeover, now, &mut effects);
         if let Phase::Leaving { code } = self.phase {
             let closing = |r: &Record| r.live.is_some() || r.pieces.values().any(|p| p.fate == PieceFate::Closing);
             if !self.records.iter().any(closing) {
                 self.phase = Phase::Draining { since: now };
+                self.reshaped = true;
                 let left = self.announce(EventBody::RecorderStop { code }, now);
                 effects.push(left);
             }
@@ -571,10 +611,11 @@ impl RecordingTask {
     }
 
     /// Closes the lists of lives before `life` whose pieces' fates are all known.
-    fn close_settled(&mut self, life: u8, effects: &mut Vec<Effect>) {
+    fn close_settled(&mut self, life: u8, now: Timestamp, effects: &mut Vec<Effect>) {
         for at in 0..self.records.len() {
             let record = &self.records[at];
-            if record.takeover < life && record.closed.is_none() && record.settled() {
+            let due = record.again_at.is_none_or(|at| now >= at);
+            if record.takeover < life && record.closed.is_none() && record.settled() && due {
                 effects.extend(self.publish(at, true));
             }
         }
@@ -592,8 +633,7 @@ impl RecordingTask {
     }
 
     fn drive_lanes(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let active = self.phase == Phase::Active;
-        let mut wanted = if active { self.wanted.clone() } else { BTreeMap::new() };
+        let mut wanted = if self.may_record() { self.wanted.clone() } else { BTreeMap::new() };
         if self.nobody_since.is_some_and(|since| now >= since.plus(self.policy.mix_hold)) {
             wanted.retain(|_, w| w.begin != Begin::Nobody);
         }
@@ -645,6 +685,7 @@ impl RecordingTask {
             let run = self.next_run;
             self.next_run += 1;
             record.runs.push(run);
+            self.reshaped = true;
             record.live = Some(Live { run, feed: wish.feed.clone(), state: LiveState::Running });
             let run = LaneRun { task: self.id.clone(), lane: wish.lane.clone(), run };
             effects.push(Effect::StartLane { run, feed: wish.feed.clone() });
@@ -652,7 +693,7 @@ impl RecordingTask {
     }
 
     fn drive_end(&mut self, since: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
-        self.close_settled(u8::MAX, effects);
+        self.close_settled(u8::MAX, now, effects);
         if self.records.iter().all(Record::complete) {
             let lost = self.records.iter().flat_map(|r| r.pieces.values()).any(|p| p.fate == PieceFate::Lost);
             // A lost piece never arrives: the task ends with Status 1, said once.
@@ -666,6 +707,7 @@ impl RecordingTask {
                 effects.push(self.announce(EventBody::UploadStop { status }, now));
             }
             self.phase = Phase::Done;
+            self.reshaped = true;
             effects.push(Effect::Forget);
         } else if !self.told_left_behind && now >= since.plus(self.policy.grace) {
             self.told_left_behind = true;

@@ -3,10 +3,12 @@
 //! Owns: the live rooms and tasks. Must not touch: decisions (they are the task's), frames, the network.
 //! Law: the saves and announcements of one step are one commit, made before anything else of that step is done.
 
+mod restore;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +31,10 @@ use crate::spool::{Recovered, Spool};
 use crate::store::records::{self, OutboxEntry};
 use crate::store::seal::BoxKey;
 use crate::store::{Batch, Store};
+
+/// Waits between two looks at whether the events of finished tasks have been taken: the first and the longest.
+const LOOK_FIRST: Duration = Duration::from_secs(1);
+const LOOK_LONGEST: Duration = Duration::from_secs(60);
 
 /// After the last task has left, so long for its files to arrive before the daemon goes.
 const LINGER: Duration = Duration::from_secs(5);
@@ -81,94 +87,20 @@ pub struct Actor {
     unsaved: BTreeMap<String, Option<Vec<u8>>>,
     /// Files that the shelf could not take when they were handed to it.
     unshelved: Vec<(TaskId, Effect)>,
+    /// Shapes of tasks that it could not take.
+    undescribed: BTreeMap<TaskId, String>,
+    /// Tasks that are done, and whose events wait for their receiver: until then their folders can tell them again. The
+    /// next look, and the wait before it.
+    ended: BTreeSet<TaskId>,
+    look: (Instant, Duration),
     /// What lanes that run have said of a part.
     troubles: BTreeMap<&'static str, BTreeMap<LaneRun, String>>,
+    /// The mapping to wall time by which the tasks' waits are written down.
+    epoch_wall: Timestamp,
     stopping: bool,
 }
 
 impl Actor {
-    /// Takes up the tasks of the index. `recovered` is what the spool found on the disk.
-    pub async fn restore(parts: Parts, mut recovered: Recovered) -> Result<Actor, Error> {
-        let store = parts.store.clone();
-        let mut actor = Actor {
-            parts,
-            rooms: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            tasks: BTreeMap::new(),
-            queue: VecDeque::new(),
-            unsaved: BTreeMap::new(),
-            unshelved: Vec::new(),
-            troubles: BTreeMap::new(),
-            stopping: false,
-        };
-        let failed = |e: crate::store::Error| Error::Store(e.to_string());
-        for (key, bytes) in store.scan(records::TASKS).await.map_err(failed)? {
-            let task: RecordingTask = match serde_json::from_slice(&bytes) {
-                Ok(task) => task,
-                Err(e) => {
-                    error!(%key, error = %e, "a task's record cannot be read; its files stay on the shelf");
-                    actor.parts.health.degraded("index", "a task's record cannot be read");
-                    continue;
-                }
-            };
-            let id = task.id.clone();
-            let mut pieces: Vec<Piece> = Vec::new();
-            for (key, bytes) in store.scan(records::segments_prefix(&id)).await.map_err(failed)? {
-                match serde_json::from_slice(&bytes) {
-                    Ok(piece) => pieces.push(piece),
-                    Err(e) => error!(%key, error = %e, "a segment's record cannot be read"),
-                }
-            }
-            let keys = records::load_keys(&store, &actor.parts.box_key, &id).await.map_err(failed)?;
-            let now = actor.now();
-            let (task, effects) = task.restore(pieces, actor.policy(), now);
-            info!(task = %id, phase = ?task.phase, takeover = task.takeover, "task taken up again");
-            let dir = actor.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
-            let base = actor.parts.media_clock.now();
-            actor.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base });
-            actor.perform(&id, effects).await;
-
-            // The shelf's own word on each file comes first; what neither it nor recovery knows is lost.
-            let found = recovered.tasks.remove(&id).unwrap_or_default();
-            let mut known: BTreeSet<(u32, u32)> = BTreeSet::new();
-            let mut tell = |input: Input| actor.queue.push_back((id.clone(), input));
-            for segment in found.adopted {
-                known.insert((segment.run.run, segment.index));
-                tell(Input::SegmentClosed(segment));
-            }
-            for (_, segment) in found.spooled {
-                known.insert((segment.run.run, segment.index));
-                tell(Input::Fate(Fate::Spooled(segment)));
-            }
-            for object in found.uploaded {
-                tell(Input::Fate(Fate::SegmentUploaded { object }));
-            }
-            for (_, segment, why) in found.lost {
-                tell(Input::Fate(Fate::Lost { segment, why }));
-            }
-            actor.drain().await;
-            let now = actor.now();
-            let Some(running) = actor.tasks.get_mut(&id) else { continue };
-            let effects = running.task.settle_unfound(&known, now);
-            actor.perform(&id, effects).await;
-            actor.reconcile_task(&id).await;
-            actor.drain().await;
-        }
-        for (task, found) in recovered.tasks {
-            let files = found.adopted.len() + found.spooled.len() + found.lost.len();
-            if files == 0 {
-                // The process died between forgetting a finished task and emptying its folder.
-                if let Err(e) = actor.parts.spool.forget_task(&task).await {
-                    warn!(%task, error = %e, "something of a finished task stays on the shelf");
-                }
-                continue;
-            }
-            warn!(%task, files, "the shelf holds files of a task that the index does not know; they are left alone");
-            actor.parts.health.degraded("spool", "files of an unknown task are on the shelf");
-        }
-        Ok(actor)
-    }
-
     /// Runs until `cancel`, then ends what is running within its bounds and returns.
     pub async fn run(
         mut self,
@@ -180,12 +112,14 @@ impl Actor {
     ) {
         let mut linger = None;
         loop {
+            self.follow_clock().await;
             self.drain().await;
             self.tell_gauges();
             if self.stopping && self.all_left() {
                 // What is at the destination in a moment is told now rather than after the next start.
-                let until = *linger.get_or_insert_with(|| self.now().plus(LINGER));
-                if self.tasks.is_empty() || self.parts.config.recording.on_stop == OnStop::Resume || self.now() >= until
+                let until = *linger.get_or_insert_with(|| Instant::now() + LINGER);
+                let over = Instant::now() >= until;
+                if self.ended.len() == self.tasks.len() || self.parts.config.recording.on_stop == OnStop::Resume || over
                 {
                     break;
                 }
@@ -221,8 +155,26 @@ impl Actor {
         self.tasks.values().all(left)
     }
 
+    /// Monotonic but for [`Actor::follow_clock`], which moves all that waits by it.
     fn now(&self) -> Timestamp {
-        self.parts.media_clock.wall(self.parts.media_clock.now())
+        self.epoch_wall.plus(Duration::from_nanos(self.parts.media_clock.now().0))
+    }
+
+    /// The wall clock was set: from here on times are told by it, and no wait grows or shrinks.
+    async fn follow_clock(&mut self) {
+        let epoch_wall = self.parts.media_clock.epoch_wall();
+        let by_us = epoch_wall.0.saturating_sub(self.epoch_wall.0);
+        if by_us == 0 {
+            return;
+        }
+        self.epoch_wall = epoch_wall;
+        let ids: Vec<TaskId> = self.tasks.keys().cloned().collect();
+        for id in ids {
+            if let Some(running) = self.tasks.get_mut(&id) {
+                running.task.clock_stepped(by_us);
+            }
+            self.save(&id).await;
+        }
     }
 
     fn policy(&self) -> Policy {
@@ -241,8 +193,13 @@ impl Actor {
         let wait = due.map_or(Duration::from_secs(3600), |due| due.since(now));
         // A little late rather than early: an early tick finds nothing due and would spin.
         let wait = wait + Duration::from_millis(1);
-        let calm = self.unsaved.is_empty() && self.unshelved.is_empty() && !self.stopping;
-        if calm { wait } else { wait.min(Duration::from_secs(1)) }
+        let owed = !self.unsaved.is_empty() || !self.unshelved.is_empty() || !self.undescribed.is_empty();
+        let calm = !owed && !self.stopping;
+        let wait = if calm { wait } else { wait.min(Duration::from_secs(1)) };
+        match self.ended.is_empty() {
+            true => wait,
+            false => wait.min(self.look.0.saturating_duration_since(Instant::now())),
+        }
     }
 
     async fn tick(&mut self) {
@@ -254,6 +211,27 @@ impl Actor {
         for (id, effect) in std::mem::take(&mut self.unshelved) {
             self.shelve(&id, effect);
         }
+        for (id, shape) in std::mem::take(&mut self.undescribed) {
+            self.redescribe(&id, shape);
+        }
+        if !self.ended.is_empty() && Instant::now() >= self.look.0 {
+            self.forget_the_told().await;
+        }
+    }
+
+    /// Forgets the tasks that are done and of which everything has been told.
+    async fn forget_the_told(&mut self) {
+        let waiting = match self.parts.store.scan(records::OUTBOX).await {
+            Ok(waiting) => waiting,
+            Err(e) => return error!(error = %e, "the outbox cannot be looked at"),
+        };
+        let untold: BTreeSet<&str> = waiting.iter().filter_map(|(key, _)| records::task_of_event(key)).collect();
+        let told: Vec<TaskId> = self.ended.iter().filter(|id| !untold.contains(id.as_str())).cloned().collect();
+        for id in &told {
+            self.forget(id).await;
+        }
+        let wait = if told.is_empty() { (self.look.1 * 2).min(LOOK_LONGEST) } else { LOOK_FIRST };
+        self.look = (Instant::now() + wait, wait);
     }
 
     async fn drain(&mut self) {
@@ -416,11 +394,19 @@ impl Actor {
         self.admit(&spec, &replaced)?;
         let id = TaskId::from_random(uuid::Uuid::new_v4().as_bytes());
         let dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
-        let (task, effects) = RecordingTask::create(id.clone(), spec, self.policy(), self.now());
+        let (mut task, effects) = RecordingTask::create(id.clone(), spec, self.policy(), self.now());
+        let shape = task.take_shape();
         let batch = Batch::new().put(records::task_key(&id), to_bytes(&task));
         let destination = &task.spec.destination;
         let batch = records::put_destination(batch, &id, destination, &keys, &user_sig, &self.parts.box_key);
         self.parts.store.commit(batch).await.map_err(|e| Error::Store(e.to_string()))?;
+        if let Some(shape) = shape
+            && let Err(e) = self.parts.spool.describe_task(&id, shape.to_text()).await
+        {
+            // who is told that there is no task must not find one after the next start
+            self.forget(&id).await;
+            return Err(Error::Spool(e.to_string()));
+        }
         info!(task = %id, %room, recorder = %task.spec.recorder, "task created");
         let base = self.parts.media_clock.now();
         self.tasks.insert(id.clone(), Running { task, keys: Some(keys), dir, base });
@@ -537,9 +523,27 @@ impl Actor {
     }
 
     async fn save(&mut self, id: &TaskId) {
-        let Some(running) = self.tasks.get(id) else { return };
-        let writes = BTreeMap::from([(records::task_key(id), Some(to_bytes(&running.task)))]);
+        self.save_with(id, BTreeMap::new()).await;
+    }
+
+    /// Commits `writes` and the task as it is now; what its folder says of it follows.
+    async fn save_with(&mut self, id: &TaskId, mut writes: BTreeMap<String, Option<Vec<u8>>>) {
+        let Some(running) = self.tasks.get_mut(id) else { return };
+        let shape = running.task.take_shape();
+        writes.insert(records::task_key(id), Some(to_bytes(&running.task)));
         self.commit(writes).await;
+        if let Some(shape) = shape {
+            self.redescribe(id, shape.to_text());
+        }
+    }
+
+    fn redescribe(&mut self, id: &TaskId, shape: String) {
+        if let Err(e) = self.parts.spool.redescribe_task(id, shape.clone()) {
+            error!(task = %id, error = %e, "the shelf does not take what a task has become; it is asked again");
+            self.undescribed.insert(id.clone(), shape);
+        } else {
+            self.undescribed.remove(id);
+        }
     }
 
     /// One commit of `writes` and of what was refused before. A refusal is kept for the next one: the files on the
@@ -569,10 +573,10 @@ impl Actor {
     }
 
     async fn perform(&mut self, id: &TaskId, effects: Vec<Effect>) {
-        if effects.is_empty() {
+        let reshaped = self.tasks.get(id).is_some_and(|running| running.task.is_reshaped());
+        if effects.is_empty() && !reshaped {
             return;
         }
-        let Some(running) = self.tasks.get(id) else { return };
         let mut writes = BTreeMap::new();
         let mut announced = false;
         for effect in &effects {
@@ -595,8 +599,7 @@ impl Actor {
                 _ => {}
             }
         }
-        writes.insert(records::task_key(id), Some(to_bytes(&running.task)));
-        self.commit(writes).await;
+        self.save_with(id, writes).await;
         if announced {
             self.parts.outbox.notify_one();
         }
@@ -647,7 +650,11 @@ impl Actor {
                 self.parts.health.degraded("media", "a pipeline is wedged");
             }
             Effect::Spool { .. } | Effect::PublishPlaylist { .. } => self.shelve(id, effect),
-            Effect::Forget => self.forget(id).await,
+            Effect::Forget => {
+                info!(task = %id, "task done");
+                self.ended.insert(id.clone());
+                self.look = (Instant::now() + LOOK_FIRST, LOOK_FIRST);
+            }
         }
     }
 
@@ -687,9 +694,14 @@ impl Actor {
         }
     }
 
-    /// The task is done: its records go, its events stay until they are delivered.
+    /// The task is done and told: its folder and its records go.
     async fn forget(&mut self, id: &TaskId) {
-        info!(task = %id, "task done");
+        self.ended.remove(id);
+        // The folder goes first: one that outlives its task would bring it back.
+        self.undescribed.remove(id);
+        if let Err(e) = self.parts.spool.forget_task(id).await {
+            warn!(task = %id, error = %e, "something of a finished task stays on the shelf");
+        }
         let mut writes = BTreeMap::from([(records::task_key(id), None)]);
         match self.parts.store.scan(records::segments_prefix(id)).await {
             Ok(pieces) => writes.extend(pieces.into_iter().map(|(key, _)| (key, None))),
@@ -698,9 +710,6 @@ impl Actor {
         self.commit(writes).await;
         self.tasks.remove(id);
         self.let_images_go();
-        if let Err(e) = self.parts.spool.forget_task(id).await {
-            warn!(task = %id, error = %e, "something of a finished task stays on the shelf");
-        }
     }
 
     /// A part is well when no lane that runs says otherwise of it.
@@ -714,7 +723,8 @@ impl Actor {
     }
 
     fn let_images_go(&self) {
-        let layouts = self.tasks.values().filter_map(|running| running.task.spec.mix.as_ref());
+        let shows = |r: &&Running| r.task.phase != Phase::Done;
+        let layouts = self.tasks.values().filter(shows).filter_map(|running| running.task.spec.mix.as_ref());
         let shown = layouts.flat_map(|mix| mix.layout.image_urls()).map(str::to_owned).collect();
         self.parts.stills.keep_only(&shown);
     }
@@ -723,6 +733,7 @@ impl Actor {
         let health = &self.parts.health;
         match fate {
             Fate::Lost { why, .. } => health.degraded("spool", format!("a segment was lost: {why}")),
+            Fate::PlaylistLost { object, .. } => health.degraded("spool", format!("a list was lost: {object}")),
             // the uploader, who knows the destinations, speaks of them
             Fate::Spooled(_)
             | Fate::SegmentUploaded { .. }
@@ -741,7 +752,7 @@ impl Actor {
         metrics::gauge!("holdfast_rooms").set(count(self.rooms.len()));
         metrics::gauge!("holdfast_sessions").set(count(self.sessions.len()));
         metrics::gauge!("holdfast_tasks").set(count(tasks));
-        metrics::gauge!("holdfast_tasks_draining").set(count(self.tasks.len() - tasks));
+        metrics::gauge!("holdfast_tasks_draining").set(count(self.tasks.len() - tasks - self.ended.len()));
         self.parts.health.recording(lanes > 0);
     }
 }

@@ -104,8 +104,12 @@ impl UploadJob {
 
     /// The destination has it: recorded, then unlinked. Says what to tell the task.
     ///
-    /// When the index does not take the record the file stays, and is uploaded once more later.
+    /// When the journal or the index does not take it the file stays, and is uploaded once more later.
     pub async fn ack_uploaded(mut self) -> Result<Fate, Error> {
+        if let Err(error) = self.note_uploaded().await {
+            self.ack_failed(Fault::File, Duration::from_secs(5));
+            return Err(error);
+        }
         let key = self.entry.key();
         let (batch, fate) = match self.entry.kind {
             SpoolKind::Segment(_) => {
@@ -134,6 +138,29 @@ impl UploadJob {
         self.settled = true;
         self.leave();
         Ok(fate)
+    }
+
+    /// In the task's folder first: what it says outlasts the index.
+    async fn note_uploaded(&self) -> Result<(), Error> {
+        if self.entry.segment().is_none() {
+            return Ok(());
+        }
+        let (shared, entry) = (self.shared.clone(), self.entry.clone());
+        blocking(move || {
+            let noted = shared.note(&entry.task, Note::Uploaded, &entry.file, &entry.object);
+            noted.map_err(at(&shared.task_dir(&entry.task)))
+        })
+        .await
+    }
+
+    /// A newer version of this playlist lies on the shelf.
+    pub fn is_superseded(&self) -> bool {
+        match self.entry.kind {
+            SpoolKind::Playlist { version } => {
+                self.shared.state().playlists.get(&self.lease.waiting).is_some_and(|newest| *newest > version)
+            }
+            SpoolKind::Segment(_) => false,
+        }
     }
 
     /// Off the shelf, unless a newer version has come meanwhile: that one waits in its place.
@@ -170,25 +197,33 @@ impl UploadJob {
         self.shared.ready.notify_one();
     }
 
-    /// What lies on the shelf is not what was put there. Says what to tell the task; a playlist's task is told
-    /// nothing, since its next version mends it.
+    /// What lies on the shelf is not what was put there. Says what to tell the task.
     pub async fn ack_lost(mut self, why: String) -> Result<Option<Fate>, Error> {
         let key = self.entry.key();
-        let (batch, fate) = match self.entry.segment().cloned() {
-            Some(segment) => {
+        let (batch, fate) = match self.entry.kind.clone() {
+            SpoolKind::Segment(segment) => {
+                let (shared, object, lost) = (self.shared.clone(), self.entry.object.clone(), segment.clone());
+                blocking(move || {
+                    shared.note_lost(&lost.run.task, &lost, &object);
+                    Ok(())
+                })
+                .await?;
                 self.entry.state = SpoolState::Lost { why: why.clone() };
                 let parts = records::parts_key(&self.entry.task, &self.entry.object);
-                (Batch::new().put(key, self.entry.to_bytes()).delete(parts), Some(Fate::Lost { segment, why }))
+                (Batch::new().put(key, self.entry.to_bytes()).delete(parts), Fate::Lost { segment, why })
             }
-            None => (Batch::new().delete(key), None),
+            SpoolKind::Playlist { version } => {
+                (Batch::new().delete(key), Fate::PlaylistLost { object: self.entry.object.clone(), version })
+            }
         };
         self.shared.store.commit(batch).await?;
-        metrics::counter!("holdfast_segments_lost_total").increment(u64::from(fate.is_some()));
+        let lost = self.entry.segment().is_some();
+        metrics::counter!("holdfast_segments_lost_total").increment(u64::from(lost));
         let path = self.path();
         tokio::task::spawn_blocking(move || set_aside(&path)).await.ok();
         self.settled = true;
         self.leave();
-        Ok(fate)
+        Ok(Some(fate))
     }
 }
 

@@ -8,17 +8,20 @@
 //! it ([`records::settle`]) or is forgotten, so that a crash between the two repeats the news and never loses it.
 //!
 //! ```text
-//! <dir>/<task>/<local name>.part      media writes                      model::segment::LocalName
+//! <dir>/<task>/task.json, destination.json, uploaded.txt              what a lost index is made again of: folder
+//!              <local name>.part      media writes                      model::segment::LocalName
 //!              <local name>.ts        synced, renamed, folder synced, recorded: on the shelf
 //!              <object>.m3u8.v<n>     version n of a playlist
 //! ```
 //! One plain thread named `spool` does the work in the order in which it was handed over, several files for one sync
 //! of a folder and one commit. The actor never waits for it.
 
+pub mod folder;
 pub mod recovery;
 pub mod ts;
 
 mod lease;
+mod notes;
 mod shelf;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +42,7 @@ use crate::model::recording::Fate;
 use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName};
 use crate::store::records::{self, DestinationEntry, SpoolEntry, SpoolKind, SpoolState};
 use crate::store::{self, Batch, Store};
+use folder::Note;
 use recovery::{ShelfFile, Step};
 
 /// Files that may wait for the thread; past it the actor is told.
@@ -66,6 +70,11 @@ enum Order {
         object_key: String,
     },
     Playlist(Playlist),
+    /// What the task's folder says of the task.
+    Task {
+        task: TaskId,
+        shape: String,
+    },
     /// Answered when everything before it is done.
     Drain(oneshot::Sender<()>),
 }
@@ -90,6 +99,14 @@ pub struct Shelved {
     pub uploaded: Vec<String>,
     /// Gone, or not to be trusted: (object, segment, why).
     pub lost: Vec<(String, ClosedSegment, String)>,
+    /// Playlists that wait for the destination, and their versions.
+    pub playlists: Vec<(String, u64)>,
+    /// What the folder says of the task ([`Spool::describe_task`]).
+    pub shape: Option<String>,
+    /// What the folder's journal says, of all lives: segments that the destination has, with their objects.
+    pub noted_uploaded: Vec<(LocalName, String)>,
+    /// Segments that were lost, in all lives.
+    pub noted_lost: Vec<LocalName>,
 }
 
 /// What [`Spool::recover`] found.
@@ -118,6 +135,10 @@ struct Shared {
     fates: mpsc::Sender<(TaskId, Fate)>,
     sync: Sync,
     state: Mutex<State>,
+    /// The journal of each task that is written to, if it is not the first. Held while a line is written.
+    journals: Mutex<BTreeMap<TaskId, u32>>,
+    /// Held while a task's folder is described or removed, so that none is described that was removed.
+    describing: Mutex<()>,
     /// A file became ready.
     ready: Notify,
     epoch: Instant,
@@ -156,6 +177,8 @@ impl Spool {
             fates,
             sync,
             state: Mutex::default(),
+            journals: Mutex::default(),
+            describing: Mutex::default(),
             ready: Notify::new(),
             epoch: Instant::now(),
         });
@@ -179,6 +202,28 @@ impl Spool {
             Ok(dir)
         })
         .await
+    }
+
+    /// Writes into the task's folder what a lost index is made again of: `shape` (the task as `rooms` knows it), and its
+    /// destination and sealed keys as they are in the index. Durable when it returns.
+    pub async fn describe_task(&self, task: &TaskId, shape: String) -> Result<(), Error> {
+        let (shared, task) = (self.shared.clone(), task.clone());
+        blocking(move || {
+            shared.keep_destination(&task)?;
+            let dir = shared.task_dir(&task);
+            let _describing = shared.describing.lock().expect("nothing panics while it holds this lock");
+            folder::replace(&dir, folder::TASK, shape.as_bytes(), shared.sync).map_err(at(&dir.join(folder::TASK)))?;
+            sync_dir(&dir).map_err(at(&dir))
+        })
+        .await
+    }
+
+    /// The same of a task that has changed. Returns at once; of several that wait the last is written.
+    pub fn redescribe_task(&self, task: &TaskId, shape: String) -> Result<(), Error> {
+        self.to.try_send(Order::Task { task: task.clone(), shape }).map_err(|refused| match refused {
+            TrySendError::Full(_) => Error::Full,
+            TrySendError::Disconnected(_) => Error::Stopped,
+        })
     }
 
     /// Puts a closed segment on the shelf. Returns at once; `Fate::Spooled` or `Fate::Lost` follows.
@@ -255,8 +300,13 @@ impl Spool {
             state.lines.remove(task);
             state.playlists.retain(|waiting, _| waiting.task != *task);
         }
-        let (dir, task) = (self.task_dir(task), task.clone());
-        blocking(move || remove_folder(&dir, &task)).await
+        self.shared.journals().remove(task);
+        let (shared, task) = (self.shared.clone(), task.clone());
+        blocking(move || {
+            let _describing = shared.describing.lock().expect("nothing panics while it holds this lock");
+            remove_folder(&shared.task_dir(&task), &task)
+        })
+        .await
     }
 
     /// Looks at everything on the shelf against the index, repairs, and fills the backlog.
@@ -366,12 +416,13 @@ impl Shared {
         self.state().last_order = entries.last().map_or(0, |entry| entry.order);
 
         let mut recovered = Recovered::default();
-        let files = self.files(&mut recovered)?;
+        let mut files = self.files(&mut recovered)?;
+        self.believe_journals(&recovered, &mut files, &mut entries)?;
         for step in recovery::plan(&files, &entries) {
             self.recover_step(step, &mut recovered)?;
         }
         for (task, shelved) in &recovered.tasks {
-            let Shelved { adopted, spooled, uploaded, lost } = shelved;
+            let Shelved { adopted, spooled, uploaded, lost, .. } = shelved;
             tracing::info!(
                 %task,
                 adopted = adopted.len(),
@@ -388,8 +439,9 @@ impl Shared {
         match step {
             Step::Keep(entry) => {
                 let shelved = recovered.of(&entry.task);
-                if let Some(segment) = entry.segment() {
-                    shelved.spooled.push((entry.object.clone(), segment.clone()));
+                match &entry.kind {
+                    SpoolKind::Segment(segment) => shelved.spooled.push((entry.object.clone(), segment.clone())),
+                    SpoolKind::Playlist { version } => shelved.playlists.push((entry.object.clone(), *version)),
                 }
                 self.put(&entry);
             }
@@ -416,6 +468,7 @@ impl Shared {
                 tracing::error!(task = %entry.task, segment = entry.object, why, "a segment is lost");
                 metrics::counter!("holdfast_segments_lost_total").increment(1);
                 set_aside(&self.task_dir(&entry.task).join(&entry.file));
+                self.note_lost(&entry.task, &segment, &entry.object);
                 entry.state = SpoolState::Lost { why: why.clone() };
                 self.store.commit_blocking(Batch::new().put(entry.key(), entry.to_bytes()))?;
                 recovered.of(&entry.task).lost.push((entry.object, segment, why));
@@ -442,7 +495,7 @@ impl Shared {
         Ok(())
     }
 
-    /// What lies in the tasks' folders. Folders that are no task's are counted and left.
+    /// What lies in the tasks' folders, and what they say. Folders that are no task's are counted and left.
     fn files(&self, recovered: &mut Recovered) -> Result<Vec<ShelfFile>, Error> {
         let mut files = Vec::new();
         for folder in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
@@ -455,16 +508,23 @@ impl Shared {
                 recovered.unknown += 1;
                 continue;
             };
-            recovered.of(&task);
+            let shelved = recovered.of(&task);
+            let mut ours = Vec::new();
             for file in fs::read_dir(&folder).map_err(at(&folder))? {
                 let file = file.map_err(at(&folder))?;
+                let name = file.file_name().to_string_lossy().into_owned();
+                if folder::is_ours(&name) {
+                    ours.push(name);
+                    continue;
+                }
+                if let Some(lost) = name.strip_suffix(LOST_SUFFIX).and_then(LocalName::parse) {
+                    shelved.noted_lost.push(lost);
+                    continue;
+                }
                 let bytes = file.metadata().map_err(at(&file.path()))?.len();
-                files.push(ShelfFile {
-                    task: task.clone(),
-                    name: file.file_name().to_string_lossy().into_owned(),
-                    bytes,
-                });
+                files.push(ShelfFile { task: task.clone(), name, bytes });
             }
+            self.hear(&task, &ours, shelved)?;
         }
         files.sort_by(|a, b| (&a.task, &a.name).cmp(&(&b.task, &b.name)));
         Ok(files)
@@ -560,10 +620,21 @@ fn remove_folder(dir: &Path, task: &TaskId) -> Result<(), Error> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(at(dir)(e)),
     };
+    // First, and for sure: a folder that says what its task was would bring it back.
+    let shape = dir.join(folder::TASK);
+    match fs::remove_file(&shape) {
+        Ok(()) => sync_dir(dir).map_err(at(dir))?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(at(&shape)(e)),
+    }
     let mut left = 0;
     for file in files {
         let path = file.map_err(at(dir))?.path();
-        if path.extension().is_some_and(|ext| ext == "lost" || ext == "tmp") {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name == folder::TASK {
+            continue;
+        }
+        if folder::is_ours(&name) || path.extension().is_some_and(|ext| ext == "lost" || ext == "tmp") {
             fs::remove_file(&path).map_err(at(&path))?;
         } else {
             left += 1;

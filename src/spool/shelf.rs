@@ -20,6 +20,8 @@ pub(super) struct Hands {
     unrecorded: Vec<Safe>,
     /// Playlists that could not be written; a newer version replaces an older.
     unwritten: BTreeMap<Waiting, Playlist>,
+    /// What could not be written into tasks' folders.
+    undescribed: BTreeMap<TaskId, String>,
 }
 
 /// A file that is safe, and as what it was counted when it was handed over.
@@ -30,13 +32,13 @@ struct Safe {
 
 impl Hands {
     pub(super) fn new(shared: Arc<Shared>) -> Hands {
-        Hands { shared, unrecorded: Vec::new(), unwritten: BTreeMap::new() }
+        Hands { shared, unrecorded: Vec::new(), unwritten: BTreeMap::new(), undescribed: BTreeMap::new() }
     }
 
     /// The life of the thread: until the shelf's last holder is gone, or the index has stopped.
     pub(super) fn serve(mut self, from: &Receiver<Order>) {
         loop {
-            let owed = !self.unrecorded.is_empty() || !self.unwritten.is_empty();
+            let owed = !self.unrecorded.is_empty() || !self.unwritten.is_empty() || !self.undescribed.is_empty();
             let first = match if owed { from.recv_timeout(AGAIN) } else { from.recv().map_err(Into::into) } {
                 Ok(order) => Some(order),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -55,6 +57,7 @@ impl Hands {
         let mut lost = Vec::new();
         let mut drains = Vec::new();
         let mut playlists = std::mem::take(&mut self.unwritten);
+        let mut shapes = std::mem::take(&mut self.undescribed);
         for order in orders {
             match order {
                 Order::Segment { segment, object, object_key } => {
@@ -74,6 +77,7 @@ impl Hands {
                         None => drop(playlists.insert(waiting, playlist)),
                     }
                 }
+                Order::Task { task, shape } => drop(shapes.insert(task, shape)),
                 Order::Drain(reply) => drains.push(reply),
             }
         }
@@ -89,7 +93,8 @@ impl Hands {
             }
         }
 
-        let folders: BTreeSet<&TaskId> = renamed.iter().map(|safe| &safe.entry.task).collect();
+        let described = self.describe(shapes);
+        let folders: BTreeSet<&TaskId> = renamed.iter().map(|safe| &safe.entry.task).chain(&described).collect();
         let failed: BTreeMap<TaskId, String> = folders
             .into_iter()
             .filter_map(|task| {
@@ -107,10 +112,11 @@ impl Hands {
                     let segment = ClosedSegment { bytes: counted.bytes, ..segment };
                     lost.push((entry.object, segment, format!("sync of the folder: {why}")));
                 }
-                SpoolKind::Playlist { .. } => {
+                SpoolKind::Playlist { version } => {
                     tracing::error!(task = %entry.task, playlist = entry.object, why, "a playlist's folder does not sync");
                     metrics::counter!("holdfast_spool_errors_total").increment(1);
                     self.shared.state().dequeue(&entry.task, counted);
+                    self.tell(entry.task, Fate::PlaylistLost { object: entry.object, version });
                 }
             }
         }
@@ -124,6 +130,28 @@ impl Hands {
             let _ = reply.send(());
         }
         Ok(())
+    }
+
+    /// Writes what tasks' folders say of them; answers with the folders that are to be synced. A folder that is gone is
+    /// a task's that is over.
+    fn describe(&mut self, shapes: BTreeMap<TaskId, String>) -> BTreeSet<TaskId> {
+        let mut described = BTreeSet::new();
+        for (task, shape) in shapes {
+            if let Err(error) = self.shared.keep_destination(&task) {
+                tracing::warn!(%task, %error, "the task's destination is not in its folder yet");
+            }
+            let _describing = self.shared.describing.lock().expect("nothing panics while it holds this lock");
+            match folder::replace(&self.shared.task_dir(&task), folder::TASK, shape.as_bytes(), self.shared.sync) {
+                Ok(()) => drop(described.insert(task)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::error!(%task, %error, "what the folder says of its task cannot be written");
+                    metrics::counter!("holdfast_spool_errors_total").increment(1);
+                    self.undescribed.insert(task, shape);
+                }
+            }
+        }
+        described
     }
 
     /// Steps 1 and 2 of a segment: its bytes are on the disk, and it has its final name.
@@ -229,6 +257,7 @@ impl Hands {
         for name in [segment.part_name.clone(), LocalName::of(&segment).to_string()] {
             set_aside(&self.shared.task_dir(&task).join(name));
         }
+        self.shared.note_lost(&task, &segment, &object);
         let entry = SpoolEntry {
             task: task.clone(),
             object,

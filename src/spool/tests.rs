@@ -63,9 +63,11 @@ impl Shelf {
         self.spool.task_dir(&self.task).join(name)
     }
 
+    /// What lies in the folder beside what the folder says of its task.
     fn names(&self) -> Vec<String> {
         let files = fs::read_dir(self.spool.task_dir(&self.task)).unwrap();
         let mut names: Vec<String> = files.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| !folder::is_ours(name));
         names.sort();
         names
     }
@@ -111,6 +113,8 @@ async fn a_segment_goes_all_the_way() {
     assert_eq!(job.ack_uploaded().await.unwrap(), Fate::SegmentUploaded { object: "01.ts".into() });
     assert!(shelf.names().is_empty());
     assert_eq!(shelf.entry("01.ts").await.unwrap().state, SpoolState::Uploaded, "until the task has noted it");
+    let journal = fs::read_to_string(shelf.path("uploaded.txt")).unwrap();
+    assert!(journal.ends_with(&format!(" up {last} 01.ts\n")), "{journal}");
     shelf.store.commit(records::settle(Batch::new(), &shelf.task, "01.ts")).await.unwrap();
     assert_eq!(shelf.entry("01.ts").await, None);
 
@@ -138,7 +142,9 @@ async fn many_segments_keep_their_order() {
 static SYNCS: AtomicUsize = AtomicUsize::new(0);
 
 fn no_file_syncs(file: &File) -> io::Result<()> {
-    if file.metadata()?.is_dir() {
+    let about = file.metadata()?;
+    // folders, and the journal of what was lost
+    if about.is_dir() || about.len() != 8 {
         return Ok(());
     }
     SYNCS.fetch_add(1, Ordering::SeqCst);
@@ -211,6 +217,75 @@ async fn a_job_that_is_dropped_or_fails_goes_back() {
     let Some(Fate::Lost { why, .. }) = job.ack_lost("rot".into()).await.unwrap() else { panic!() };
     assert_eq!(why, "rot");
     assert!(shelf.spool.pending(&shelf.task).is_empty());
+}
+
+/// A list whose file is gone or not what it was is told to its task, which makes it again.
+#[tokio::test]
+async fn a_playlist_that_is_lost_is_told() {
+    let shelf = shelf().await;
+    shelf.publish(1);
+    let job = shelf.lease().await;
+    assert!(!job.is_superseded());
+    shelf.publish(2);
+    shelf.spool.drained().await.unwrap();
+    assert!(job.is_superseded());
+    drop(job);
+    let job = shelf.lease().await;
+    let lost = job.ack_lost("rot".into()).await.unwrap();
+    assert_eq!(lost, Some(Fate::PlaylistLost { object: "l.m3u8".into(), version: 2 }));
+    assert!(shelf.spool.pending(&shelf.task).is_empty());
+    shelf.publish(3);
+    assert_eq!(shelf.lease().await.entry().kind, SpoolKind::Playlist { version: 3 });
+}
+
+static NOTES: AtomicUsize = AtomicUsize::new(0);
+
+/// The first line of a journal of uploads does not sync.
+fn no_first_note(file: &File) -> io::Result<()> {
+    let about = file.metadata()?;
+    if about.is_dir() || about.len() == 8 || NOTES.fetch_add(1, Ordering::SeqCst) > 0 {
+        return Ok(());
+    }
+    Err(io::Error::other("the disk has an error"))
+}
+
+#[tokio::test]
+async fn an_upload_that_cannot_be_noted_is_repeated_and_noted_elsewhere() {
+    let mut shelf = shelf_with(no_first_note).await;
+    let segment = shelf.write(1);
+    shelf.accept(&segment);
+    shelf.fate().await;
+    assert!(matches!(shelf.lease().await.ack_uploaded().await, Err(Error::Io { .. })));
+    assert_eq!(shelf.names().len(), 1, "it stays until it is noted");
+    let job = shelf.lease().await;
+    job.ack_uploaded().await.unwrap();
+    assert!(shelf.names().is_empty());
+    // what the first journal holds is unknown: it is not written to again
+    let lines = |name| fs::read_to_string(shelf.path(name)).unwrap().lines().count();
+    assert_eq!((lines("uploaded.txt"), lines("uploaded-2.txt")), (1, 1));
+    shelf.spool.forget_task(&shelf.task).await.unwrap();
+    assert!(!shelf.spool.task_dir(&shelf.task).exists());
+}
+
+/// What a folder says of a task that is over comes back by nobody's hand.
+#[tokio::test]
+async fn a_forgotten_task_is_not_described_again() {
+    let shelf = shelf().await;
+    shelf.spool.describe_task(&shelf.task, "one".into()).await.unwrap();
+    shelf.spool.redescribe_task(&shelf.task, "two".into()).unwrap();
+    shelf.spool.drained().await.unwrap();
+    assert_eq!(fs::read_to_string(shelf.path("task.json")).unwrap(), "two");
+    shelf.spool.forget_task(&shelf.task).await.unwrap();
+    shelf.spool.redescribe_task(&shelf.task, "three".into()).unwrap();
+    shelf.spool.drained().await.unwrap();
+    assert!(!shelf.spool.task_dir(&shelf.task).exists());
+
+    // a stranger's file keeps the folder, and not what it says
+    shelf.spool.begin_task(&shelf.task).await.unwrap();
+    fs::write(shelf.path("notes.txt"), "a technician's").unwrap();
+    shelf.spool.describe_task(&shelf.task, "four".into()).await.unwrap();
+    shelf.spool.forget_task(&shelf.task).await.unwrap();
+    assert_eq!(shelf.spool.recover().await.unwrap().tasks[&shelf.task], Shelved::default());
 }
 
 #[tokio::test]

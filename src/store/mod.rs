@@ -12,13 +12,18 @@
 pub mod records;
 pub mod seal;
 
-use std::fs::File;
+mod sum;
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
+
+use sum::{Sum, Witness};
 
 /// Requests that may wait for the thread; more of them wait for a place.
 const QUEUE: usize = 256;
@@ -84,6 +89,7 @@ enum Request {
 pub struct Store {
     to: mpsc::Sender<Request>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    whole: bool,
 }
 
 /// An open index.
@@ -105,7 +111,9 @@ impl Store {
         std::fs::create_dir_all(parent).map_err(|e| failed(e.to_string()))?;
 
         // held beside the folder, not in it: the folder may be moved aside while it is held
-        let lock = File::create(dir.with_extension("lock")).map_err(|e| failed(e.to_string()))?;
+        let lock = (OpenOptions::new().read(true).write(true).create(true).truncate(false))
+            .open(dir.with_extension("lock"))
+            .map_err(|e| failed(e.to_string()))?;
         let locked = patiently(|| match lock.try_lock() {
             Err(std::fs::TryLockError::WouldBlock) => None,
             done => Some(done),
@@ -120,7 +128,7 @@ impl Store {
             Err(why) if why.contains(SLED_IS_HELD) => None,
             done => Some(done),
         });
-        let (db, set_aside) = match first {
+        let ((db, sum), set_aside) = match first {
             None => return Err(Error::Held(dir.to_owned())),
             Some(Ok(db)) => (db, None),
             Some(Err(why)) => {
@@ -140,12 +148,23 @@ impl Store {
             }
         };
 
+        let kept = db.get(sum::KEY).map_err(|e| failed(e.to_string()))?;
+        let confirmed = sum.confirmed(kept.as_deref());
+        let (witness, seen) = Witness::new(lock);
+        let whole = confirmed.is_some_and(|sum| !sum.is_behind(seen));
+        let sum = confirmed.unwrap_or(sum).go_on_from(seen);
         let (to, from) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || serve(db, lock, from))
+            .spawn(move || serve(db, sum, witness, from))
             .map_err(|e| failed(e.to_string()))?;
-        Ok(Opened { store: Store { to, thread: Arc::new(Mutex::new(Some(thread))) }, set_aside })
+        Ok(Opened { store: Store { to, thread: Arc::new(Mutex::new(Some(thread))), whole }, set_aside })
+    }
+
+    /// Every record that was ever committed was there when the index was opened. `false`: it is a fresh one, or has lost
+    /// something and did not notice.
+    pub fn was_whole(&self) -> bool {
+        self.whole
     }
 
     /// Makes all changes of the batch durable, as one.
@@ -208,8 +227,9 @@ impl Store {
     }
 }
 
-/// The life of the thread. The lock is held until the database is closed.
-fn serve(db: sled::Db, lock: File, mut from: mpsc::Receiver<Request>) {
+/// The life of the thread. The lock, which is the witness's file, is held until the database is closed.
+fn serve(db: sled::Db, sum: Sum, witness: Witness, mut from: mpsc::Receiver<Request>) {
+    let mut sum = (sum, true);
     let mut closing = None;
     while closing.is_none() {
         let Some(first) = from.blocking_recv() else { break };
@@ -220,26 +240,26 @@ fn serve(db: sled::Db, lock: File, mut from: mpsc::Receiver<Request>) {
             group.push(next);
         }
 
-        let (mut changes, mut committed, mut asked) = (sled::Batch::default(), Vec::new(), Vec::new());
+        let (mut changes, mut committed, mut asked) = (BTreeMap::new(), Vec::new(), Vec::new());
         for request in group {
             let Request::Commit(batch, reply) = request else {
                 asked.push(request);
                 continue;
             };
-            for (key, value) in batch.0 {
-                match value {
-                    Some(value) => changes.insert(key.into_bytes(), value),
-                    None => changes.remove(key.into_bytes()),
-                }
-            }
+            changes.extend(batch.0);
             committed.push(reply);
         }
 
         if !committed.is_empty() {
-            let outcome = db.apply_batch(changes).and_then(|()| db.flush().map(|_| ()));
+            let outcome = apply(&db, &mut sum, changes);
             if let Err(e) = &outcome {
                 tracing::error!(error = %e, commits = committed.len(), "the index does not take a commit");
                 metrics::counter!("holdfast_index_errors_total").increment(1);
+            }
+            if outcome.is_ok()
+                && let Err(error) = witness.see(sum.0)
+            {
+                tracing::debug!(%error, "the last commit is not noted beside the index");
             }
             metrics::counter!("holdfast_index_commits_total").increment(committed.len() as u64);
             for reply in committed {
@@ -267,11 +287,40 @@ fn serve(db: sled::Db, lock: File, mut from: mpsc::Receiver<Request>) {
     from.close();
     let flushed = db.flush().map(|_| ()).map_err(|e| Error::Database(e.to_string()));
     drop(db);
-    drop(lock);
+    drop(witness);
     // what still waits is dropped with its channel and answers `Stopped`
     if let Some(reply) = closing {
         let _ = reply.send(flushed);
     }
+}
+
+/// All changes and their sum, as one, flushed. `sum` and whether it is known: after a failure nobody knows which records
+/// there are, and they are counted anew.
+fn apply(db: &sled::Db, sum: &mut (Sum, bool), changes: BTreeMap<String, Option<Vec<u8>>>) -> sled::Result<()> {
+    let before = if sum.1 { sum.0 } else { count(db)?.go_on_from(sum.0.commits()) };
+    sum.1 = false;
+    let after = before.after(&changes, |key| db.get(key).map(|value| value.map(|bytes| bytes.to_vec())))?;
+    let mut batch = sled::Batch::default();
+    for (key, value) in changes {
+        match value {
+            Some(value) => batch.insert(key.into_bytes(), value),
+            None => batch.remove(key.into_bytes()),
+        }
+    }
+    batch.insert(sum::KEY, after.to_bytes());
+    db.apply_batch(batch)?;
+    db.flush()?;
+    *sum = (after, true);
+    Ok(())
+}
+
+fn count(db: &sled::Db) -> sled::Result<Sum> {
+    let mut sum = Sum::default();
+    for record in db.iter() {
+        let (key, value) = record?;
+        sum.add(&key, &value);
+    }
+    Ok(sum)
 }
 
 fn scan(db: &sled::Db, prefix: &str) -> sled::Result<Records> {
@@ -281,18 +330,16 @@ fn scan(db: &sled::Db, prefix: &str) -> sled::Result<Records> {
 }
 
 /// Opens, and reads every record once: a torn page shows at the first touch, and it should show here.
-fn open_fenced(dir: &Path) -> Result<sled::Db, String> {
-    let open = || -> Result<sled::Db, String> {
+fn open_fenced(dir: &Path) -> Result<(sled::Db, Sum), String> {
+    let open = || -> Result<(sled::Db, Sum), String> {
         let db = sled::Config::new()
             .path(dir)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None)
             .open()
             .map_err(|e| e.to_string())?;
-        for record in db.iter() {
-            record.map_err(|e| e.to_string())?;
-        }
-        Ok(db)
+        let sum = count(&db).map_err(|e| e.to_string())?;
+        Ok((db, sum))
     };
     catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| {
         let why = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -424,7 +471,38 @@ mod tests {
             let opened = Store::open(&index).unwrap();
             opened.store.commit(Batch::new().put("after", vec![1])).await.unwrap();
             assert_eq!(opened.store.get("after").await.unwrap(), Some(vec![1]));
+            let lost = opened.store.scan("k/").await.unwrap().len() < 2000;
+            assert!(!lost || !opened.store.was_whole(), "a loss that is not told of");
             opened.store.close().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_missing_or_old_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join("index");
+        let store = open(dir.path());
+        assert!(!store.was_whole(), "a fresh one remembers nothing");
+        store.commit(Batch::new().put("a", vec![1]).put("b", vec![2])).await.unwrap();
+        store.commit(Batch::new().put("a", vec![3]).delete("b").put("c", vec![4])).await.unwrap();
+        store.close().await.unwrap();
+        let store = open(dir.path());
+        assert!(store.was_whole());
+        store.close().await.unwrap();
+        for change in [|db: &sled::Db| db.remove("c"), |db: &sled::Db| db.insert("a", vec![1])] {
+            let db = sled::open(&index).unwrap();
+            change(&db).unwrap();
+            db.flush().unwrap();
+            drop(db);
+            let store = open(dir.path());
+            assert!(!store.was_whole());
+            // written once, it is as it is
+            store.commit(Batch::new().put("d", vec![5])).await.unwrap();
+            store.close().await.unwrap();
+            let store = open(dir.path());
+            assert!(store.was_whole());
+            store.commit(Batch::new().put("a", vec![3]).put("c", vec![4])).await.unwrap();
+            store.close().await.unwrap();
         }
     }
 }

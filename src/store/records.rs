@@ -59,6 +59,11 @@ pub fn outbox_key(app: SdkAppId, task: &TaskId, seq: u64) -> String {
     format!("{OUTBOX}{app}/{task}/{seq:010}")
 }
 
+/// The task of which an event in the outbox speaks.
+pub fn task_of_event(key: &str) -> Option<&str> {
+    key.strip_prefix(OUTBOX)?.split('/').nth(1)
+}
+
 pub fn spool_key(task: &TaskId, object: &str) -> String {
     format!("{SPOOL}{task}/{object}")
 }
@@ -416,6 +421,7 @@ mod tests {
         );
         assert_eq!(OutboxEntry::from_bytes("k", &entry.to_bytes()).unwrap(), entry);
         assert_eq!(outbox_key(SdkAppId(1400), &task(), 12), "out/1400/hAb+c-9../0000000012");
+        assert_eq!(task_of_event("out/1400/hAb+c-9../0000000012"), Some("hAb+c-9.."));
     }
 
     #[test]

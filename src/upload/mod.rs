@@ -506,8 +506,8 @@ async fn sound(job: &UploadJob, part_bytes: Option<u64>) -> Result<(Arc<File>, S
 
 fn gone(job: &UploadJob) -> Broken {
     match job.entry().kind {
-        SpoolKind::Segment(_) => Broken::Local("the file is gone".into()),
-        SpoolKind::Playlist { .. } => Broken::Superseded,
+        SpoolKind::Playlist { .. } if job.is_superseded() => Broken::Superseded,
+        SpoolKind::Segment(_) | SpoolKind::Playlist { .. } => Broken::Local("the file is gone".into()),
     }
 }
 

@@ -81,6 +81,9 @@ pub(super) struct Record {
     pub(super) not_before: Option<Timestamp>,
     #[serde(skip)]
     pub(super) merge_since: Option<Timestamp>,
+    /// The list, which the disk has lost, is made again then.
+    #[serde(skip)]
+    pub(super) again_at: Option<Timestamp>,
 }
 
 impl Record {
@@ -101,6 +104,7 @@ impl Record {
             failures: 0,
             not_before: None,
             merge_since: None,
+            again_at: None,
         }
     }
 

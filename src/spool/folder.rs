@@ -1,0 +1,258 @@
+//! What a task's folder says of its task: enough to make a lost index again.
+//!
+//! Owns: `task.json`, `destination.json` and the journal `uploaded.txt` (`uploaded-2.txt` …). Must not touch: what a
+//! shape means; segments.
+//! Law: `task.json` and `destination.json` are whole or not there. A line of the journal is on the disk before the
+//! record of its upload, and before the file that it speaks of is unlinked. A journal whose write or sync failed, or
+//! whose end is torn, is read and never written to again: the next line begins another one. Keys are in
+//! `destination.json` as in the index: sealed with the box's key.
+//!
+//! ```text
+//! task.json         the shape of the task (model::task::Shape)
+//! destination.json  {"v":1,"destination":<record dest/<task>>,"keys":"<record keys/<task>, hex>"}
+//! uploaded.txt      <crc32 of the rest> up|lost <local name> <object>
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Sync, recovery};
+use crate::model::segment::LocalName;
+
+pub const TASK: &str = "task.json";
+pub const DESTINATION: &str = "destination.json";
+const JOURNAL: &str = "uploaded";
+
+/// What the journal says of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// Its destination has acknowledged it.
+    Uploaded,
+    /// What it held is gone.
+    Lost,
+}
+
+impl Note {
+    fn word(self) -> &'static str {
+        match self {
+            Note::Uploaded => "up",
+            Note::Lost => "lost",
+        }
+    }
+}
+
+/// What a folder says.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Told {
+    /// The text of `task.json`.
+    pub shape: Option<String>,
+    pub destination: Option<Destination>,
+    /// In the order in which they were noted.
+    pub notes: Vec<(Note, LocalName, String)>,
+    /// Lines that could not be read.
+    pub torn: usize,
+    /// The journal to be written to.
+    pub journal: u32,
+}
+
+/// Two records of the index, byte by byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    pub destination: Vec<u8>,
+    pub keys: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DestinationFile {
+    v: u32,
+    destination: serde_json::Value,
+    keys: String,
+}
+
+/// Whether a file of a task's folder is of this module.
+pub fn is_ours(name: &str) -> bool {
+    name == TASK || name == DESTINATION || journal_number(name).is_some()
+}
+
+fn journal_name(number: u32) -> String {
+    match number {
+        0 | 1 => format!("{JOURNAL}.txt"),
+        n => format!("{JOURNAL}-{n}.txt"),
+    }
+}
+
+fn journal_number(name: &str) -> Option<u32> {
+    let number = match name.strip_prefix(JOURNAL)?.strip_suffix(".txt")? {
+        "" => 1,
+        n => n.strip_prefix('-')?.parse().ok()?,
+    };
+    (journal_name(number) == name).then_some(number)
+}
+
+/// Reads all that a folder says. `names`: of the files in it.
+pub fn read<'a>(dir: &Path, names: impl Iterator<Item = &'a str>) -> io::Result<Told> {
+    let names: BTreeSet<&str> = names.collect();
+    let mut told = Told { journal: 1, ..Told::default() };
+    if names.contains(TASK) {
+        told.shape = Some(fs::read_to_string(dir.join(TASK))?);
+    }
+    if names.contains(DESTINATION) {
+        told.destination = read_destination(&fs::read(dir.join(DESTINATION))?);
+    }
+    let journals: BTreeSet<u32> = names.iter().filter_map(|name| journal_number(name)).collect();
+    for number in journals {
+        let bytes = fs::read(dir.join(journal_name(number)))?;
+        let whole = bytes.is_empty() || bytes.ends_with(b"\n");
+        told.journal = if whole { number } else { number.saturating_add(1) };
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            match parse_line(line) {
+                Some(note) => told.notes.push(note),
+                None => told.torn += 1,
+            }
+        }
+    }
+    Ok(told)
+}
+
+fn line(note: Note, name: &str, object: &str) -> String {
+    let rest = format!("{} {name} {object}", note.word());
+    format!("{:08x} {rest}\n", crc32fast::hash(rest.as_bytes()))
+}
+
+fn parse_line(line: &[u8]) -> Option<(Note, LocalName, String)> {
+    let (crc, rest) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+    if u32::from_str_radix(crc, 16).ok()? != crc32fast::hash(rest.as_bytes()) {
+        return None;
+    }
+    let mut words = rest.split(' ');
+    let note = match words.next()? {
+        "up" => Note::Uploaded,
+        "lost" => Note::Lost,
+        _ => return None,
+    };
+    let (name, object) = (LocalName::parse(words.next()?)?, words.next()?.to_owned());
+    words.next().is_none().then_some((note, name, object))
+}
+
+/// Adds a line to the journal of this number. One at a time, since a line that follows half a line is lost with it; the
+/// file is to be synced then, and lines of others may be written meanwhile.
+pub fn note(dir: &Path, journal: u32, note: Note, name: &str, object: &str, sync: Sync) -> io::Result<File> {
+    let path = dir.join(journal_name(journal));
+    let new = !path.exists();
+    let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
+    if new {
+        sync(&File::open(dir)?)?;
+    }
+    file.write_all(line(note, name, object).as_bytes())?;
+    Ok(file)
+}
+
+fn read_destination(bytes: &[u8]) -> Option<Destination> {
+    let file: DestinationFile = serde_json::from_slice(bytes).ok().filter(|file: &DestinationFile| file.v == 1)?;
+    let destination = serde_json::to_vec(&file.destination).ok()?;
+    Some(Destination { destination, keys: hex::decode(&file.keys).ok()? })
+}
+
+/// The text of `destination.json`; `None` when the record is not what this module can keep.
+pub fn destination_text(records: &Destination) -> Option<Vec<u8>> {
+    let destination = serde_json::from_slice(&records.destination).ok()?;
+    serde_json::to_vec(&DestinationFile { v: 1, destination, keys: hex::encode(&records.keys) }).ok()
+}
+
+/// Writes a file whole or not at all; whoever calls syncs the folder afterwards.
+pub fn replace(dir: &Path, name: &str, bytes: &[u8], sync: Sync) -> io::Result<()> {
+    let unfinished = dir.join(format!("{name}{}", recovery::UNFINISHED));
+    let mut file = File::create(&unfinished)?;
+    file.write_all(bytes)?;
+    sync(&file)?;
+    fs::rename(&unfinished, dir.join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{Lane, LaneKind, MediaId, Timestamp, UserId};
+
+    fn name(index: u32) -> LocalName {
+        LocalName {
+            lane: Lane::single(UserId::parse("ann").unwrap(), MediaId::Main, LaneKind::Video),
+            run: 0,
+            index,
+            start: Timestamp(i64::from(index)),
+            size: Some((640, 360)),
+            discontinuity: false,
+            duration: Some(Duration::from_secs(10)),
+        }
+    }
+
+    fn add(dir: &Path, journal: u32, index: u32) {
+        let (name, object) = (name(index).to_string(), format!("{index}.ts"));
+        note(dir, journal, Note::Uploaded, &name, &object, File::sync_all).unwrap();
+    }
+
+    fn told(dir: &Path) -> Told {
+        let names: Vec<String> =
+            fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        read(dir, names.iter().map(String::as_str)).unwrap()
+    }
+
+    #[test]
+    fn a_torn_journal_is_read_and_another_one_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(told(dir.path()), Told { journal: 1, ..Told::default() });
+        (0..3).for_each(|index| add(dir.path(), 1, index));
+        note(dir.path(), 1, Note::Lost, &name(3).to_string(), "3.ts", File::sync_all).unwrap();
+        let whole = told(dir.path());
+        assert_eq!((whole.notes.len(), whole.torn, whole.journal), (4, 0, 1));
+        assert_eq!(whole.notes[2], (Note::Uploaded, name(2), "2.ts".into()));
+        assert_eq!(whole.notes[3].0, Note::Lost);
+
+        let path = dir.path().join("uploaded.txt");
+        let bytes = fs::read(&path).unwrap();
+        for cut in 1..bytes.len() {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            let torn = told(dir.path());
+            let lines = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
+            // the last byte of a line is no part of its contents
+            assert!(torn.notes.len() == lines || bytes[cut] == b'\n' && torn.notes.len() == lines + 1);
+            assert_eq!(torn.journal, if bytes[cut - 1] == b'\n' { 1 } else { 2 });
+        }
+        add(dir.path(), 2, 7);
+        let both = told(dir.path());
+        assert_eq!((both.notes.len(), both.torn, both.journal), (5, 0, 2));
+
+        // a hole that the disk left in it costs the lines that it meets
+        let mut holed = bytes.clone();
+        let at = holed.len() / 2;
+        holed[at..at + 8].fill(0);
+        fs::write(&path, &holed).unwrap();
+        let holed = told(dir.path());
+        assert!(holed.torn >= 1 && holed.notes.len() >= 3, "{holed:?}");
+    }
+
+    #[test]
+    fn only_our_names_are_ours() {
+        for ours in ["task.json", "destination.json", "uploaded.txt", "uploaded-2.txt", "uploaded-17.txt"] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in ["uploaded-1.txt", "uploaded-02.txt", "uploaded-.txt", "uploaded", "task.json.tmp", "a.ts"] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_destination_reads_back_byte_by_byte() {
+        let records = Destination {
+            destination: br#"{"v":1,"destination":{"vendor":"s3","region":"r"},"line":"x"}"#.to_vec(),
+            keys: vec![1, 2, 255],
+        };
+        assert_eq!(read_destination(&destination_text(&records).unwrap()), Some(records));
+        assert_eq!(read_destination(b"{}"), None);
+    }
+}

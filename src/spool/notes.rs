@@ -1,0 +1,122 @@
+//! The shelf's own hand in the tasks' folders: what is noted there, and what is believed of it after a restart.
+//!
+//! Owns: when a folder is written and read. Must not touch: how ([`folder`]).
+//! Law: what a folder says goes before what the index says, since it was written first.
+
+use super::*;
+
+impl Shared {
+    pub(super) fn journals(&self) -> MutexGuard<'_, BTreeMap<TaskId, u32>> {
+        self.journals.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Notes in the task's folder what became of a segment, durably. After a failure what is in the journal is unknown:
+    /// the next line begins another one. Blocks.
+    pub(super) fn note(&self, task: &TaskId, note: Note, name: &str, object: &str) -> io::Result<()> {
+        let dir = self.task_dir(task);
+        let mut journals = self.journals();
+        let number = journals.get(task).copied().unwrap_or(1);
+        let written = folder::note(&dir, number, note, name, object, self.sync);
+        if written.is_err() {
+            journals.insert(task.clone(), number.saturating_add(1));
+        }
+        drop(journals);
+        let synced = (self.sync)(&written?);
+        if synced.is_err() {
+            let mut journals = self.journals();
+            if journals.get(task).copied().unwrap_or(1) == number {
+                journals.insert(task.clone(), number.saturating_add(1));
+            }
+        }
+        synced
+    }
+
+    /// Copies the task's destination and keys from the index into its folder, once. Blocks.
+    pub(super) fn keep_destination(&self, task: &TaskId) -> Result<(), Error> {
+        let dir = self.task_dir(task);
+        let path = dir.join(folder::DESTINATION);
+        if path.exists() {
+            return Ok(());
+        }
+        let destination = self.store.get_blocking(records::destination_key(task))?;
+        let keys = self.store.get_blocking(records::keys_key(task))?;
+        let (Some(destination), Some(keys)) = (destination, keys) else { return Ok(()) };
+        let Some(text) = folder::destination_text(&folder::Destination { destination, keys }) else {
+            tracing::warn!(%task, "the record of the task's destination cannot be kept in its folder");
+            return Ok(());
+        };
+        folder::replace(&dir, folder::DESTINATION, &text, self.sync).map_err(at(&path))
+    }
+
+    /// The other way round: what the index has lost. Blocks.
+    fn restore_destination(&self, task: &TaskId, kept: folder::Destination) -> Result<(), Error> {
+        let (destination, keys) = (records::destination_key(task), records::keys_key(task));
+        if self.store.get_blocking(&destination)?.is_some() && self.store.get_blocking(&keys)?.is_some() {
+            return Ok(());
+        }
+        tracing::warn!(%task, "the index has lost the task's destination: taken from its folder");
+        self.store.commit_blocking(Batch::new().put(destination, kept.destination).put(keys, kept.keys))?;
+        Ok(())
+    }
+
+    /// What the journals say goes before what the index says: it was written first. A file that its destination has is
+    /// not needed any more, whatever the index thinks of it.
+    pub(super) fn believe_journals(
+        &self,
+        recovered: &Recovered,
+        files: &mut Vec<ShelfFile>,
+        entries: &mut [SpoolEntry],
+    ) -> Result<(), Error> {
+        let names = |shelved: &Shelved| shelved.noted_uploaded.iter().map(|(name, _)| name.to_string()).collect();
+        let uploaded: BTreeMap<&TaskId, BTreeSet<String>> =
+            recovered.tasks.iter().map(|(task, shelved)| (task, names(shelved))).collect();
+        let is_uploaded = |task: &TaskId, file: &str| uploaded.get(task).is_some_and(|names| names.contains(file));
+        for entry in entries.iter_mut().filter(|entry| entry.segment().is_some()) {
+            if is_uploaded(&entry.task, &entry.file) {
+                entry.state = SpoolState::Uploaded;
+            }
+        }
+        for file in files.iter().filter(|file| is_uploaded(&file.task, &file.name)) {
+            let path = self.task_dir(&file.task).join(&file.name);
+            fs::remove_file(&path).map_err(at(&path))?;
+        }
+        files.retain(|file| !is_uploaded(&file.task, &file.name));
+        Ok(())
+    }
+
+    /// A loss that cannot be noted is no less told; after the loss of the index it is forgotten.
+    pub(super) fn note_lost(&self, task: &TaskId, segment: &ClosedSegment, object: &str) {
+        if let Err(error) = self.note(task, Note::Lost, &LocalName::of(segment).to_string(), object) {
+            tracing::warn!(%task, object, %error, "a loss cannot be noted in the task's folder");
+        }
+    }
+
+    /// Takes in what a folder says. One that cannot be read stops nothing: the index may know all of it.
+    pub(super) fn hear(&self, task: &TaskId, names: &[String], shelved: &mut Shelved) -> Result<(), Error> {
+        let told = match folder::read(&self.task_dir(task), names.iter().map(String::as_str)) {
+            Ok(told) => told,
+            Err(error) => {
+                tracing::error!(%task, %error, "what the task's folder says of it cannot be read");
+                return Ok(());
+            }
+        };
+        if told.torn > 0 {
+            tracing::warn!(%task, lines = told.torn, "lines of a journal of uploads are torn");
+        }
+        if told.journal > 1 {
+            self.journals().insert(task.clone(), told.journal);
+        }
+        shelved.shape = told.shape;
+        for (note, name, object) in told.notes {
+            match note {
+                Note::Uploaded => shelved.noted_uploaded.push((name, object)),
+                Note::Lost => shelved.noted_lost.push(name),
+            }
+        }
+        match told.destination {
+            // what has no shape is about to be removed
+            Some(kept) if shelved.shape.is_some() => self.restore_destination(task, kept),
+            _ => Ok(()),
+        }
+    }
+}
