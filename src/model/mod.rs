@@ -7,6 +7,7 @@
 pub mod address;
 pub mod backlog;
 pub mod board;
+pub mod disk;
 pub mod encoder;
 pub mod event;
 pub mod fit;
