@@ -105,7 +105,9 @@ impl Index {
 
     pub(super) fn close(self) -> Result<(), Error> {
         if let Some((_, error)) = self.refused {
-            self.open.map(let_go);
+            if let Some(open) = self.open {
+                let_go(open);
+            }
             return Err(error);
         }
         let Some(open) = self.open else { return Ok(()) };
