@@ -152,6 +152,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     let (asks_in, asks) = mpsc::channel(64);
     let spool = Spool::open(&config.spool_dir(), store.clone(), fates_in.clone()).map_err(failed("spool"))?;
     let recovered = spool.recover().await.map_err(failed("spool"))?;
+    spool.watch_disk(config.disk_limits(), clock.clone()).await.map_err(failed("disk"))?;
 
     let tracks = Tracks::default();
     let settings = WhipSettings {

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
 use crate::model::budget::{Budget, UtcOffset, Window};
+use crate::model::disk::{Limits as DiskLimits, WhenFull};
 use crate::model::{SdkAppId, Secret};
 
 const MIB: u64 = 1024 * 1024;
@@ -28,6 +29,7 @@ pub struct Config {
     pub limits: Limits,
     pub recording: Recording,
     pub storage: Storage,
+    pub disk: Disk,
     pub upload: Upload,
     pub callbacks: Callbacks,
     pub images: Images,
@@ -199,6 +201,31 @@ impl Default for Storage {
     }
 }
 
+/// The disk of the spool.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Disk {
+    /// It is nearly full when less than this is free of any of the three.
+    pub low_bytes: u64,
+    pub low_percent: u64,
+    pub low_inodes: u64,
+    /// Held back, so that running tasks can end in order on a full disk.
+    pub reserve_bytes: u64,
+    pub when_full: WhenFull,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Disk {
+            low_bytes: 536_870_912,
+            low_percent: 3,
+            low_inodes: 2000,
+            reserve_bytes: 67_108_864,
+            when_full: WhenFull::RefuseNewTasks,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upload {
@@ -355,6 +382,7 @@ impl Config {
             within("recording.segment_seconds", self.recording.segment_seconds, 1, 3600),
             within("recording.gap_seconds", self.recording.gap_seconds, 1, 60),
             within("recording.sync_seconds", self.recording.sync_seconds, 1, 60),
+            within("disk.low_percent", self.disk.low_percent, 0, 90),
             within("upload.concurrency", self.upload.concurrency as u64, 1, 64),
             within("upload.per_destination", self.upload.per_destination as u64, 1, 64),
             within("upload.multipart_from_bytes", self.upload.multipart_from_bytes, 5 * MIB, 5 * 1024 * MIB),
@@ -442,6 +470,11 @@ impl Config {
     /// Where segments wait for their destination.
     pub fn spool_dir(&self) -> PathBuf {
         self.server.state_dir.join("spool")
+    }
+
+    pub fn disk_limits(&self) -> DiskLimits {
+        let Disk { low_bytes, low_percent, low_inodes, reserve_bytes, when_full } = self.disk;
+        DiskLimits { low_bytes, low_percent, low_inodes, reserve_bytes, when_full }
     }
 
     pub fn index_dir(&self) -> PathBuf {

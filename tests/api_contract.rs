@@ -348,6 +348,8 @@ async fn every_outcome_of_the_actor_has_its_code() {
         (Error::RecorderInUse, "InvalidParameter.UserId"),
         (Error::CallsExpired, "ResourceNotFound"),
         (Error::NotMixed, "FailedOperation.NotAllowed"),
+        (Error::DiskFull("/var/lib/x".into()), "ResourceInsufficient.RequestRejection"),
+        (Error::DiskFailed("/var/lib/x: EIO".into()), "InternalError.CRInternalError"),
         (Error::Busy, "ResourceInsufficient.RequestRejection"),
         (Error::ShuttingDown, "ResourceInsufficient.RequestRejection"),
         (Error::Store("/var/lib/x: EIO".into()), "InternalError.CRInternalError"),

@@ -197,6 +197,10 @@ impl From<rooms::Error> for ApiError {
             rooms::Error::NotMixed => {
                 (Code::NotAllowed, "MixLayoutParams is for mixed recordings, and TaskId records single streams")
             }
+            rooms::Error::DiskFull(_) => {
+                (Code::RequestRejection, "the disk of the box is nearly full: it takes no new recordings")
+            }
+            rooms::Error::DiskFailed(_) => (Code::CrInternalError, "the disk of the box fails: nothing is recorded"),
             rooms::Error::Busy => (Code::RequestRejection, "the box has more requests waiting than it takes"),
             rooms::Error::ShuttingDown => (Code::RequestRejection, "the box is shutting down"),
             rooms::Error::Store(_) => (Code::CrInternalError, "the index of the box refused; try again"),

@@ -46,6 +46,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::model::disk::Fault;
 use crate::model::layout::Scene;
 use crate::model::mix::{AudioParams, VideoParams};
 use crate::model::segment::ClosedSegment;
@@ -184,6 +185,11 @@ pub enum MediaNews {
     /// A sync of its file failed: what it holds is not known, and it is set aside.
     SegmentLost {
         segment: ClosedSegment,
+        why: String,
+    },
+    /// A file could not be made, written or synced.
+    DiskRefused {
+        fault: Fault,
         why: String,
     },
     /// Something of the lane is not as it should be, though it goes on; `None`: it is well again.

@@ -5,8 +5,8 @@
 //! closed file is never touched again. A file with pictures has a keyframe as its first picture, behind its tables.
 
 use std::fs::File;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
@@ -15,6 +15,7 @@ use super::picture::{PictureUnit, StreamId};
 use super::sound::SoundFrame;
 use super::ts::{Streams, TsWriter};
 use super::{LaneOrder, MediaClock, MediaError, MediaNews, Teller};
+use crate::model::disk::Fault;
 use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName};
 use crate::model::{MediaTime, Timestamp};
 
@@ -27,8 +28,27 @@ const LONGEST_PERIOD: Duration = Duration::from_millis(500);
 /// A keyframe counts as the one for the next file when it comes this much before the time: see [`Segmenter::early`].
 const MOST_EARLY: Duration = Duration::from_millis(500);
 
+/// What is asked of the disk; another one only in tests.
+#[derive(Clone, Copy)]
+struct Disk {
+    create: fn(&Path) -> io::Result<File>,
+    write: fn(&mut File, &[u8]) -> io::Result<()>,
+    sync: fn(&File) -> io::Result<()>,
+}
+
+impl Default for Disk {
+    fn default() -> Disk {
+        Disk {
+            create: |path| File::create_new(path),
+            write: |file, bytes| file.write_all(bytes),
+            sync: File::sync_data,
+        }
+    }
+}
+
 pub struct Segmenter {
     order: LaneOrder,
+    disk: Disk,
     clock: MediaClock,
     teller: Teller,
     ts: TsWriter,
@@ -67,8 +87,13 @@ struct Open {
 
 impl Segmenter {
     pub fn new(order: LaneOrder, clock: MediaClock, teller: Teller) -> Segmenter {
+        Segmenter::on(Disk::default(), order, clock, teller)
+    }
+
+    fn on(disk: Disk, order: LaneOrder, clock: MediaClock, teller: Teller) -> Segmenter {
         Segmenter {
             order,
+            disk,
             clock,
             teller,
             ts: TsWriter::new(),
@@ -227,12 +252,12 @@ impl Segmenter {
             return Ok(());
         }
         let dir = &self.order.dir;
-        let synced = open.file.sync_data().and_then(|()| match open.listed {
+        let synced = (self.disk.sync)(&open.file).and_then(|()| match open.listed {
             true => Ok(()),
             false => File::open(dir)?.sync_all(),
         });
         if let Err(e) = synced {
-            let failed = MediaError::Pipeline(format!("{}: sync: {e}", open.name));
+            let what = format!("{}: sync", open.name);
             // What the file holds is not known any more, and a second sync would not tell: it is told as lost, under a
             // name that no recovery takes for a segment.
             if let Some(open) = self.open.take() {
@@ -241,7 +266,7 @@ impl Segmenter {
                 let segment = self.closed(&open, open.end);
                 self.teller.tell(MediaNews::SegmentLost { segment, why: e.to_string() });
             }
-            return Err(failed);
+            return Err(self.refused(&what, &e, Some(Fault::Failed)));
         }
         open.listed = true;
         open.unsynced = false;
@@ -311,7 +336,7 @@ impl Segmenter {
             duration: None,
         };
         let path: PathBuf = self.order.dir.join(name.to_string());
-        let file = File::create_new(&path).map_err(|e| MediaError::Pipeline(format!("{}: {e}", path.display())))?;
+        let file = (self.disk.create)(&path).map_err(|e| self.refused(&name.to_string(), &e, None))?;
         self.ts.begin(streams, self.broken && self.index > 0, &mut self.out);
         if self.index == 0 {
             info!(task = %run.task, lane = ?run.lane, run = run.run, ?size, "first media");
@@ -336,6 +361,15 @@ impl Segmenter {
         Ok(())
     }
 
+    /// Tells what an error says of the disk; `otherwise` where its number says nothing.
+    fn refused(&self, what: &str, error: &io::Error, otherwise: Option<Fault>) -> MediaError {
+        let why = format!("{what}: {error}");
+        if let Some(fault) = error.raw_os_error().and_then(Fault::of_errno).or(otherwise) {
+            self.teller.tell(MediaNews::DiskRefused { fault, why: why.clone() });
+        }
+        MediaError::Pipeline(why)
+    }
+
     fn wall(&self, at: Duration) -> Timestamp {
         let since_base = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
         self.clock.wall(MediaTime(self.order.base.0.saturating_add(since_base)))
@@ -356,17 +390,126 @@ impl Segmenter {
         let Some(open) = &mut self.open else {
             return Ok(());
         };
-        let written = open.file.write_all(&self.out);
+        let written = (self.disk.write)(&mut open.file, &self.out);
         if let Err(e) = written {
             self.out.clear();
             // a unit that is there in part is cut off again
             let _ = open.file.set_len(open.bytes);
-            return Err(MediaError::Pipeline(format!("{}: {e}", open.name)));
+            let what = open.name.to_string();
+            return Err(self.refused(&what, &e, None));
         }
         open.bytes += self.out.len() as u64;
         open.unsynced = true;
         metrics::counter!("holdfast_recorded_bytes_total").increment(self.out.len() as u64);
         self.out.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI32, Ordering};
+
+    use gstreamer as gst;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::media::LaneFeed;
+    use crate::model::{Lane, LaneKind, LaneRun, MediaId, TaskId, UserId};
+
+    fn segmenter(disk: Disk, dir: &Path, sync_interval: Duration) -> (Segmenter, mpsc::Receiver<MediaNews>) {
+        gst::init().unwrap();
+        let lane = Lane::single(UserId::parse("ann").unwrap(), MediaId::Main, LaneKind::Audio);
+        let clock = MediaClock::new(Instant::now(), Timestamp(0));
+        let order = LaneOrder {
+            run: LaneRun { task: TaskId::parse("t").unwrap(), lane, run: 0 },
+            feed: LaneFeed::Single { audio: None, video: None },
+            dir: dir.to_owned(),
+            segment_length: Duration::from_secs(10),
+            gap_limit: Duration::from_secs(3),
+            sync_interval,
+            fill_black: false,
+            base: clock.now(),
+        };
+        let (to, news) = mpsc::channel(64);
+        (Segmenter::on(disk, order, clock, Teller::new(to)), news)
+    }
+
+    /// The n-th frame of 20 ms. Its bytes mean nothing to the segmenter.
+    fn frame(n: u32) -> SoundFrame {
+        let duration = Duration::from_millis(20);
+        SoundFrame { pts: duration * n, duration, bytes: gst::Buffer::from_slice([n as u8; 100]) }
+    }
+
+    fn told(news: &mut mpsc::Receiver<MediaNews>) -> Vec<MediaNews> {
+        std::iter::from_fn(|| news.try_recv().ok()).collect()
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let files = std::fs::read_dir(dir).unwrap();
+        files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn on_a_full_disk_the_file_ends_with_its_last_whole_packet() {
+        static ROOM: AtomicI32 = AtomicI32::new(3);
+        fn write(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+            if ROOM.fetch_sub(1, Ordering::SeqCst) > 0 {
+                return file.write_all(bytes);
+            }
+            // as a disk does that has room for a part of it
+            file.write_all(&bytes[..bytes.len() / 2])?;
+            Err(io::Error::from_raw_os_error(28))
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk { write, ..Disk::default() };
+        let (mut segmenter, mut news) = segmenter(disk, dir.path(), Duration::from_secs(60));
+        let error = (0..1000).find_map(|n| segmenter.sound(&frame(n)).and_then(|()| segmenter.settle()).err());
+        assert!(error.is_some_and(|e| e.to_string().contains("No space left")));
+        let _ = segmenter.close(None);
+        let told = told(&mut news);
+        let [MediaNews::FirstMedia { .. }, MediaNews::DiskRefused { fault: Fault::Full, .. }, rest @ ..] = &told[..]
+        else {
+            panic!("{told:?}");
+        };
+        let closed = rest.iter().find_map(|n| if let MediaNews::SegmentClosed(s) = n { Some(s) } else { None });
+        let closed = closed.expect("what was written is told");
+        let file = std::fs::metadata(dir.path().join(&closed.part_name)).unwrap();
+        assert_eq!((file.len(), file.len() % 188), (closed.bytes, 0));
+        assert!(closed.bytes > 0);
+    }
+
+    #[test]
+    fn a_sync_that_fails_is_not_repeated_and_the_file_is_set_aside() {
+        static SYNCS: AtomicI32 = AtomicI32::new(0);
+        fn sync(_: &File) -> io::Result<()> {
+            SYNCS.fetch_add(1, Ordering::SeqCst);
+            Err(io::Error::from_raw_os_error(5))
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk { sync, ..Disk::default() };
+        let (mut segmenter, mut news) = segmenter(disk, dir.path(), Duration::ZERO);
+        let failed = (0..1000).find(|n| segmenter.sound(&frame(*n)).and_then(|()| segmenter.settle()).is_err());
+        assert!(failed.is_some());
+        let _ = segmenter.close(None);
+        assert_eq!(SYNCS.load(Ordering::SeqCst), 1);
+        assert!(names(dir.path()).iter().all(|name| name.ends_with(LOST_SUFFIX)), "{:?}", names(dir.path()));
+        let told = told(&mut news);
+        assert!(told.iter().any(|n| matches!(n, MediaNews::SegmentLost { .. })), "{told:?}");
+        assert!(told.iter().any(|n| matches!(n, MediaNews::DiskRefused { fault: Fault::Failed, .. })), "{told:?}");
+        assert!(!told.iter().any(|n| matches!(n, MediaNews::SegmentClosed(_))), "{told:?}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_made_says_why() {
+        fn create(_: &Path) -> io::Result<File> {
+            Err(io::Error::from_raw_os_error(30))
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (mut segmenter, mut news) = segmenter(Disk { create, ..Disk::default() }, dir.path(), Duration::ZERO);
+        assert!(segmenter.sound(&frame(0)).is_err());
+        let told = told(&mut news);
+        assert!(matches!(&told[..], [MediaNews::DiskRefused { fault: Fault::Failed, .. }]), "{told:?}");
+        assert!(!segmenter.is_open());
     }
 }

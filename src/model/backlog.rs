@@ -322,6 +322,29 @@ impl Backlog {
         }
     }
 
+    /// Takes a segment out of the line, unless it is being carried just now. `false`: it is, or is not here.
+    pub fn remove_idle(&mut self, waiting: &Waiting) -> bool {
+        let idle = self.places.get(waiting).is_some_and(|place| place.state != PlaceState::Leased);
+        if idle {
+            self.remove(waiting);
+        }
+        idle
+    }
+
+    /// Segments that are not being carried just now, oldest first, and their sizes.
+    pub fn idle_segments(&self) -> Vec<(Waiting, u64)> {
+        let idle = |(_, place): &(&Waiting, &Place)| place.class == Class::Segment && place.state != PlaceState::Leased;
+        let mut segments: Vec<_> = self.places.iter().filter(idle).collect();
+        segments.sort_by_key(|(_, place)| place.order);
+        segments.into_iter().map(|(waiting, place)| (waiting.clone(), place.bytes)).collect()
+    }
+
+    /// The segment that has waited longest.
+    pub fn oldest_segment(&self) -> Option<&Waiting> {
+        let segments = self.places.iter().filter(|(_, place)| place.class == Class::Segment);
+        segments.min_by_key(|(_, place)| place.order).map(|(waiting, _)| waiting)
+    }
+
     /// When the next waiting file may be tried, if time alone brings it.
     pub fn next_wake(&self, now: Duration) -> Option<Duration> {
         let of_line = |line: &Line| -> Option<Duration> {

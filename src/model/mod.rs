@@ -8,6 +8,7 @@ pub mod address;
 pub mod backlog;
 pub mod board;
 pub mod budget;
+pub mod disk;
 pub mod encoder;
 pub mod event;
 pub mod fit;

@@ -3,6 +3,7 @@
 //! Owns: the live rooms and tasks. Must not touch: decisions (they are the task's), frames, the network.
 //! Law: the saves and announcements of one step are one commit, made before anything else of that step is done.
 
+mod disk;
 mod restore;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -111,6 +112,8 @@ impl Actor {
         cancel: CancellationToken,
     ) {
         let mut linger = None;
+        let mut disk = self.parts.spool.standing();
+        disk.mark_changed();
         loop {
             self.follow_clock().await;
             self.drain().await;
@@ -138,6 +141,10 @@ impl Actor {
                 Some(ImageFailure { task, url, why }) = image_failures.recv() => {
                     warn!(%task, why, "an image of the layout is not to be had");
                     self.queue.push_back((task, Input::ImageFailed { url }));
+                }
+                Ok(()) = disk.changed() => {
+                    let standing = disk.borrow_and_update().clone();
+                    self.disk_stands(&standing);
                 }
                 () = tokio::time::sleep(wake) => self.tick().await,
                 () = cancel.cancelled(), if !self.stopping => {
@@ -391,6 +398,7 @@ impl Actor {
         if running >= limit {
             return Err(Error::TooManyTasks { running, limit });
         }
+        self.disk_takes_tasks()?;
         self.admit(&spec, &replaced)?;
         let id = TaskId::from_random(uuid::Uuid::new_v4().as_bytes());
         let dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
@@ -399,7 +407,10 @@ impl Actor {
         let batch = Batch::new().put(records::task_key(&id), to_bytes(&task));
         let destination = &task.spec.destination;
         let batch = records::put_destination(batch, &id, destination, &keys, &user_sig, &self.parts.box_key);
-        self.parts.store.commit(batch).await.map_err(|e| Error::Store(e.to_string()))?;
+        self.parts.store.commit(batch).await.map_err(|e| {
+            self.index_refused(&e);
+            Error::Store(e.to_string())
+        })?;
         if let Some(shape) = shape
             && let Err(e) = self.parts.spool.describe_task(&id, shape.to_text()).await
         {
@@ -487,6 +498,7 @@ impl Actor {
                 }
                 self.tell_troubles();
             }
+            MediaNews::DiskRefused { fault, why } => self.parts.spool.report(fault, &why),
             MediaNews::LaneEnded { run, end } => {
                 self.troubles.values_mut().for_each(|of_part| drop(of_part.remove(&run)));
                 self.tell_troubles();
@@ -566,7 +578,8 @@ impl Actor {
                 self.parts.health.ok("store");
             }
             Err(e) => {
-                error!(error = %e, waiting = self.unsaved.len(), "the index refuses writes; recording goes on");
+                error!(error = %e, waiting = self.unsaved.len(), "the index refuses writes");
+                self.index_refused(&e);
                 self.parts.health.degraded("store", "the index refuses writes");
             }
         }

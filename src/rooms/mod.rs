@@ -32,6 +32,10 @@ pub enum Error {
     CallsExpired,
     #[error("a layout is for mixed recordings, and this task records single streams")]
     NotMixed,
+    #[error("the disk has no room for one more recording: {0}")]
+    DiskFull(String),
+    #[error("the disk fails: {0}")]
+    DiskFailed(String),
     #[error("the box has more requests waiting than it takes")]
     Busy,
     #[error("the box is shutting down")]

@@ -134,6 +134,7 @@ impl UploadJob {
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(task = %self.entry.task, file = self.entry.file, %error, "an uploaded file stays on the disk");
+            self.shared.state().leftovers.push(self.path());
         }
         self.settled = true;
         self.leave();

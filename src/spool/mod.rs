@@ -20,6 +20,7 @@ pub mod folder;
 pub mod recovery;
 pub mod ts;
 
+mod disk;
 mod lease;
 mod notes;
 mod shelf;
@@ -32,14 +33,16 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+pub use disk::Standing;
 pub use lease::UploadJob;
 
-use crate::model::TaskId;
 use crate::model::backlog::{Backlog, Class, Limits, Pending, Waiting};
+use crate::model::disk::{Fault, Limits as DiskLimits};
 use crate::model::recording::Fate;
 use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName};
+use crate::model::{LaneRun, TaskId, WallClock};
 use crate::store::records::{self, DestinationEntry, SpoolEntry, SpoolKind, SpoolState};
 use crate::store::{self, Batch, Store};
 use folder::Note;
@@ -142,6 +145,7 @@ struct Shared {
     /// A file became ready.
     ready: Notify,
     epoch: Instant,
+    disk: disk::Line,
 }
 
 #[derive(Debug, Default)]
@@ -154,6 +158,8 @@ struct State {
     /// The destination's line of each task.
     lines: BTreeMap<TaskId, String>,
     last_order: u64,
+    /// Uploaded files that could not be unlinked.
+    leftovers: Vec<PathBuf>,
 }
 
 impl Spool {
@@ -181,11 +187,35 @@ impl Spool {
             describing: Mutex::default(),
             ready: Notify::new(),
             epoch: Instant::now(),
+            disk: disk::Line::default(),
         });
         let (to, from) = sync_channel(QUEUE);
         let hands = shelf::Hands::new(shared.clone());
         std::thread::Builder::new().name("spool".into()).spawn(move || hands.serve(&from)).map_err(at(dir))?;
         Ok(Arc::new(Spool { shared, to }))
+    }
+
+    /// Looks at the room on the disk once, and from then on each second on a thread of its own. Once for a shelf.
+    pub async fn watch_disk(&self, limits: DiskLimits, clock: WallClock) -> Result<(), Error> {
+        let shared = self.shared.clone();
+        blocking(move || {
+            let mut watch = disk::Watch::new(&shared, limits, clock);
+            watch.first_look(&shared);
+            let weak = Arc::downgrade(&shared);
+            let spawned = std::thread::Builder::new().name("disk".into()).spawn(move || watch.serve(&weak));
+            spawned.map(drop).map_err(at(&shared.dir))
+        })
+        .await
+    }
+
+    /// Where the disk stands, as [`Spool::watch_disk`] sees it.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.shared.disk.standing()
+    }
+
+    /// Somebody met with an error of the disk.
+    pub fn report(&self, fault: Fault, why: &str) {
+        self.shared.disk.report(fault, why);
     }
 
     /// The folder of a task; it exists after [`Spool::begin_task`].
@@ -195,11 +225,16 @@ impl Spool {
 
     /// Makes a task's folder, durably, and says where it is. Repeating it is harmless.
     pub async fn begin_task(&self, task: &TaskId) -> Result<PathBuf, Error> {
-        let (root, dir) = (self.shared.dir.clone(), self.task_dir(task));
+        let (shared, dir) = (self.shared.clone(), self.task_dir(task));
         blocking(move || {
-            fs::create_dir_all(&dir).map_err(at(&dir))?;
-            sync_dir(&root).map_err(at(&root))?;
-            Ok(dir)
+            let made = fs::create_dir_all(&dir).map_err(at(&dir));
+            let made = made.and_then(|()| sync_dir(&shared.dir).map_err(at(&shared.dir)));
+            if let Err(Error::Io { path, source }) = &made
+                && let Some(fault) = disk::fault_of(source)
+            {
+                shared.disk.report(fault, &format!("{}: {source}", path.display()));
+            }
+            made.map(|()| dir)
         })
         .await
     }
@@ -501,6 +536,9 @@ impl Shared {
         for folder in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
             let folder = folder.map_err(at(&self.dir))?.path();
             let name = folder.file_name().and_then(|name| name.to_str());
+            if name == Some(disk::RESERVE) {
+                continue;
+            }
             // the file system's own folder could be a task's by its name
             let name = name.filter(|name| *name != "lost+found" && folder.is_dir());
             let Some(task) = name.and_then(|name| TaskId::parse(name).ok()) else {

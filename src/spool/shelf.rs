@@ -7,7 +7,6 @@
 use std::sync::mpsc::Receiver;
 
 use super::*;
-use crate::model::LaneRun;
 
 /// Orders done with one sync of each folder and one commit.
 const GROUP: usize = 64;
@@ -22,6 +21,15 @@ pub(super) struct Hands {
     unwritten: BTreeMap<Waiting, Playlist>,
     /// What could not be written into tasks' folders.
     undescribed: BTreeMap<TaskId, String>,
+    /// Segments whose bytes are on the disk, and which could not be given their name (a full folder).
+    unnamed: Vec<Order>,
+}
+
+/// Why a segment is not safe.
+enum Unsafe {
+    Lost(String),
+    /// Its bytes are; the rest is tried again.
+    Later(String),
 }
 
 /// A file that is safe, and as what it was counted when it was handed over.
@@ -32,13 +40,17 @@ struct Safe {
 
 impl Hands {
     pub(super) fn new(shared: Arc<Shared>) -> Hands {
-        Hands { shared, unrecorded: Vec::new(), unwritten: BTreeMap::new(), undescribed: BTreeMap::new() }
+        let (unrecorded, unwritten, undescribed, unnamed) = Default::default();
+        Hands { shared, unrecorded, unwritten, undescribed, unnamed }
     }
 
     /// The life of the thread: until the shelf's last holder is gone, or the index has stopped.
     pub(super) fn serve(mut self, from: &Receiver<Order>) {
         loop {
-            let owed = !self.unrecorded.is_empty() || !self.unwritten.is_empty() || !self.undescribed.is_empty();
+            let owed = !self.unrecorded.is_empty()
+                || !self.unwritten.is_empty()
+                || !self.undescribed.is_empty()
+                || !self.unnamed.is_empty();
             let first = match if owed { from.recv_timeout(AGAIN) } else { from.recv().map_err(Into::into) } {
                 Ok(order) => Some(order),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -58,12 +70,16 @@ impl Hands {
         let mut drains = Vec::new();
         let mut playlists = std::mem::take(&mut self.unwritten);
         let mut shapes = std::mem::take(&mut self.undescribed);
-        for order in orders {
+        for order in std::mem::take(&mut self.unnamed).into_iter().chain(orders) {
             match order {
                 Order::Segment { segment, object, object_key } => {
-                    match self.make_safe(&segment, object.clone(), object_key) {
+                    match self.make_safe(&segment, object.clone(), object_key.clone()) {
                         Ok(entry) => renamed.push(Safe { entry, counted: of_segment(&segment) }),
-                        Err(why) => lost.push((object, segment, why)),
+                        Err(Unsafe::Lost(why)) => lost.push((object, segment, why)),
+                        Err(Unsafe::Later(why)) => {
+                            tracing::error!(task = %segment.run.task, object, why, "a segment cannot be named yet");
+                            self.unnamed.push(Order::Segment { segment, object, object_key });
+                        }
                     }
                 }
                 Order::Playlist(playlist) => {
@@ -87,6 +103,7 @@ impl Hands {
                 Ok(None) => self.uncount(&playlist),
                 Err(error) => {
                     tracing::error!(task = %playlist.task, playlist = playlist.object, %error, "a playlist cannot be written");
+                    self.met("playlist", &error);
                     metrics::counter!("holdfast_spool_errors_total").increment(1);
                     self.unwritten.insert(waiting, playlist);
                 }
@@ -99,7 +116,9 @@ impl Hands {
             .into_iter()
             .filter_map(|task| {
                 let synced = File::open(self.shared.task_dir(task)).and_then(|dir| (self.shared.sync)(&dir));
-                Some((task.clone(), synced.err()?.to_string()))
+                let error = synced.err()?;
+                self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync of a folder: {error}"));
+                Some((task.clone(), error.to_string()))
             })
             .collect();
         for Safe { entry, counted } in renamed {
@@ -155,17 +174,32 @@ impl Hands {
     }
 
     /// Steps 1 and 2 of a segment: its bytes are on the disk, and it has its final name.
-    fn make_safe(&self, segment: &ClosedSegment, object: String, object_key: String) -> Result<SpoolEntry, String> {
+    fn make_safe(&self, segment: &ClosedSegment, object: String, object_key: String) -> Result<SpoolEntry, Unsafe> {
+        let lost = |step: &'static str| {
+            move |error: io::Error| {
+                self.met(step, &error);
+                Unsafe::Lost(format!("{step}: {error}"))
+            }
+        };
         let dir = self.shared.task_dir(&segment.run.task);
         let name = LocalName::of(segment).to_string();
         let (part, last) = (dir.join(&segment.part_name), dir.join(&name));
         // a hand-over that is repeated after a crash finds it renamed already
         let from = if part.exists() { &part } else { &last };
-        let mut file = File::open(from).map_err(|e| format!("open: {e}"))?;
-        (self.shared.sync)(&file).map_err(|e| format!("sync: {e}"))?;
-        let (bytes, crc32) = checksum(&mut file).map_err(|e| format!("read: {e}"))?;
+        let mut file = File::open(from).map_err(lost("open"))?;
+        (self.shared.sync)(&file).map_err(|error| {
+            self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync: {error}"));
+            Unsafe::Lost(format!("sync: {error}"))
+        })?;
+        let (bytes, crc32) = checksum(&mut file).map_err(lost("read"))?;
         if from != &last {
-            fs::rename(from, &last).map_err(|e| format!("rename: {e}"))?;
+            fs::rename(from, &last).map_err(|error| {
+                self.met("rename", &error);
+                match disk::fault_of(&error) {
+                    Some(Fault::Full) => Unsafe::Later(error.to_string()),
+                    _ => Unsafe::Lost(format!("rename: {error}")),
+                }
+            })?;
         }
         Ok(SpoolEntry {
             task: segment.run.task.clone(),
@@ -228,6 +262,9 @@ impl Hands {
             Ok(()) => {}
             Err(store::Error::Stopped) => return Err(Error::Stopped),
             Err(error) => {
+                if let Some(fault) = error.fault() {
+                    self.shared.disk.report(fault, &error.to_string());
+                }
                 tracing::error!(%error, files = self.unrecorded.len(), "files on the shelf cannot be recorded yet");
                 return Ok(());
             }
@@ -277,6 +314,12 @@ impl Hands {
         self.shared.state().dequeue(&task, of_segment(&segment));
         self.tell(task, Fate::Lost { segment, why });
         Ok(())
+    }
+
+    fn met(&self, step: &str, error: &io::Error) {
+        if let Some(fault) = disk::fault_of(error) {
+            self.shared.disk.report(fault, &format!("{step}: {error}"));
+        }
     }
 
     fn uncount(&self, playlist: &Playlist) {

@@ -1,8 +1,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::model::backlog::Fault;
-use crate::model::{Lane, LaneKind, LaneRun, MediaId, Timestamp, UserId};
+use crate::model::backlog::Fault as Blame;
+use crate::model::disk::{Level, WhenFull};
+use crate::model::{Lane, LaneKind, MediaId, Timestamp, UserId};
 
 /// A guard against waiting for ever, never a wait.
 const GUARD: Duration = Duration::from_secs(20);
@@ -208,10 +209,10 @@ async fn a_job_that_is_dropped_or_fails_goes_back() {
     drop(shelf.lease().await);
     let job = shelf.lease().await;
     assert_eq!(job.attempts(), 0);
-    job.ack_failed(Fault::Line, Duration::from_millis(20));
+    job.ack_failed(Blame::Line, Duration::from_millis(20));
     let job = shelf.lease().await;
     assert_eq!((job.attempts(), job.line_failures()), (1, 1));
-    job.ack_failed(Fault::File, Duration::from_millis(20));
+    job.ack_failed(Blame::File, Duration::from_millis(20));
     let job = shelf.lease().await;
     assert_eq!((job.attempts(), job.line_failures()), (2, 1));
     let Some(Fate::Lost { why, .. }) = job.ack_lost("rot".into()).await.unwrap() else { panic!() };
@@ -333,4 +334,117 @@ async fn without_its_index_the_shelf_says_so() {
     let found = spool.recover().await.unwrap();
     assert_eq!(found.tasks[&shelf.task].adopted.len(), 1);
     assert!(shelf.fates.try_recv().is_err());
+}
+
+fn limits(low_bytes: u64, when_full: WhenFull) -> DiskLimits {
+    DiskLimits { low_bytes, low_percent: 0, low_inodes: 0, reserve_bytes: 1 << 20, when_full }
+}
+
+/// More than any disk has: it is always nearly full, and never full.
+const NEVER_ROOMY: u64 = 1 << 60;
+
+impl Shelf {
+    async fn watch(&self, low_bytes: u64, when_full: WhenFull) {
+        let clock: WallClock = Arc::new(|| Timestamp(100_000_000));
+        self.spool.watch_disk(limits(low_bytes, when_full), clock).await.unwrap();
+    }
+
+    async fn stands(&self, how: impl FnMut(&Standing) -> bool) -> Standing {
+        let mut standing = self.spool.standing();
+        let stood = tokio::time::timeout(GUARD, standing.wait_for(how)).await;
+        stood.expect("the disk stands so").expect("it is watched").clone()
+    }
+
+    fn holds_reserve(&self) -> bool {
+        let file = fs::metadata(self.dir.path().join("spool").join(disk::RESERVE));
+        file.is_ok_and(|file| file.len() == 1 << 20)
+    }
+}
+
+#[tokio::test]
+async fn on_a_full_disk_the_oldest_that_is_not_on_its_way_is_given_up() {
+    let mut shelf = shelf().await;
+    for n in 1..=3 {
+        let segment = shelf.write(n);
+        shelf.accept(&segment);
+        shelf.fate().await;
+    }
+    shelf.publish(1);
+    shelf.spool.drained().await.unwrap();
+    let aside = shelf.path("x.part.lost");
+    fs::write(&aside, "what nobody can trust").unwrap();
+    let flies = loop {
+        let job = shelf.lease().await;
+        if job.entry().segment().is_some() {
+            break job;
+        }
+    };
+    assert_eq!(flies.entry().object, "01.ts");
+    shelf.watch(NEVER_ROOMY, WhenFull::DropOldest).await;
+    for n in 2..=3 {
+        let Fate::Lost { segment, why } = shelf.fate().await else { panic!("it is given up") };
+        assert_eq!((segment.index, why.as_str()), (n, "given up to make room on the disk"));
+        assert!(matches!(shelf.entry(&format!("0{n}.ts")).await.unwrap().state, SpoolState::Lost { .. }));
+    }
+    assert!(!aside.exists());
+    assert_eq!(shelf.spool.pending(&shelf.task), Pending { segments: 1, playlists: 1, bytes: 17 });
+    let standing = shelf.stands(|s| s.dropped == 2).await;
+    assert!(standing.refuses && !standing.ends_tasks(), "{standing:?}");
+    flies.ack_uploaded().await.unwrap();
+    assert_eq!(shelf.names(), ["l.m3u8.v1"], "playlists stay");
+    // after a restart the task hears it again, as long as it has not noted it
+    let recovered = shelf.spool.recover().await.unwrap();
+    assert_eq!(recovered.tasks[&shelf.task].lost.len(), 2);
+}
+
+#[tokio::test]
+async fn by_default_nothing_is_given_up() {
+    let mut shelf = shelf().await;
+    let segment = shelf.write(1);
+    shelf.accept(&segment);
+    shelf.fate().await;
+    shelf.watch(NEVER_ROOMY, WhenFull::RefuseNewTasks).await;
+    let standing = shelf.stands(|s| s.refuses).await;
+    assert!(!standing.takes_tasks() && !standing.ends_tasks(), "{standing:?}");
+    assert_eq!(shelf.spool.pending(&shelf.task).segments, 1);
+    assert!(!shelf.holds_reserve(), "there is no room for it");
+}
+
+#[tokio::test]
+async fn the_reserve_is_given_free_on_a_full_disk_and_taken_again() {
+    let shelf = shelf().await;
+    shelf.watch(0, WhenFull::RefuseNewTasks).await;
+    assert!(shelf.holds_reserve());
+    let mut standing = shelf.spool.standing();
+    shelf.spool.report(Fault::Full, "no space left on device");
+    let full = tokio::time::timeout(GUARD, standing.wait_for(|s| s.full)).await.unwrap().unwrap().clone();
+    assert!(full.ends_tasks() && !full.takes_tasks());
+    // the disk of this test has room: the next look sees it
+    let roomy = shelf.stands(|s| s.level == Level::Roomy).await;
+    assert!(roomy.takes_tasks());
+    assert!(shelf.holds_reserve());
+    let found = shelf.spool.recover().await.unwrap();
+    assert_eq!(found.unknown, 0, "the reserve is no stranger");
+}
+
+static FAILS: AtomicUsize = AtomicUsize::new(0);
+
+fn fails_once(file: &File) -> io::Result<()> {
+    match FAILS.fetch_add(1, Ordering::SeqCst) {
+        0 => Err(io::Error::from_raw_os_error(5)),
+        _ => file.sync_all(),
+    }
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_fails_the_disk_until_it_has_shown_that_it_works() {
+    let mut shelf = shelf_with(fails_once).await;
+    shelf.watch(0, WhenFull::RefuseNewTasks).await;
+    let segment = shelf.write(1);
+    shelf.accept(&segment);
+    assert!(matches!(shelf.fate().await, Fate::Lost { .. }));
+    let standing = shelf.stands(|s| s.failed.is_some()).await;
+    assert!(standing.ends_tasks() && standing.failed.unwrap().contains("Input/output error"));
+    let standing = shelf.stands(|s| s.failed.is_none()).await;
+    assert!(standing.takes_tasks() && standing.failed_before.is_some(), "{standing:?}");
 }

@@ -12,10 +12,12 @@
 pub mod records;
 pub mod seal;
 
+mod index;
 mod sum;
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -23,6 +25,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::model::disk::Fault;
+use index::Index;
 use sum::{Sum, Witness};
 
 /// Requests that may wait for the thread; more of them wait for a place.
@@ -34,7 +38,7 @@ const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// What sled says of a database that somebody has open, which is no reason to set it aside.
 const SLED_IS_HELD: &str = "could not acquire lock";
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error("another process holds the index {0}")]
     Held(PathBuf),
@@ -42,10 +46,33 @@ pub enum Error {
     Open { path: PathBuf, why: String },
     #[error("the index answers: {0}")]
     Database(String),
+    /// It is in order; the disk that it lies on is not.
+    #[error("the index cannot be written: {why}")]
+    Disk { fault: Fault, why: String },
     #[error("the index has stopped")]
     Stopped,
     #[error("the record {key} cannot be read: {why}")]
     Record { key: String, why: String },
+}
+
+impl Error {
+    /// What it says of the disk.
+    pub fn fault(&self) -> Option<Fault> {
+        if let Error::Disk { fault, .. } = self { Some(*fault) } else { None }
+    }
+}
+
+impl From<sled::Error> for Error {
+    fn from(error: sled::Error) -> Error {
+        match &error {
+            // sled keeps the kind of an error and not its number
+            sled::Error::Io(io) => {
+                let full = matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+                Error::Disk { fault: if full { Fault::Full } else { Fault::Failed }, why: error.to_string() }
+            }
+            _ => Error::Database(error.to_string()),
+        }
+    }
 }
 
 /// Changes that are made together or not at all. Later ones win over earlier ones of the same key.
@@ -124,6 +151,7 @@ impl Store {
             None => return Err(Error::Held(dir.to_owned())),
         }
 
+        index::settle(dir).map_err(|e| failed(e.to_string()))?;
         let first = patiently(|| match open_fenced(dir) {
             Err(why) if why.contains(SLED_IS_HELD) => None,
             done => Some(done),
@@ -153,10 +181,11 @@ impl Store {
         let (witness, seen) = Witness::new(lock);
         let whole = confirmed.is_some_and(|sum| !sum.is_behind(seen));
         let sum = confirmed.unwrap_or(sum).go_on_from(seen);
+        let index = Index::new(db, sum, dir).map_err(|e| failed(e.to_string()))?;
         let (to, from) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || serve(db, sum, witness, from))
+            .spawn(move || serve(index, witness, from))
             .map_err(|e| failed(e.to_string()))?;
         Ok(Opened { store: Store { to, thread: Arc::new(Mutex::new(Some(thread))), whole }, set_aside })
     }
@@ -228,8 +257,7 @@ impl Store {
 }
 
 /// The life of the thread. The lock, which is the witness's file, is held until the database is closed.
-fn serve(db: sled::Db, sum: Sum, witness: Witness, mut from: mpsc::Receiver<Request>) {
-    let mut sum = (sum, true);
+fn serve(mut index: Index, witness: Witness, mut from: mpsc::Receiver<Request>) {
     let mut closing = None;
     while closing.is_none() {
         let Some(first) = from.blocking_recv() else { break };
@@ -251,29 +279,28 @@ fn serve(db: sled::Db, sum: Sum, witness: Witness, mut from: mpsc::Receiver<Requ
         }
 
         if !committed.is_empty() {
-            let outcome = apply(&db, &mut sum, changes);
+            let outcome = index.commit(changes);
             if let Err(e) = &outcome {
                 tracing::error!(error = %e, commits = committed.len(), "the index does not take a commit");
                 metrics::counter!("holdfast_index_errors_total").increment(1);
             }
-            if outcome.is_ok()
-                && let Err(error) = witness.see(sum.0)
+            if let Ok(sum) = &outcome
+                && let Err(error) = witness.see(*sum)
             {
                 tracing::debug!(%error, "the last commit is not noted beside the index");
             }
             metrics::counter!("holdfast_index_commits_total").increment(committed.len() as u64);
             for reply in committed {
-                let _ = reply.send(outcome.clone().map_err(|e| Error::Database(e.to_string())));
+                let _ = reply.send(outcome.clone().map(drop));
             }
         }
         for request in asked {
             match request {
                 Request::Get(key, reply) => {
-                    let found = db.get(key.as_bytes()).map(|value| value.map(|bytes| bytes.to_vec()));
-                    let _ = reply.send(found.map_err(|e| Error::Database(e.to_string())));
+                    let _ = reply.send(index.get(&key));
                 }
                 Request::Scan(prefix, reply) => {
-                    let _ = reply.send(scan(&db, &prefix).map_err(|e| Error::Database(e.to_string())));
+                    let _ = reply.send(index.scan(&prefix));
                 }
                 Request::Ping(reply) => {
                     let _ = reply.send(Ok(()));
@@ -285,33 +312,12 @@ fn serve(db: sled::Db, sum: Sum, witness: Witness, mut from: mpsc::Receiver<Requ
     }
 
     from.close();
-    let flushed = db.flush().map(|_| ()).map_err(|e| Error::Database(e.to_string()));
-    drop(db);
+    let closed = index.close();
     drop(witness);
     // what still waits is dropped with its channel and answers `Stopped`
     if let Some(reply) = closing {
-        let _ = reply.send(flushed);
+        let _ = reply.send(closed);
     }
-}
-
-/// All changes and their sum, as one, flushed. `sum` and whether it is known: after a failure nobody knows which records
-/// there are, and they are counted anew.
-fn apply(db: &sled::Db, sum: &mut (Sum, bool), changes: BTreeMap<String, Option<Vec<u8>>>) -> sled::Result<()> {
-    let before = if sum.1 { sum.0 } else { count(db)?.go_on_from(sum.0.commits()) };
-    sum.1 = false;
-    let after = before.after(&changes, |key| db.get(key).map(|value| value.map(|bytes| bytes.to_vec())))?;
-    let mut batch = sled::Batch::default();
-    for (key, value) in changes {
-        match value {
-            Some(value) => batch.insert(key.into_bytes(), value),
-            None => batch.remove(key.into_bytes()),
-        }
-    }
-    batch.insert(sum::KEY, after.to_bytes());
-    db.apply_batch(batch)?;
-    db.flush()?;
-    *sum = (after, true);
-    Ok(())
 }
 
 fn count(db: &sled::Db) -> sled::Result<Sum> {
@@ -321,12 +327,6 @@ fn count(db: &sled::Db) -> sled::Result<Sum> {
         sum.add(&key, &value);
     }
     Ok(sum)
-}
-
-fn scan(db: &sled::Db, prefix: &str) -> sled::Result<Records> {
-    db.scan_prefix(prefix.as_bytes())
-        .map(|record| record.map(|(key, value)| (String::from_utf8_lossy(&key).into_owned(), value.to_vec())))
-        .collect()
 }
 
 /// Opens, and reads every record once: a torn page shows at the first touch, and it should show here.

@@ -20,6 +20,8 @@ pub struct Settings {
     pub gap_seconds: u64,
     pub ice_timeout_seconds: u64,
     pub upload_grace_seconds: u64,
+    /// Instead of a folder beside the configuration.
+    pub state_dir: Option<PathBuf>,
     /// UserSigs are checked.
     pub user_sigs: bool,
     /// As `RUST_LOG`
@@ -37,6 +39,7 @@ impl Default for Settings {
             gap_seconds: 3,
             ice_timeout_seconds: 5,
             upload_grace_seconds: 60,
+            state_dir: None,
             user_sigs: true,
             log: "info,holdfast=debug".to_owned(),
             more: String::new(),
@@ -116,7 +119,7 @@ impl Daemon {
     }
 
     pub fn state_dir(&self) -> PathBuf {
-        self.dir.path().join("state")
+        state_of(self.dir.path(), &self.settings)
     }
 
     /// Where the local store lays its files: `<root>/<bucket>/<key>`.
@@ -193,8 +196,12 @@ async fn launch(dir: &Path, settings: &Settings, doors: Doors) -> (Running, Door
     (running, doors)
 }
 
+fn state_of(dir: &Path, settings: &Settings) -> PathBuf {
+    settings.state_dir.clone().unwrap_or_else(|| dir.join("state"))
+}
+
 fn toml_of(dir: &Path, settings: &Settings, doors: Doors) -> String {
-    let state = dir.join("state");
+    let state = state_of(dir, settings);
     let callback = settings
         .callback_url
         .as_ref()

@@ -15,6 +15,7 @@ pub mod recorded;
 pub mod relay;
 pub mod scene;
 pub mod sdk;
+pub mod small_disk;
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
