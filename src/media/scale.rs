@@ -351,7 +351,7 @@ mod tests {
     fn nothing_is_written_beside_the_rows() {
         let bytes = vec![200; 32 * 18];
         let plane = Plane { bytes: &bytes, stride: 32, width: 32, height: 18 };
-        let mut target = vec![1; 6 * 20];
+        let mut target = [1; 6 * 20];
         Scaler::default().scale(&plane, whole_of(&plane), (13, 5), &mut target[..20 * 4 + 13], 20);
         for (n, pixel) in target.iter().enumerate() {
             let inside = n % 20 < 13 && n / 20 < 5;
