@@ -142,7 +142,10 @@ impl Index {
     /// Every record into new files.
     fn refound(&mut self) -> Result<(), Error> {
         let new = beside(&self.dir);
-        let written = self.open().and_then(|old| records(&old.db)).and_then(|records| write(&new, records, self.sync));
+        // an error in opening has lost its number: it is taken for what began it
+        let began = self.refused.as_ref().and_then(|(_, error)| error.fault()).unwrap_or(Fault::Failed);
+        let written =
+            self.open().and_then(|old| records(&old.db)).and_then(|records| write(&new, records, self.sync, began));
         let Ok(count) = written else {
             let _ = fs::remove_dir_all(&new);
             let error = written.expect_err("looked at above");
@@ -154,7 +157,7 @@ impl Index {
         }
         // from here on the new files are the index, whatever name they have: `settle` knows
         let moved = fs::remove_dir_all(&self.dir).and_then(|()| fs::rename(&new, &self.dir));
-        let opened = moved.map_err(|e| refused(&e)).and_then(|()| patient_open(&self.dir));
+        let opened = moved.map_err(|e| refused(&e)).and_then(|()| patient_open(&self.dir, began));
         let opened = opened.and_then(|db| Open::new(db, &self.dir).map_err(|e| refused(&e)));
         match opened {
             Ok(open) => {
@@ -190,11 +193,11 @@ fn records(old: &sled::Db) -> Result<Vec<(sled::IVec, sled::IVec)>, Error> {
 }
 
 /// Says how many there are.
-fn write(new: &Path, records: Vec<(sled::IVec, sled::IVec)>, sync: Sync) -> Result<usize, Error> {
+fn write(new: &Path, records: Vec<(sled::IVec, sled::IVec)>, sync: Sync, began: Fault) -> Result<usize, Error> {
     if new.exists() {
         fs::remove_dir_all(new).map_err(|e| refused(&e))?;
     }
-    let db = patient_open(new)?;
+    let db = patient_open(new, began)?;
     let fill = || -> Result<(), Error> {
         for chunk in records.chunks(1000) {
             let mut batch = sled::Batch::default();
@@ -211,19 +214,19 @@ fn write(new: &Path, records: Vec<(sled::IVec, sled::IVec)>, sync: Sync) -> Resu
         Ok(())
     });
     filled.and(closed)?;
-    let there = patient_open(new)?.len();
+    let there = patient_open(new, began)?.len();
     if there == records.len() {
         return Ok(there);
     }
     Err(Error::Database(format!("{there} of {} records are in the new files", records.len())))
 }
 
-fn patient_open(dir: &Path) -> Result<sled::Db, Error> {
+fn patient_open(dir: &Path, fault: Fault) -> Result<sled::Db, Error> {
     let opened = patiently(|| match open_fenced(dir) {
         Err(why) if why.contains(SLED_IS_HELD) => None,
         done => Some(done),
     });
-    let failed = |why: String| Error::Disk { fault: Fault::Failed, why };
+    let failed = |why: String| Error::Disk { fault, why };
     opened.unwrap_or_else(|| Err("its last life does not let go of it".into())).map(|(db, _)| db).map_err(failed)
 }
 
@@ -250,7 +253,7 @@ mod tests {
     fn after_a_failed_sync_every_record_is_written_anew() {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("index");
-        let mut index = Index::with(patient_open(&dir).unwrap(), Sum::default(), &dir, as_the_test_says).unwrap();
+        let mut index = Index::with(patient_open(&dir, Fault::Failed).unwrap(), Sum::default(), &dir, as_the_test_says).unwrap();
         for n in 0..50 {
             index.commit(put(n)).unwrap();
         }
@@ -270,7 +273,7 @@ mod tests {
         index.close().unwrap();
         assert!(!beside(&dir).exists());
 
-        let index = Index::new(patient_open(&dir).unwrap(), Sum::default(), &dir).unwrap();
+        let index = Index::new(patient_open(&dir, Fault::Failed).unwrap(), Sum::default(), &dir).unwrap();
         let there: Vec<String> = index.scan("n/").unwrap().into_iter().map(|(key, _)| key).collect();
         assert!((0..50).chain([51]).all(|n| there.contains(&format!("n/{n:04}"))), "{there:?}");
     }
