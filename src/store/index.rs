@@ -253,7 +253,8 @@ mod tests {
     fn after_a_failed_sync_every_record_is_written_anew() {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("index");
-        let mut index = Index::with(patient_open(&dir, Fault::Failed).unwrap(), Sum::default(), &dir, as_the_test_says).unwrap();
+        let mut index =
+            Index::with(patient_open(&dir, Fault::Failed).unwrap(), Sum::default(), &dir, as_the_test_says).unwrap();
         for n in 0..50 {
             index.commit(put(n)).unwrap();
         }
