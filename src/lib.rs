@@ -26,4 +26,5 @@ pub mod rooms;
 pub mod spool;
 pub mod store;
 pub mod upload;
+pub mod vault;
 pub mod webhook;
