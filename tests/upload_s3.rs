@@ -17,13 +17,14 @@ use holdfast::config::{Config, StorageKind};
 use holdfast::model::recording::{Destination, Fate, StorageKeys, Vendor};
 use holdfast::model::segment::{ClosedSegment, LocalName, object_key};
 use holdfast::model::{Lane, LaneKind, LaneRun, MediaId, Secret, TaskId, Timestamp, UserId};
-use holdfast::spool::Spool;
+use holdfast::spool::{ShelfFile, Spool};
 use holdfast::store::records;
 use holdfast::store::seal::BoxKey;
 use holdfast::store::{Batch, Store};
 use holdfast::upload::local::Local;
 use holdfast::upload::s3::{S3, Settings};
 use holdfast::upload::{Body, Class, ObjectStore, Uploader};
+use holdfast::vault::{Key, Vault};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -182,7 +183,22 @@ fn body(dir: &Path, contents: &[u8], in_memory: bool) -> Body {
     let path = dir.join("body");
     let _ = fs::remove_file(&path);
     fs::write(&path, contents).unwrap();
-    Body { path, bytes: in_memory.then(|| contents.to_vec().into()), size: contents.len() as u64 }
+    Body {
+        file: ShelfFile::plain(path),
+        bytes: in_memory.then(|| contents.to_vec().into()),
+        size: contents.len() as u64,
+    }
+}
+
+/// The same out of a sealed file.
+fn sealed_body(dir: &Path, contents: &[u8]) -> Body {
+    let (path, task) = (dir.join("sealed"), TaskId::parse("hTask").unwrap());
+    let _ = fs::remove_file(&path);
+    let vault = Vault::new(Some(Key::new([5; 32])), vec![]);
+    let mut output = vault.create(&path, &holdfast::model::segment::identity(&task, "sealed")).unwrap();
+    contents.chunks(1_000_000).for_each(|chunk| output.write(chunk).unwrap());
+    output.finish().unwrap();
+    Body { file: ShelfFile::sealed(&vault, &task, path), bytes: None, size: contents.len() as u64 }
 }
 
 /// Puts bodies of all kinds, small, empty, large and again, and gives back what must be there then.
@@ -204,6 +220,10 @@ async fn conforms(bucket: &dyn ObjectStore) -> BTreeMap<String, Vec<u8>> {
         }
         expected.insert(key.to_owned(), contents.to_vec());
     }
+    for _ in 0..2 {
+        bucket.put("t/sealed.ts", &sealed_body(dir.path(), &large), "video/mp2t").await.unwrap();
+    }
+    expected.insert("t/sealed.ts".into(), large);
     bucket.put("t/list.m3u8", &body(dir.path(), b"#EXTM3U\n#EXT-X-ENDLIST\n", true), "x/y").await.unwrap();
     expected.insert("t/list.m3u8".into(), b"#EXTM3U\n#EXT-X-ENDLIST\n".to_vec());
     expected

@@ -45,12 +45,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+pub use dimensions::stream_size;
+
 use crate::model::layout::Scene;
 use crate::model::mix::{AudioParams, VideoParams};
 use crate::model::segment::ClosedSegment;
 use crate::model::{
     Codec, LaneRun, MediaId, MediaTime, RoomKey, SessionId, Timestamp, TrackId, TrackKind, UserId, encoder,
 };
+use crate::vault::Vault;
 
 /// The one clock of media: monotonic time since the process began, tied to wall time once.
 ///
@@ -98,6 +101,8 @@ pub struct LaneOrder {
     pub feed: LaneFeed,
     /// Folder for the `.part` files; it exists.
     pub dir: PathBuf,
+    /// What they are sealed with, if they are.
+    pub vault: Vault,
     /// Length at which the next keyframe begins a new segment.
     pub segment_length: Duration,
     /// No data for so long: the segment is closed, and the next data begins a new one with a discontinuity.

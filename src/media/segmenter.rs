@@ -5,18 +5,18 @@
 //! closed file is never touched again. A file with pictures has a keyframe as its first picture, behind its tables.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::picture::{PictureUnit, StreamId};
 use super::sound::SoundFrame;
 use super::ts::{Streams, TsWriter};
 use super::{LaneOrder, MediaClock, MediaError, MediaNews, Teller};
-use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName};
+use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName, identity};
 use crate::model::{MediaTime, Timestamp};
+use crate::vault::Output;
 
 /// Frames of AAC share a PES of at most this length (six of 48 kHz): one each would double the bytes of sound.
 const PES_LENGTH: Duration = Duration::from_millis(129);
@@ -49,14 +49,13 @@ pub struct Segmenter {
 }
 
 struct Open {
-    file: File,
+    file: Output,
     name: LocalName,
     streams: Streams,
     stream: StreamId,
     first: Duration,
     last_picture: Option<Duration>,
     end: Duration,
-    bytes: u64,
     unsynced: bool,
     /// The folder knows of the file for sure.
     listed: bool,
@@ -218,7 +217,7 @@ impl Segmenter {
             return Ok(());
         }
         let dir = &self.order.dir;
-        let synced = open.file.sync_data().and_then(|()| match open.listed {
+        let synced = open.file.file().sync_data().and_then(|()| match open.listed {
             true => Ok(()),
             false => File::open(dir)?.sync_all(),
         });
@@ -248,14 +247,18 @@ impl Segmenter {
 
     /// Ends the open file and tells of it. `next`: the time of the unit that goes on where this file ends.
     pub fn close(&mut self, next: Option<Duration>) -> Result<(), MediaError> {
-        let Some(bytes) = self.open.as_ref().map(|open| open.bytes) else {
+        let Some(bytes) = self.open.as_ref().map(|open| open.file.plain()) else {
             return Ok(());
         };
         self.write_pes();
         TsWriter::fill_up(bytes, &mut self.out);
         // whether or not the last bytes could be written: what was written is told
         let written = self.write_out();
-        let open = self.open.take().expect("looked at above");
+        let mut open = self.open.take().expect("looked at above");
+        if let Err(e) = open.file.finish() {
+            // what was handed over is readable without its end
+            warn!(file = %open.name, error = %e, "a sealed segment cannot be closed");
+        }
         let segment = self.closed(&open, next.unwrap_or(open.end));
         let run = &self.order.run;
         debug!(
@@ -275,7 +278,7 @@ impl Segmenter {
             index: open.name.index,
             start: open.name.start,
             duration: end.saturating_sub(open.first),
-            bytes: open.bytes,
+            bytes: open.file.plain(),
             size: open.name.size,
             discontinuity: open.name.discontinuity,
             part_name: open.name.to_string(),
@@ -302,7 +305,11 @@ impl Segmenter {
             duration: None,
         };
         let path: PathBuf = self.order.dir.join(name.to_string());
-        let file = File::create_new(&path).map_err(|e| MediaError::Pipeline(format!("{}: {e}", path.display())))?;
+        let file = self
+            .order
+            .vault
+            .create(&path, &identity(&run.task, &name.to_string()))
+            .map_err(|e| MediaError::Pipeline(format!("{}: {e}", path.display())))?;
         self.ts.begin(streams, self.broken && self.index > 0, &mut self.out);
         if self.index == 0 {
             info!(task = %run.task, lane = ?run.lane, run = run.run, ?size, "first media");
@@ -319,7 +326,6 @@ impl Segmenter {
             first,
             last_picture: None,
             end: first,
-            bytes: 0,
             unsynced: false,
             listed: false,
             synced: Instant::now(),
@@ -347,14 +353,10 @@ impl Segmenter {
         let Some(open) = &mut self.open else {
             return Ok(());
         };
-        let written = open.file.write_all(&self.out);
-        if let Err(e) = written {
+        if let Err(e) = open.file.write(&self.out) {
             self.out.clear();
-            // a unit that is there in part is cut off again
-            let _ = open.file.set_len(open.bytes);
             return Err(MediaError::Pipeline(format!("{}: {e}", open.name)));
         }
-        open.bytes += self.out.len() as u64;
         open.unsynced = true;
         metrics::counter!("holdfast_recorded_bytes_total").increment(self.out.len() as u64);
         self.out.clear();

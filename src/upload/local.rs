@@ -81,9 +81,9 @@ fn store(root: &Path, path: &Path, body: &Body) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// On the shelf's own file system a second name of the file does: its bytes are on the disk already.
+/// On the shelf's own file system a second name of the file does, unless it is sealed: its bytes are on the disk already.
 fn place(to: &Path, body: &Body) -> io::Result<()> {
-    if fs::hard_link(&body.path, to).is_ok() {
+    if !body.file.is_sealed() && fs::hard_link(body.file.path(), to).is_ok() {
         if fs::metadata(to)?.len() == body.size {
             return Ok(());
         }
@@ -93,7 +93,7 @@ fn place(to: &Path, body: &Body) -> io::Result<()> {
     match &body.bytes {
         Some(bytes) => file.write_all(bytes)?,
         None => {
-            let copied = io::copy(&mut File::open(&body.path)?, &mut file)?;
+            let copied = io::copy(&mut body.file.open()?, &mut file)?;
             if copied != body.size {
                 return Err(io::Error::other(format!("{copied} bytes of {} were there", body.size)));
             }
@@ -121,12 +121,13 @@ fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::ShelfFile;
 
     #[tokio::test]
     async fn keys_never_leave_the_root() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
-        let body = Body { path: dir.path().join("none"), bytes: Some("x".into()), size: 1 };
+        let body = Body { file: ShelfFile::plain(dir.path().join("none")), bytes: Some("x".into()), size: 1 };
         for (bucket, key) in [
             ("b", "../x"),
             ("b", "a/../../x"),
@@ -153,7 +154,7 @@ mod tests {
         let (root, shelf) = (dir.path().join("root"), dir.path().join("a.ts"));
         let local = Local::new(root.clone(), "bucket".into());
         fs::write(&shelf, b"segment").unwrap();
-        let body = Body { path: shelf.clone(), bytes: Some("segment".into()), size: 7 };
+        let body = Body { file: ShelfFile::plain(shelf.clone()), bytes: Some("segment".into()), size: 7 };
         for _ in 0..2 {
             local.put("p/t/a.ts", &body, "video/mp2t").await.unwrap();
         }

@@ -9,8 +9,7 @@ pub mod local;
 pub mod s3;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,10 +24,11 @@ use crate::config::{Config, StorageKind};
 use crate::model::TaskId;
 use crate::model::backlog::{Fault, backoff};
 use crate::model::recording::{Destination, Fate, Vendor};
-use crate::spool::{Spool, UploadJob};
+use crate::spool::{ShelfFile, Spool, UploadJob};
 use crate::store::records::{self, SpoolEntry, SpoolKind, TaskKeys};
 use crate::store::seal::BoxKey;
 use crate::store::{self, Store};
+use crate::vault;
 
 /// Files up to this size are read into memory, checked against their checksum, and sent with their MD5.
 const IN_MEMORY: u64 = 32 * 1024 * 1024;
@@ -67,7 +67,7 @@ impl PutError {
 #[derive(Debug, Clone)]
 pub struct Body {
     /// The file. It may be gone (a newer version replaced it) where `bytes` holds its contents.
-    pub path: PathBuf,
+    pub file: ShelfFile,
     /// The contents, unless they are too many for the memory.
     pub bytes: Option<Bytes>,
     pub size: u64,
@@ -301,11 +301,16 @@ impl From<PutError> for Broken {
 /// Reads a leased file, and checks that it is what was put on the shelf.
 async fn read(job: &UploadJob) -> Result<Body, Broken> {
     let SpoolEntry { kind, bytes, crc32, .. } = job.entry();
-    let path = job.path();
+    let file = job.file();
     if *bytes > IN_MEMORY {
-        return Ok(Body { path, bytes: None, size: *bytes });
+        return Ok(Body { file, bytes: None, size: *bytes });
     }
-    let contents = match tokio::fs::read(&path).await {
+    let (from, most) = (file.clone(), *bytes + 1);
+    let contents = tokio::task::spawn_blocking(move || {
+        let mut contents = Vec::new();
+        from.open()?.take(most).read_to_end(&mut contents).map(|_| contents)
+    });
+    let contents = match contents.await.map_err(io::Error::other).and_then(|read| read) {
         Ok(contents) => contents,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(match kind {
@@ -313,13 +318,16 @@ async fn read(job: &UploadJob) -> Result<Body, Broken> {
                 SpoolKind::Playlist { .. } => Broken::Superseded,
             });
         }
-        // a disk that cannot be read just now holds up this file alone
+        Err(e) if matches!(vault::Error::of(&e), Some(vault::Error::Head)) => {
+            return Err(Broken::Local(format!("the file does not open: {e}")));
+        }
+        // a disk that cannot be read just now, or a key that is not there, holds up this file alone
         Err(e) => return Err(PutError::new(Class::Never, "LocalReadError", e.to_string()).into()),
     };
     if contents.len() as u64 != *bytes || crc32fast::hash(&contents) != *crc32 {
         return Err(Broken::Local("the checksum of the file has changed".into()));
     }
-    Ok(Body { path, bytes: Some(contents.into()), size: *bytes })
+    Ok(Body { file, bytes: Some(contents.into()), size: *bytes })
 }
 
 #[cfg(test)]

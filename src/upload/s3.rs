@@ -5,6 +5,7 @@
 //! Sources: API.md §6: COS knows no `aws-chunked` bodies and no CRC headers, so checksums are sent only where a call
 //! requires them; what guards the bytes is `Content-MD5`, which both check.
 
+use std::io::{self, Read};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,12 +20,17 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use base64::Engine;
+use bytes::Bytes;
+use http_body_util::channel::Channel;
 
 use super::{Body, Class, ObjectStore, PutError};
 use crate::model::recording::StorageKeys;
 
 /// The slowest line that a PUT is given time for, beside the configured time-out.
 const SLOWEST_BYTES_PER_SECOND: u64 = 32 * 1024;
+/// Bytes that are read at once, and how many of these may wait for the line.
+const CHUNK: usize = 256 * 1024;
+const CHUNKS: usize = 4;
 /// A host that does not even answer the call is out of reach.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -87,7 +93,8 @@ impl ObjectStore for S3 {
     async fn put(&self, key: &str, body: &Body, content_type: &str) -> Result<(), PutError> {
         let stream = match &body.bytes {
             Some(bytes) => ByteStream::from(bytes.clone()),
-            None => ByteStream::from_path(&body.path)
+            None if body.file.is_sealed() => opened(body),
+            None => ByteStream::from_path(body.file.path())
                 .await
                 .map_err(|e| PutError::new(Class::Never, "LocalReadError", e.to_string()))?,
         };
@@ -129,6 +136,33 @@ impl ObjectStore for S3 {
             Err(e) => Err(classify(&e)),
         }
     }
+}
+
+/// A sealed file's contents, some chunks ahead of the line. What ends before its size breaks the request.
+fn opened(body: &Body) -> ByteStream {
+    let (mut to, from) = Channel::<Bytes, io::Error>::new(CHUNKS);
+    let (file, runtime) = (body.file.clone(), tokio::runtime::Handle::current());
+    tokio::task::spawn_blocking(move || {
+        let mut read = || -> io::Result<()> {
+            let mut input = file.open()?;
+            loop {
+                let mut chunk = vec![0; CHUNK];
+                let n = input.read(&mut chunk)?;
+                if n == 0 {
+                    return Ok(());
+                }
+                chunk.truncate(n);
+                if runtime.block_on(to.send_data(chunk.into())).is_err() {
+                    // the request is over
+                    return Ok(());
+                }
+            }
+        };
+        if let Err(error) = read() {
+            to.abort(error);
+        }
+    });
+    ByteStream::from_body_1_x(from)
 }
 
 /// What an answer means, and the storage's own words for it.
