@@ -283,6 +283,28 @@ fn a_copy_plays_and_replaces_nothing() {
     assert!(stopped.everything() == before);
 }
 
+/// Without the index, the folder itself tells the names that the files would have had at the destination.
+#[test]
+fn a_folder_tells_its_room() {
+    let (stopped, stick) = (Stopped::sealed(), tempfile::tempdir().unwrap());
+    let list = |kind: &str, takeover: u8| {
+        format!(r#"{{"takeover":{takeover},"lane":{{"user":"ann","media":"main","kind":"{kind}"}},"runs":[0]}}"#)
+    };
+    let lists = [list("video", 1), list("audio", 0)].join(",");
+    let told = format!(r#"{{"v":1,"spec":{{"app":1400123456,"room":{{"number":12345}},"more":1}},"lists":[{lists}]}}"#);
+    fs::write(stopped.path("task.json"), told).unwrap();
+    assert_eq!(stopped.faults(), Vec::<String>::new());
+    assert!(stopped.spool(&["export", &stick.path().display().to_string()]).status.success());
+    let there = names(&stick.path().join("hTask+1.."));
+    for name in [
+        "1400123456_12345__UserId_s_YW5u__UserId_e_main_audio.m3u8",
+        "ha1_1400123456_12345__UserId_s_YW5u__UserId_e_main_video.m3u8",
+        "ha1_1400123456_12345__UserId_s_YW5u__UserId_e_main_video_20231114221320000.ts",
+    ] {
+        assert!(there.iter().any(|file| file == name), "{name} is not among {there:#?}");
+    }
+}
+
 #[test]
 fn a_damaged_piece_is_copied_as_far_as_it_is_good_and_told() {
     let (stopped, stick) = (Stopped::sealed(), tempfile::tempdir().unwrap());

@@ -94,7 +94,7 @@ pub fn run(config: &Config, task: &ShelfTask) -> Result<ExitCode, Error> {
             }
             let mut whole = true;
             for folder in folders.iter().filter(|folder| !folder.segments.is_empty()) {
-                let names = known.names.get(&folder.task).cloned().unwrap_or_default();
+                let names = known.names.get(&folder.task).cloned().unwrap_or_default().of_folder(folder);
                 let total = folder.segments.len();
                 let mut progress = Progress::of(folder);
                 let copied = export::export(&vault, folder, &names, &to, |copied| progress.tell(copied));

@@ -44,7 +44,7 @@ pub fn decode_id(text: &str) -> Option<String> {
 /// What stands before `.m3u8` and before `_<UTC>.ts` (RECORDING.md §2).
 ///
 /// `takeover` counts how often the task was taken up again after a failure; 0 has no `ha<n>_`.
-fn lane_stem(app: SdkAppId, room: &RoomId, takeover: u8, lane: &Lane) -> String {
+pub fn lane_stem(app: SdkAppId, room: &RoomId, takeover: u8, lane: &Lane) -> String {
     let ha = if takeover == 0 { String::new() } else { format!("ha{takeover}_") };
     export_stem(Some(&format!("{ha}{}", room_stem(app, room))), lane)
 }

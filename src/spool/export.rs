@@ -7,19 +7,44 @@
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Write};
 
-use super::look::{LocalSegment, TaskFolder};
+use serde::Deserialize;
+
+use super::look::{self, LocalSegment, TaskFolder};
 use super::*;
 use crate::model::playlist::{Item, Playlist as List};
-use crate::model::segment::{export_stem, segment_file, segment_stem};
-use crate::model::{Lane, Timestamp};
+use crate::model::segment::{export_stem, lane_stem, room_stem, segment_file, segment_stem};
+use crate::model::{Lane, RoomId, SdkAppId, Timestamp};
 
 /// What is known of the names that a task's files have at the destination.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Names {
     /// Of segments: by lane, run and index, the object's name.
     pub objects: BTreeMap<(Lane, u32, u32), String>,
-    /// `<SdkAppId>_<RoomId>`; `None`: the files alone do not say.
+    /// What stands before a segment's time: by lane and run.
+    pub stems: BTreeMap<(Lane, u32), String>,
+    /// `<SdkAppId>_<RoomId>`; `None`: nothing says.
     pub room: Option<String>,
+}
+
+/// What of `task.json`, the task as its folder knows it, tells names.
+#[derive(Deserialize)]
+struct Told {
+    spec: Spec,
+    lists: Vec<Runs>,
+}
+
+#[derive(Deserialize)]
+struct Spec {
+    app: SdkAppId,
+    room: RoomId,
+}
+
+/// The runs that were recorded into one playlist.
+#[derive(Deserialize)]
+struct Runs {
+    takeover: u8,
+    lane: Lane,
+    runs: Vec<u32>,
 }
 
 /// What was copied, and what was not.
@@ -131,10 +156,25 @@ impl Read for Guarded {
 }
 
 impl Names {
+    /// Adds what the folder itself says, for a task that the index does not tell of. One that says nothing is no fault.
+    pub fn of_folder(mut self, folder: &TaskFolder) -> Names {
+        let text = fs::read_to_string(folder.dir.join(look::TOLD)).unwrap_or_default();
+        let Ok(Told { spec: Spec { app, room }, lists }) = serde_json::from_str(&text) else { return self };
+        for Runs { takeover, lane, runs } in lists {
+            let stem = lane_stem(app, &room, takeover, &lane);
+            for run in runs {
+                self.stems.entry((lane.clone(), run)).or_insert_with(|| stem.clone());
+            }
+        }
+        self.room.get_or_insert_with(|| room_stem(app, &room));
+        self
+    }
+
     /// What stands before `.m3u8` and before a segment's time.
     fn stem(&self, name: &LocalName) -> String {
         let of_run = |(lane, run, _): &(Lane, u32, u32)| *lane == name.lane && *run == name.run;
         let known = self.objects.iter().find(|(key, _)| of_run(key)).and_then(|(_, object)| segment_stem(object));
+        let known = known.or_else(|| self.stems.get(&(name.lane.clone(), name.run)).map(String::as_str));
         known.map_or_else(|| export_stem(self.room.as_deref(), &name.lane), str::to_owned)
     }
 

@@ -12,6 +12,8 @@ use super::*;
 use crate::model::playlist::Playlist as Text;
 use crate::model::segment::UNFINISHED;
 
+/// Where a task's folder says of which room it is.
+pub(super) const TOLD: &str = "task.json";
 /// Media time that a segment may lack of its name's length, where its last frame was measured by the others.
 const LEAST_SLACK: Duration = Duration::from_millis(500);
 
@@ -82,7 +84,7 @@ impl TaskFolder {
         let file = FoundFile { task: self.task.clone(), name, bytes };
         match recovery::is_playlist(&file.name) {
             true => self.playlists.push(file),
-            false if file.name.ends_with(UNFINISHED) => {}
+            false if file.name.ends_with(UNFINISHED) || file.name == TOLD => {}
             false => self.others.push(file),
         }
     }

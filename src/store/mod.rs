@@ -70,7 +70,8 @@ impl Batch {
     }
 }
 
-type Records = Vec<(String, Vec<u8>)>;
+/// Keys and what is under them.
+pub type Records = Vec<(String, Vec<u8>)>;
 
 enum Request {
     Commit(Batch, oneshot::Sender<Result<(), Error>>),
@@ -213,7 +214,7 @@ impl Store {
 /// none. Blocks.
 ///
 /// A copy is opened, since opening one writes: by another user than the box's, it would keep the box out for good.
-pub fn peek(dir: &Path) -> Result<Option<Vec<(String, Vec<u8>)>>, Error> {
+pub fn peek(dir: &Path) -> Result<Option<Records>, Error> {
     let failed = |why: String| Error::Open { path: dir.to_owned(), why };
     let lock = match File::open(dir.with_extension("lock")) {
         Ok(lock) => lock,
