@@ -47,6 +47,15 @@ use tokio::sync::mpsc;
 
 pub use dimensions::stream_size;
 
+/// All that reads a stranger's session description, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn read_description(text: &str) {
+    if let Ok(offer) = sdp::Offer::parse(text) {
+        let _ = offer.for_core();
+    }
+    let _ = (sdp::Fragment::parse(text), sdp::Local::of(text));
+}
+
 use crate::model::layout::Scene;
 use crate::model::mix::{AudioParams, VideoParams};
 use crate::model::segment::ClosedSegment;
