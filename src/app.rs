@@ -4,6 +4,8 @@
 //! Law: the door opens last and closes first; each stage of a stop is bounded, and the backlog is not waited for.
 
 pub mod board;
+pub mod keys;
+pub mod shelf;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -140,6 +142,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         .map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", state.display()) })?;
     let board = board::known(&config).await;
     let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
+    let vault = keys::vault(&config)?;
     let opened = Store::open(&config.index_dir()).map_err(failed("index"))?;
     if let Some(aside) = opened.set_aside {
         error!(aside = %aside.display(), "the index was broken and is set aside; a fresh one is in its place");
@@ -150,7 +153,8 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     let (fates_in, fates) = mpsc::channel(1024);
     let (news_in, news) = mpsc::channel(1024);
     let (asks_in, asks) = mpsc::channel(64);
-    let spool = Spool::open(&config.spool_dir(), store.clone(), fates_in.clone()).map_err(failed("spool"))?;
+    let spool =
+        Spool::open_sealed(&config.spool_dir(), store.clone(), vault, fates_in.clone()).map_err(failed("spool"))?;
     let recovered = spool.recover().await.map_err(failed("spool"))?;
     spool.watch_disk(config.disk_limits(), clock.clone()).await.map_err(failed("disk"))?;
 

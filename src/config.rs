@@ -28,6 +28,7 @@ pub struct Config {
     pub api_keys: Vec<ApiKey>,
     pub limits: Limits,
     pub recording: Recording,
+    pub spool: Spool,
     pub storage: Storage,
     pub disk: Disk,
     pub upload: Upload,
@@ -164,6 +165,20 @@ impl Default for Recording {
     fn default() -> Self {
         Recording { segment_seconds: 10, gap_seconds: 3, sync_seconds: 2, on_stop: OnStop::End }
     }
+}
+
+/// The shelf: where recordings wait for their destination. With a key they lie there encrypted.
+///
+/// A key is a file of 32 bytes or 64 hexadecimal digits; a credential is one that systemd hands over.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spool {
+    pub key_file: Option<PathBuf>,
+    /// Name of a file in `$CREDENTIALS_DIRECTORY`, in place of `key_file`.
+    pub key_credential: Option<String>,
+    /// Keys that files on the shelf may still have, after `key_file` became another or none.
+    pub old_key_files: Vec<PathBuf>,
+    pub old_key_credentials: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -429,6 +444,14 @@ impl Config {
             self.server.certificate.is_some() == self.server.private_key.is_some(),
             "server.certificate and server.private_key go together".into(),
         );
+        check(
+            self.spool.key_file.is_none() || self.spool.key_credential.is_none(),
+            "spool.key_file and spool.key_credential exclude each other".into(),
+        );
+        for name in self.spool.key_credential.iter().chain(&self.spool.old_key_credentials) {
+            let plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+            check(plain, format!("spool: '{name}' is not the name of a credential"));
+        }
         let mut seen = BTreeSet::new();
         for (i, app) in self.apps.iter().enumerate() {
             check(app.sdk_app_id.0 != 0, format!("apps[{i}].sdk_app_id must not be 0"));
@@ -503,6 +526,9 @@ mod tests {
             certificate = "/etc/cert.pem"
             [recording]
             segment_seconds = 0
+            [spool]
+            key_file = "/etc/key"
+            key_credential = "../key"
             [[apps]]
             sdk_app_id = 1
             callback_url = "ftp://nowhere"
@@ -510,12 +536,14 @@ mod tests {
             sdk_app_id = 1
             secret_key = ""
         "#;
-        let Faults(faults) = Config::parse(text).expect_err("five faults");
+        let Faults(faults) = Config::parse(text).expect_err("seven faults");
         assert_eq!(
             faults,
             [
                 "recording.segment_seconds must be 1 to 3600, not 0",
                 "server.certificate and server.private_key go together",
+                "spool.key_file and spool.key_credential exclude each other",
+                "spool: '../key' is not the name of a credential",
                 "apps[0].callback_url is not an http or https address",
                 "apps[1].sdk_app_id 1 stands twice",
                 "apps[1].secret_key is empty",

@@ -30,6 +30,8 @@ enum Command {
     CheckConfig { file: PathBuf },
     /// Try the encoders that the board has, and say how many mixed recordings it takes at once.
     Probe(app::board::ProbeArgs),
+    /// Look at the shelf, check it, or copy recordings out of it.
+    Spool(app::shelf::ShelfArgs),
     /// Publish a test picture or a media file to a WHIP address.
     Publish(Box<app::PublishArgs>),
     /// Box, two publishers, a recording and a receiver in one process.
@@ -64,6 +66,10 @@ fn main() -> ExitCode {
             start_logging("error");
             app::board::run(&args).map_err(|e| e.to_string())
         }
+        Command::Spool(args) => read_config(&args.config).and_then(|config| {
+            start_logging("error");
+            app::shelf::run(&config, &args.task).map_err(|e| e.to_string())
+        }),
         Command::Publish(args) => {
             start_logging("warn,holdfast=info,rtc_ice=error,rtc_dtls=error");
             app::publish(*args).map_err(|e| e.to_string())

@@ -11,9 +11,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("config", &["model"]),
     ("health", &["model"]),
-    ("spool", &["model", "store"]),
-    ("media", &["model"]),
-    ("upload", &["model", "config", "health", "store", "spool"]),
+    ("vault", &[]),
+    ("spool", &["model", "store", "vault"]),
+    ("media", &["model", "vault"]),
+    ("upload", &["model", "config", "health", "store", "spool", "vault"]),
     ("webhook", &["model", "config", "health", "store"]),
     ("images", &["model", "config", "media"]),
     ("rooms", &["model", "config", "health", "store", "spool", "media"]),
@@ -32,6 +33,7 @@ const WEBRTC: &[&str] = &["media/whip", "media/mux", "media/peer", "media/sessio
 /// Outside crates and the files (by the beginning of their path under `src/`) that may name them.
 const HOMES: &[(&str, &[&str])] = &[
     ("sled", &["store/"]),
+    ("chacha20poly1305", &["vault/", "store/seal"]),
     ("gstreamer", &["media/"]),
     ("gstreamer_app", &["media/"]),
     ("gstreamer_video", &["media/"]),

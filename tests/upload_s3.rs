@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast::config::StorageKind;
+use holdfast::model::TaskId;
 use holdfast::model::recording::{Fate, Vendor};
 use holdfast::model::segment::LocalName;
 use holdfast::store::records;
@@ -19,6 +20,7 @@ use holdfast::upload::body::Sums;
 use holdfast::upload::local::Local;
 use holdfast::upload::s3::{S3, Settings};
 use holdfast::upload::{Body, Class, ObjectStore, PartStore};
+use holdfast::vault::{Key, Vault};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
@@ -45,6 +47,20 @@ fn body(dir: &Path, contents: &[u8], in_memory: bool) -> Body {
     Body::of_file(&path).unwrap()
 }
 
+/// The same out of a sealed file.
+fn sealed_body(dir: &Path, contents: &[u8]) -> Body {
+    let (path, task) = (dir.join("sealed"), TaskId::parse("hTask").unwrap());
+    let _ = fs::remove_file(&path);
+    let vault = Vault::new(Some(Key::new([5; 32])), vec![]);
+    let identity = holdfast::model::segment::identity(&task, "sealed");
+    let mut output = vault.create(&path, &identity).unwrap();
+    contents.chunks(1_000_000).for_each(|chunk| output.write(chunk).unwrap());
+    output.finish().unwrap();
+    let sealed = Arc::new(std::sync::Mutex::new(vault.open(&path, &identity).unwrap()));
+    let sums = Sums::of(&*sealed, None).unwrap();
+    Body::new(sealed, 0, sums.bytes, sums.md5)
+}
+
 /// Puts bodies of all kinds, small, empty, large and again, at once and in parts, and gives back what must be there.
 async fn conforms(bucket: &dyn ObjectStore) -> BTreeMap<String, Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
@@ -68,6 +84,10 @@ async fn conforms(bucket: &dyn ObjectStore) -> BTreeMap<String, Vec<u8>> {
         }
         expected.insert(key.to_owned(), contents.to_vec());
     }
+    for _ in 0..2 {
+        bucket.put("t/sealed.ts", &sealed_body(dir.path(), &large), "video/mp2t").await.unwrap();
+    }
+    expected.insert("t/sealed.ts".into(), large.clone());
     bucket.put("t/list.m3u8", &body(dir.path(), b"#EXTM3U\n#EXT-X-ENDLIST\n", true), "x/y").await.unwrap();
     expected.insert("t/list.m3u8".into(), b"#EXTM3U\n#EXT-X-ENDLIST\n".to_vec());
     if let Some(parts) = bucket.parts() {

@@ -27,6 +27,13 @@ pub(super) fn picture_size(codec: Codec, payload: &[u8]) -> Option<(u32, u32)> {
     (sane(width) && sane(height)).then_some((width, height))
 }
 
+/// Width and height that an H.264 byte stream begins with (Annex B).
+pub fn stream_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    const SPS: u8 = 7;
+    let unit = bytes.windows(4).position(|w| w[..3] == [0, 0, 1] && w[3] & 0x1f == SPS)?;
+    sps(&bytes[unit + 4..])
+}
+
 /// RFC 7741 §4.3 and RFC 6386 §9.1: behind the frame tag and the start code, 14 bits each.
 fn vp8(payload: &[u8]) -> Option<(u32, u32)> {
     let [tag, _, _, 0x9d, 0x01, 0x2a, a, b, c, d, ..] = *vp8_frame(payload)? else { return None };

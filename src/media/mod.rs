@@ -46,6 +46,17 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+pub use dimensions::stream_size;
+
+/// All that reads a stranger's session description, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn read_description(text: &str) {
+    if let Ok(offer) = sdp::Offer::parse(text) {
+        let _ = offer.for_core();
+    }
+    let _ = (sdp::Fragment::parse(text), sdp::Local::of(text));
+}
+
 use crate::model::disk::Fault;
 use crate::model::layout::Scene;
 use crate::model::mix::{AudioParams, VideoParams};
@@ -53,6 +64,7 @@ use crate::model::segment::ClosedSegment;
 use crate::model::{
     Codec, LaneRun, MediaId, MediaTime, RoomKey, SessionId, Timestamp, TrackId, TrackKind, UserId, encoder,
 };
+use crate::vault::Vault;
 
 /// The one clock of media: monotonic time since the process began, tied to wall time.
 ///
@@ -116,6 +128,8 @@ pub struct LaneOrder {
     pub feed: LaneFeed,
     /// Folder for the `.part` files; it exists.
     pub dir: PathBuf,
+    /// What they are sealed with, if they are.
+    pub vault: Vault,
     /// Length at which the next keyframe begins a new segment.
     pub segment_length: Duration,
     /// No data for so long: the segment is closed, and the next data begins a new one with a discontinuity.

@@ -5,19 +5,20 @@
 //! closed file is never touched again. A file with pictures has a keyframe as its first picture, behind its tables.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::picture::{PictureUnit, StreamId};
 use super::sound::SoundFrame;
 use super::ts::{Streams, TsWriter};
 use super::{LaneOrder, MediaClock, MediaError, MediaNews, Teller};
 use crate::model::disk::Fault;
-use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName};
+use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName, identity};
 use crate::model::{MediaTime, Timestamp};
+use crate::vault::{Output, Vault};
 
 /// Frames of AAC share a PES of at most this length (six of 48 kHz): one each would double the bytes of sound.
 const PES_LENGTH: Duration = Duration::from_millis(129);
@@ -31,18 +32,14 @@ const MOST_EARLY: Duration = Duration::from_millis(500);
 /// What is asked of the disk; another one only in tests.
 #[derive(Clone, Copy)]
 struct Disk {
-    create: fn(&Path) -> io::Result<File>,
-    write: fn(&mut File, &[u8]) -> io::Result<()>,
+    create: fn(&Vault, &Path, &str) -> io::Result<Output>,
+    write: fn(&mut Output, &[u8]) -> io::Result<()>,
     sync: fn(&File) -> io::Result<()>,
 }
 
 impl Default for Disk {
     fn default() -> Disk {
-        Disk {
-            create: |path| File::create_new(path),
-            write: |file, bytes| file.write_all(bytes),
-            sync: File::sync_data,
-        }
+        Disk { create: Vault::create, write: Output::write, sync: File::sync_data }
     }
 }
 
@@ -71,14 +68,13 @@ pub struct Segmenter {
 }
 
 struct Open {
-    file: File,
+    file: Output,
     name: LocalName,
     streams: Streams,
     stream: StreamId,
     first: Duration,
     last_picture: Option<Duration>,
     end: Duration,
-    bytes: u64,
     unsynced: bool,
     /// The folder knows of the file for sure.
     listed: bool,
@@ -252,7 +248,7 @@ impl Segmenter {
             return Ok(());
         }
         let dir = &self.order.dir;
-        let synced = (self.disk.sync)(&open.file).and_then(|()| match open.listed {
+        let synced = (self.disk.sync)(open.file.file()).and_then(|()| match open.listed {
             true => Ok(()),
             false => File::open(dir)?.sync_all(),
         });
@@ -282,14 +278,18 @@ impl Segmenter {
 
     /// Ends the open file and tells of it. `next`: the time of the unit that goes on where this file ends.
     pub fn close(&mut self, next: Option<Duration>) -> Result<(), MediaError> {
-        let Some(bytes) = self.open.as_ref().map(|open| open.bytes) else {
+        let Some(bytes) = self.open.as_ref().map(|open| open.file.plain()) else {
             return Ok(());
         };
         self.write_pes();
         TsWriter::fill_up(bytes, &mut self.out);
         // whether or not the last bytes could be written: what was written is told
         let written = self.write_out();
-        let open = self.open.take().expect("looked at above");
+        let mut open = self.open.take().expect("looked at above");
+        if let Err(e) = open.file.finish() {
+            // what was handed over is readable without its end
+            warn!(file = %open.name, error = %e, "a sealed segment cannot be closed");
+        }
         let segment = self.closed(&open, next.unwrap_or(open.end));
         let run = &self.order.run;
         debug!(
@@ -309,7 +309,7 @@ impl Segmenter {
             index: open.name.index,
             start: open.name.start,
             duration: end.saturating_sub(open.first),
-            bytes: open.bytes,
+            bytes: open.file.plain(),
             size: open.name.size,
             discontinuity: open.name.discontinuity,
             part_name: open.name.to_string(),
@@ -336,7 +336,9 @@ impl Segmenter {
             duration: None,
         };
         let path: PathBuf = self.order.dir.join(name.to_string());
-        let file = (self.disk.create)(&path).map_err(|e| self.refused(&name.to_string(), &e, None))?;
+        let of = identity(&run.task, &name.to_string());
+        let file = (self.disk.create)(&self.order.vault, &path, &of);
+        let file = file.map_err(|e| self.refused(&name.to_string(), &e, None))?;
         self.ts.begin(streams, self.broken && self.index > 0, &mut self.out);
         if self.index == 0 {
             info!(task = %run.task, lane = ?run.lane, run = run.run, ?size, "first media");
@@ -353,7 +355,6 @@ impl Segmenter {
             first,
             last_picture: None,
             end: first,
-            bytes: 0,
             unsynced: false,
             listed: false,
             synced: Instant::now(),
@@ -393,12 +394,9 @@ impl Segmenter {
         let written = (self.disk.write)(&mut open.file, &self.out);
         if let Err(e) = written {
             self.out.clear();
-            // a unit that is there in part is cut off again
-            let _ = open.file.set_len(open.bytes);
             let what = open.name.to_string();
             return Err(self.refused(&what, &e, None));
         }
-        open.bytes += self.out.len() as u64;
         open.unsynced = true;
         metrics::counter!("holdfast_recorded_bytes_total").increment(self.out.len() as u64);
         self.out.clear();
@@ -430,6 +428,7 @@ mod tests {
             sync_interval,
             fill_black: false,
             base: clock.now(),
+            vault: Vault::default(),
         };
         let (to, news) = mpsc::channel(64);
         (Segmenter::on(disk, order, clock, Teller::new(to)), news)
@@ -453,12 +452,11 @@ mod tests {
     #[test]
     fn on_a_full_disk_the_file_ends_with_its_last_whole_packet() {
         static ROOM: AtomicI32 = AtomicI32::new(3);
-        fn write(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+        fn write(file: &mut Output, bytes: &[u8]) -> io::Result<()> {
             if ROOM.fetch_sub(1, Ordering::SeqCst) > 0 {
-                return file.write_all(bytes);
+                return file.write(bytes);
             }
-            // as a disk does that has room for a part of it
-            file.write_all(&bytes[..bytes.len() / 2])?;
+            // what was written in part is cut off by the output itself
             Err(io::Error::from_raw_os_error(28))
         }
         let dir = tempfile::tempdir().unwrap();
@@ -502,7 +500,7 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_made_says_why() {
-        fn create(_: &Path) -> io::Result<File> {
+        fn create(_: &Vault, _: &Path, _: &str) -> io::Result<Output> {
             Err(io::Error::from_raw_os_error(30))
         }
         let dir = tempfile::tempdir().unwrap();

@@ -44,7 +44,8 @@ pub struct BadPlaylist {
     pub what: &'static str,
 }
 
-fn rfc3339_ms(at: Timestamp) -> String {
+/// `2021-05-31T01:45:51.884Z`
+pub fn rfc3339_ms(at: Timestamp) -> String {
     let nanos = i128::from(at.ms()) * 1_000_000;
     let Ok(time) = OffsetDateTime::from_unix_timestamp_nanos(nanos) else { return "1970-01-01T00:00:00.000Z".into() };
     format!(

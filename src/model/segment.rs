@@ -18,6 +18,9 @@ use super::{Lane, LaneKind, LaneRun, MediaId, RoomId, SdkAppId, TaskId, Timestam
 /// never taken for a segment.
 pub const LOST_SUFFIX: &str = ".lost";
 
+/// Suffix of a file of the shelf that is not yet whole and that is made anew.
+pub const UNFINISHED: &str = ".tmp";
+
 /// Stands for the user in local names of mixed segments: encoded ids have four characters or more.
 const MIXED: &str = "mix";
 
@@ -41,11 +44,39 @@ pub fn decode_id(text: &str) -> Option<String> {
 /// What stands before `.m3u8` and before `_<UTC>.ts` (RECORDING.md §2).
 ///
 /// `takeover` counts how often the task was taken up again after a failure; 0 has no `ha<n>_`.
-fn lane_stem(app: SdkAppId, room: &RoomId, takeover: u8, lane: &Lane) -> String {
+pub fn lane_stem(app: SdkAppId, room: &RoomId, takeover: u8, lane: &Lane) -> String {
     let ha = if takeover == 0 { String::new() } else { format!("ha{takeover}_") };
-    let room = room.in_names();
-    let Some(user) = &lane.user else { return format!("{ha}{app}_{room}") };
-    format!("{ha}{app}_{room}__UserId_s_{}__UserId_e_{}_{}", user.in_names(), lane.media, lane.kind.in_names())
+    export_stem(Some(&format!("{ha}{}", room_stem(app, room))), lane)
+}
+
+/// `<SdkAppId>_<RoomId>`
+pub fn room_stem(app: SdkAppId, room: &RoomId) -> String {
+    format!("{app}_{}", room.in_names())
+}
+
+/// A lane's names as far as they can be said: without its room, of which local names tell nothing, what is left of them.
+pub fn export_stem(room: Option<&str>, lane: &Lane) -> String {
+    let user = lane
+        .user
+        .as_ref()
+        .map(|user| format!("UserId_s_{}__UserId_e_{}_{}", user.in_names(), lane.media, lane.kind.in_names()));
+    match (room, user) {
+        (Some(room), Some(user)) => format!("{room}__{user}"),
+        (Some(room), None) => room.to_owned(),
+        (None, Some(user)) => user,
+        (None, None) => "mixed".to_owned(),
+    }
+}
+
+/// What stands before the time in a segment's name at the destination.
+pub fn segment_stem(object: &str) -> Option<&str> {
+    let (stem, stamp) = object.strip_suffix(".ts")?.rsplit_once('_')?;
+    (stamp.len() == 17 && stamp.bytes().all(|b| b.is_ascii_digit())).then_some(stem)
+}
+
+/// A segment's name at the destination, from what stands before its time.
+pub fn segment_file(stem: &str, start: Timestamp) -> String {
+    format!("{stem}_{}.ts", utc_stamp(start))
 }
 
 /// File name of a lane's playlist at the destination (RECORDING.md §2).
@@ -58,7 +89,23 @@ pub fn playlist_name(app: SdkAppId, room: &RoomId, takeover: u8, lane: &Lane) ->
 /// Two segments of one lane that begin in the same millisecond would get one name, and the later upload would
 /// replace the earlier: whoever names them (the actor) moves the start of the second by a millisecond.
 pub fn segment_name(app: SdkAppId, room: &RoomId, takeover: u8, lane: &Lane, start: Timestamp) -> String {
-    format!("{}_{}.ts", lane_stem(app, room, takeover, lane), utc_stamp(start))
+    segment_file(&lane_stem(app, room, takeover, lane), start)
+}
+
+/// What a file in a task's folder is, whatever happens to its name: a segment stays itself while its name gets its
+/// length, and when its task moves its start. Sealed files are bound to it.
+pub fn identity(task: &TaskId, file_name: &str) -> String {
+    let name = [LOST_SUFFIX, UNFINISHED].iter().fold(file_name, |name, end| name.strip_suffix(end).unwrap_or(name));
+    match LocalName::parse(name) {
+        Some(LocalName { lane, run, index, .. }) => format!("{task}/{}_r{run}_i{index}", local_lane(&lane)),
+        None => format!("{task}/{name}"),
+    }
+}
+
+/// A lane as it stands in local names.
+fn local_lane(lane: &Lane) -> String {
+    let user = lane.user.as_ref().map_or(MIXED.to_owned(), UserId::in_names);
+    format!("{user}_{}_{}", lane.media, lane.kind.in_names())
 }
 
 /// Key of a file at the destination: `<prefix…>/<task>/<file name>`.
@@ -199,9 +246,7 @@ impl LocalName {
 
 impl fmt::Display for LocalName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Lane { user, media, kind } = &self.lane;
-        let (user, kind) = (user.as_ref().map_or(MIXED.to_owned(), UserId::in_names), kind.in_names());
-        write!(f, "{user}_{media}_{kind}_r{}_i{}_t{}_", self.run, self.index, self.start.0)?;
+        write!(f, "{}_r{}_i{}_t{}_", local_lane(&self.lane), self.run, self.index, self.start.0)?;
         match self.size {
             Some((width, height)) => write!(f, "{width}x{height}")?,
             None => f.write_str("nosize")?,
@@ -324,6 +369,21 @@ mod tests {
             "1400123456_12345__UserId_s_YQ..__UserId_e_main_video_20330531094551825.ts",
         ] {
             assert_eq!(LocalName::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_file_stays_itself_under_each_of_its_names() {
+        let task = TaskId::parse("hABC..").unwrap();
+        for name in
+            ["_t3_640x360_join.part", "_t3_640x360_join.part.lost", "_t9_640x360_gap_d4.ts", "_t3_nosize_gap_d4.ts"]
+        {
+            let identity = identity(&task, &format!("YQ.._main_video_r1_i2{name}"));
+            assert_eq!(identity, "hABC../YQ.._main_video_r1_i2", "{name}");
+        }
+        assert_ne!(identity(&task, "YQ.._main_video_r1_i3_t3_nosize_gap_d4.ts"), "hABC../YQ.._main_video_r1_i2");
+        for name in ["l.m3u8.v3", "l.m3u8.v3.tmp"] {
+            assert_eq!(identity(&task, name), "hABC../l.m3u8.v3");
         }
     }
 

@@ -639,6 +639,7 @@ impl Actor {
                     run: run.clone(),
                     feed,
                     dir: running.dir.clone(),
+                    vault: self.parts.spool.vault().clone(),
                     segment_length: Duration::from_secs(recording.segment_seconds),
                     gap_limit: Duration::from_secs(recording.gap_seconds),
                     sync_interval: Duration::from_secs(recording.sync_seconds),

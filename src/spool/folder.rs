@@ -20,8 +20,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Sync, recovery};
-use crate::model::segment::LocalName;
+use super::Sync;
+use crate::model::segment::{LocalName, UNFINISHED};
 
 pub const TASK: &str = "task.json";
 pub const DESTINATION: &str = "destination.json";
@@ -165,7 +165,7 @@ pub fn destination_text(records: &Destination) -> Option<Vec<u8>> {
 
 /// Writes a file whole or not at all; whoever calls syncs the folder afterwards.
 pub fn replace(dir: &Path, name: &str, bytes: &[u8], sync: Sync) -> io::Result<()> {
-    let unfinished = dir.join(format!("{name}{}", recovery::UNFINISHED));
+    let unfinished = dir.join(format!("{name}{}", UNFINISHED));
     let mut file = File::create(&unfinished)?;
     file.write_all(bytes)?;
     sync(&file)?;

@@ -7,6 +7,44 @@
 use super::*;
 use crate::model::backlog::{Fault, Lease, Limits};
 
+/// How a file of the shelf is read, by whomever, as often as needed and from any place.
+#[derive(Debug, Clone)]
+pub struct ShelfFile {
+    path: PathBuf,
+    /// The keys, and what the file is.
+    sealed: Option<(Vault, String)>,
+}
+
+impl ShelfFile {
+    pub fn plain(path: PathBuf) -> ShelfFile {
+        ShelfFile { path, sealed: None }
+    }
+
+    /// A file of a task's folder.
+    pub fn sealed(vault: &Vault, task: &TaskId, path: PathBuf) -> ShelfFile {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let identity = identity(task, &name);
+        ShelfFile { path, sealed: Some((vault.clone(), identity)) }
+    }
+
+    /// Blocks. What is torn or damaged ends the file there: compare its length and its checksum with the record's.
+    pub fn open(&self) -> io::Result<Input> {
+        match &self.sealed {
+            Some((vault, identity)) => vault.open(&self.path, identity),
+            None => Vault::default().open(&self.path, ""),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether what lies at the path is not what is read.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.is_some()
+    }
+}
+
 /// A leased file. Acknowledge it, or drop it to put it back.
 #[derive(Debug)]
 pub struct UploadJob {
@@ -87,7 +125,15 @@ impl UploadJob {
         &self.entry
     }
 
-    /// Where the file lies.
+    /// The file, as it is read: sealed ones as what is in them.
+    pub fn file(&self) -> ShelfFile {
+        match self.entry.sealed {
+            Some(_) => ShelfFile::sealed(&self.shared.vault, &self.entry.task, self.path()),
+            None => ShelfFile::plain(self.path()),
+        }
+    }
+
+    /// Where the file lies; what lies there may be sealed.
     pub fn path(&self) -> PathBuf {
         self.shared.task_dir(&self.entry.task).join(&self.entry.file)
     }

@@ -13,10 +13,15 @@
 //!              <local name>.ts        synced, renamed, folder synced, recorded: on the shelf
 //!              <object>.m3u8.v<n>     version n of a playlist
 //! ```
+//! With a key, files are sealed ([`crate::vault`]); sizes and checksums of records are of what is in them, and whoever
+//! reads one does so by [`open_plain`]. Plain files from before there was a key lie beside them.
+//!
 //! One plain thread named `spool` does the work in the order in which it was handed over, several files for one sync
 //! of a folder and one commit. The actor never waits for it.
 
+pub mod export;
 pub mod folder;
+pub mod look;
 pub mod recovery;
 pub mod ts;
 
@@ -26,7 +31,7 @@ mod notes;
 mod shelf;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -36,17 +41,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 pub use disk::Standing;
-pub use lease::UploadJob;
+pub use lease::{ShelfFile, UploadJob};
 
 use crate::model::backlog::{Backlog, Class, Limits, Pending, Waiting};
 use crate::model::disk::{Fault, Limits as DiskLimits};
 use crate::model::recording::Fate;
-use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName};
-use crate::model::{LaneRun, TaskId, WallClock};
+use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName, identity};
+use crate::model::{LaneKind, LaneRun, TaskId, WallClock};
 use crate::store::records::{self, DestinationEntry, SpoolEntry, SpoolKind, SpoolState};
 use crate::store::{self, Batch, Store};
+use crate::vault::{self, Input, Vault};
 use folder::Note;
-use recovery::{ShelfFile, Step};
+use recovery::{FoundFile, Step};
 
 /// Files that may wait for the thread; past it the actor is told.
 const QUEUE: usize = 4096;
@@ -57,6 +63,11 @@ pub enum Error {
     Io { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Store(#[from] store::Error),
+    #[error(
+        "{file} of the task {task} is sealed with the key {key}, which is not among the keys of the configuration \
+         (spool.key_file, spool.old_key_files …)"
+    )]
+    MissingKey { task: TaskId, file: String, key: String },
     #[error("{QUEUE} files wait for the disk already")]
     Full,
     #[error("the spool has stopped")]
@@ -135,6 +146,7 @@ type Sync = fn(&File) -> io::Result<()>;
 struct Shared {
     dir: PathBuf,
     store: Store,
+    vault: Vault,
     fates: mpsc::Sender<(TaskId, Fate)>,
     sync: Sync,
     state: Mutex<State>,
@@ -167,12 +179,23 @@ impl Spool {
     ///
     /// `fates` gets `Spooled`, `Lost` of segments that were handed over; it may be full, then the thread waits.
     pub fn open(dir: &Path, store: Store, fates: mpsc::Sender<(TaskId, Fate)>) -> Result<Arc<Spool>, Error> {
-        Spool::open_with(dir, store, fates, File::sync_all)
+        Spool::open_with(dir, store, Vault::default(), fates, File::sync_all)
+    }
+
+    /// [`Spool::open`] with keys: what is put on the shelf is sealed.
+    pub fn open_sealed(
+        dir: &Path,
+        store: Store,
+        vault: Vault,
+        fates: mpsc::Sender<(TaskId, Fate)>,
+    ) -> Result<Arc<Spool>, Error> {
+        Spool::open_with(dir, store, vault, fates, File::sync_all)
     }
 
     fn open_with(
         dir: &Path,
         store: Store,
+        vault: Vault,
         fates: mpsc::Sender<(TaskId, Fate)>,
         sync: Sync,
     ) -> Result<Arc<Spool>, Error> {
@@ -180,6 +203,7 @@ impl Spool {
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             store,
+            vault,
             fates,
             sync,
             state: Mutex::default(),
@@ -216,6 +240,11 @@ impl Spool {
     /// Somebody met with an error of the disk.
     pub fn report(&self, fault: Fault, why: &str) {
         self.shared.disk.report(fault, why);
+    }
+
+    /// What files of the shelf are sealed with: whoever writes a `.part` writes through it.
+    pub fn vault(&self) -> &Vault {
+        &self.shared.vault
     }
 
     /// The folder of a task; it exists after [`Spool::begin_task`].
@@ -399,6 +428,16 @@ impl Shared {
         self.dir.join(task.as_str())
     }
 
+    fn open(&self, task: &TaskId, file: &str) -> Result<Input, Error> {
+        let path = self.task_dir(task).join(file);
+        open_plain(&self.vault, task, &path).map_err(|source| match vault::Error::of(&source) {
+            Some(vault::Error::MissingKey(key)) => {
+                Error::MissingKey { task: task.clone(), file: file.to_owned(), key: key.to_string() }
+            }
+            _ => at(&path)(source),
+        })
+    }
+
     /// Blocks. A task without a destination (a local one, a test's) is a line of its own.
     fn line_of(&self, task: &TaskId) -> String {
         if let Some(line) = self.state().lines.get(task) {
@@ -473,6 +512,10 @@ impl Shared {
     fn recover_step(&self, step: Step, recovered: &mut Recovered) -> Result<(), Error> {
         match step {
             Step::Keep(entry) => {
+                if let Some(sealed) = entry.sealed.as_ref().filter(|sealed| !self.vault.has(&sealed.key)) {
+                    let (task, file, key) = (entry.task.clone(), entry.file.clone(), sealed.key.clone());
+                    return Err(Error::MissingKey { task, file, key });
+                }
                 let shelved = recovered.of(&entry.task);
                 match &entry.kind {
                     SpoolKind::Segment(segment) => shelved.spooled.push((entry.object.clone(), segment.clone())),
@@ -481,11 +524,26 @@ impl Shared {
                 self.put(&entry);
             }
             Step::Adopt { task, name, bytes } => {
+                let bytes = match self.open(&task, &name.to_string()) {
+                    Ok(input) => input.len(),
+                    Err(error @ Error::MissingKey { .. }) => return Err(error),
+                    // whoever puts it on the shelf finds that, too, and tells
+                    Err(_) => bytes,
+                };
                 recovered.of(&task).adopted.push(name.closed(&task, Duration::ZERO, bytes));
             }
             Step::Examine { task, name } => {
                 let path = self.task_dir(&task).join(name.to_string());
-                match trim(&path, name.lane.kind.has_video()).map_err(at(&path))? {
+                let mut input = match self.open(&task, &name.to_string()) {
+                    Err(Error::Io { source, .. }) if vault::Error::of(&source).is_some() => {
+                        tracing::error!(%task, lane = ?name.lane, segment = name.index, error = %source, "a torn segment cannot be opened");
+                        recovered.of(&task);
+                        set_aside(&path);
+                        return Ok(());
+                    }
+                    opened => opened?,
+                };
+                match trim(&mut input, &path, wants_picture(&name)).map_err(at(&path))? {
                     Some(usable) => {
                         tracing::info!(%task, lane = ?name.lane, segment = name.index, ?usable, "a torn segment is adopted");
                         metrics::counter!("holdfast_segments_adopted_total").increment(1);
@@ -531,7 +589,7 @@ impl Shared {
     }
 
     /// What lies in the tasks' folders, and what they say. Folders that are no task's are counted and left.
-    fn files(&self, recovered: &mut Recovered) -> Result<Vec<ShelfFile>, Error> {
+    fn files(&self, recovered: &mut Recovered) -> Result<Vec<FoundFile>, Error> {
         let mut files = Vec::new();
         for folder in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
             let folder = folder.map_err(at(&self.dir))?.path();
@@ -560,7 +618,7 @@ impl Shared {
                     continue;
                 }
                 let bytes = file.metadata().map_err(at(&file.path()))?.len();
-                files.push(ShelfFile { task: task.clone(), name, bytes });
+                files.push(FoundFile { task: task.clone(), name, bytes });
             }
             self.hear(&task, &ours, shelved)?;
         }
@@ -632,13 +690,25 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Cuts a torn segment behind its last whole packet; `None` when nothing in it plays.
-fn trim(path: &Path, wants_picture: bool) -> io::Result<Option<ts::Usable>> {
-    let usable = ts::examine(io::BufReader::with_capacity(256 * 1024, File::open(path)?), wants_picture)?;
-    if let Some(usable) = usable {
-        OpenOptions::new().write(true).open(path)?.set_len(usable.bytes)?;
-    }
-    Ok(usable)
+/// Reads a file of a task's folder as what was written into it, sealed or not. What is torn or damaged ends it there:
+/// who knows how long it was and its checksum compares them.
+pub fn open_plain(vault: &Vault, task: &TaskId, path: &Path) -> io::Result<Input> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    vault.open(path, &identity(task, &name))
+}
+
+/// A merged lane has files of sound alone, before its first picture: their names have no size.
+fn wants_picture(name: &LocalName) -> bool {
+    name.size.is_some() || name.lane.kind == LaneKind::Video
+}
+
+/// Cuts a torn segment behind its last whole packet; `None` when nothing in it plays. A sealed one gets its end: its
+/// records hold whole packets, so it loses no more than a plain one.
+fn trim(input: &mut Input, path: &Path, wants_picture: bool) -> io::Result<Option<ts::Usable>> {
+    let usable = ts::examine(io::BufReader::with_capacity(256 * 1024, &mut *input), wants_picture)?;
+    let Some(usable) = usable else { return Ok(None) };
+    let bytes = input.mend(path, usable.bytes)?;
+    Ok(Some(ts::Usable { bytes, ..usable }))
 }
 
 /// Keeps what cannot be trusted under a name that nothing reads.

@@ -64,7 +64,7 @@ impl Shared {
     pub(super) fn believe_journals(
         &self,
         recovered: &Recovered,
-        files: &mut Vec<ShelfFile>,
+        files: &mut Vec<FoundFile>,
         entries: &mut [SpoolEntry],
     ) -> Result<(), Error> {
         let names = |shelved: &Shelved| shelved.noted_uploaded.iter().map(|(name, _)| name.to_string()).collect();

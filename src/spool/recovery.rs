@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::TaskId;
-use crate::model::segment::LocalName;
+use crate::model::segment::{LocalName, UNFINISHED};
 use crate::store::records::{SpoolEntry, SpoolKind, SpoolState};
 
 /// A file in a task's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShelfFile {
+pub struct FoundFile {
     pub task: TaskId,
     pub name: String,
     pub bytes: u64,
@@ -23,7 +23,7 @@ pub struct ShelfFile {
 pub enum Step {
     /// It waits for its destination as before.
     Keep(SpoolEntry),
-    /// A finished segment that the index does not know.
+    /// A finished segment that the index does not know; `bytes` as they lie there.
     Adopt { task: TaskId, name: LocalName, bytes: u64 },
     /// A segment whose writer died: adopt what plays of it.
     Examine { task: TaskId, name: LocalName },
@@ -39,11 +39,8 @@ pub enum Step {
     Leave { task: TaskId, name: String },
 }
 
-/// Suffix of a playlist that is not yet whole.
-pub const UNFINISHED: &str = ".tmp";
-
 /// Decides for every file and every record. Segments of one lane come in their order.
-pub fn plan(files: &[ShelfFile], entries: &[SpoolEntry]) -> Vec<Step> {
+pub fn plan(files: &[FoundFile], entries: &[SpoolEntry]) -> Vec<Step> {
     let sizes: BTreeMap<(&TaskId, &str), u64> = files.iter().map(|f| ((&f.task, f.name.as_str()), f.bytes)).collect();
     let mut known = BTreeSet::<(&TaskId, &str)>::new();
     let mut steps = Vec::new();
@@ -63,9 +60,9 @@ pub fn plan(files: &[ShelfFile], entries: &[SpoolEntry]) -> Vec<Step> {
         known.insert(place);
         match (&entry.kind, &entry.state) {
             (SpoolKind::Segment(_), SpoolState::Spooled) => steps.push(match found {
-                Some(bytes) if bytes == entry.bytes => Step::Keep(entry.clone()),
+                Some(bytes) if bytes == entry.stored_bytes() => Step::Keep(entry.clone()),
                 Some(bytes) => {
-                    let why = format!("{bytes} bytes lie on the shelf, {} were put there", entry.bytes);
+                    let why = format!("{bytes} bytes lie on the shelf, {} were put there", entry.stored_bytes());
                     Step::Lose { entry: entry.clone(), why }
                 }
                 None => Step::Lose { entry: entry.clone(), why: "the file is gone".into() },
@@ -78,7 +75,7 @@ pub fn plan(files: &[ShelfFile], entries: &[SpoolEntry]) -> Vec<Step> {
             (SpoolKind::Playlist { version }, state) => {
                 let wanted = *state == SpoolState::Spooled
                     && newest.get(&(&entry.task, &entry.object)) == Some(version)
-                    && found == Some(entry.bytes);
+                    && found == Some(entry.stored_bytes());
                 if wanted {
                     steps.push(Step::Keep(entry.clone()));
                 } else {
@@ -113,7 +110,7 @@ pub fn plan(files: &[ShelfFile], entries: &[SpoolEntry]) -> Vec<Step> {
     steps
 }
 
-fn is_playlist(name: &str) -> bool {
+pub(super) fn is_playlist(name: &str) -> bool {
     name.rsplit_once(".m3u8.v").is_some_and(|(_, version)| version.parse::<u64>().is_ok())
 }
 
@@ -154,6 +151,7 @@ mod tests {
             order: index.into(),
             kind: SpoolKind::Segment(segment(index)),
             state,
+            sealed: None,
         }
     }
 
@@ -163,11 +161,11 @@ mod tests {
         SpoolEntry { object: "l.m3u8".into(), file, bytes: 5, kind, ..entry(0, state) }
     }
 
-    fn file(name: impl Into<String>, bytes: u64) -> ShelfFile {
-        ShelfFile { task: task(), name: name.into(), bytes }
+    fn file(name: impl Into<String>, bytes: u64) -> FoundFile {
+        FoundFile { task: task(), name: name.into(), bytes }
     }
 
-    fn finished(index: u32) -> ShelfFile {
+    fn finished(index: u32) -> FoundFile {
         file(LocalName::of(&segment(index)).to_string(), 188)
     }
 

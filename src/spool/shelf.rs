@@ -7,6 +7,8 @@
 use std::sync::mpsc::Receiver;
 
 use super::*;
+use crate::model::segment::UNFINISHED;
+use crate::store::records::SealedFile;
 
 /// Orders done with one sync of each folder and one commit.
 const GROUP: usize = 64;
@@ -186,12 +188,21 @@ impl Hands {
         let (part, last) = (dir.join(&segment.part_name), dir.join(&name));
         // a hand-over that is repeated after a crash finds it renamed already
         let from = if part.exists() { &part } else { &last };
-        let mut file = File::open(from).map_err(lost("open"))?;
+        let file = File::open(from).map_err(lost("open"))?;
+        let vault = &self.shared.vault;
+        let mut input = open_plain(vault, &segment.run.task, from).map_err(lost("open"))?;
+        let (bytes, crc32) = checksum(&mut input).map_err(lost("read"))?;
+        // its writer could not close it: a full disk. What was handed over is there, and has its size in the record
+        if input.fault().is_some()
+            && let Err(error) = input.mend(from, bytes)
+        {
+            tracing::warn!(path = %from.display(), %error, "a sealed segment stays without its end");
+        }
         (self.shared.sync)(&file).map_err(|error| {
             self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync: {error}"));
             Unsafe::Lost(format!("sync: {error}"))
         })?;
-        let (bytes, crc32) = checksum(&mut file).map_err(lost("read"))?;
+        let sealed = sealed(&input, &file).map_err(lost("read"))?;
         if from != &last {
             fs::rename(from, &last).map_err(|error| {
                 self.met("rename", &error);
@@ -211,6 +222,7 @@ impl Hands {
             order: self.shared.state().next_order(),
             kind: SpoolKind::Segment(ClosedSegment { bytes, ..segment.clone() }),
             state: SpoolState::Spooled,
+            sealed,
         })
     }
 
@@ -223,10 +235,17 @@ impl Hands {
         }
         let file_name = records::versioned(object, *version);
         let last = self.shared.task_dir(task).join(&file_name);
-        let unfinished = self.shared.task_dir(task).join(format!("{file_name}{}", recovery::UNFINISHED));
-        let mut file = File::create(&unfinished)?;
-        io::Write::write_all(&mut file, text.as_bytes())?;
-        (self.shared.sync)(&file)?;
+        let unfinished = self.shared.task_dir(task).join(format!("{file_name}{UNFINISHED}"));
+        match fs::remove_file(&unfinished) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut output = self.shared.vault.create(&unfinished, &identity(task, &file_name))?;
+        output.write(text.as_bytes())?;
+        output.finish()?;
+        (self.shared.sync)(output.file())?;
+        let bytes = output.file().metadata()?.len();
+        let sealed = self.shared.vault.current().map(|key| SealedFile { bytes, key: key.to_string() });
         fs::rename(&unfinished, &last)?;
         Ok(Some(SpoolEntry {
             task: task.clone(),
@@ -238,6 +257,7 @@ impl Hands {
             order: self.shared.state().next_order(),
             kind: SpoolKind::Playlist { version: *version },
             state: SpoolState::Spooled,
+            sealed,
         }))
     }
 
@@ -305,6 +325,7 @@ impl Hands {
             order: self.shared.state().next_order(),
             kind: SpoolKind::Segment(segment.clone()),
             state: SpoolState::Lost { why: why.clone() },
+            sealed: None,
         };
         match self.shared.store.commit_blocking(Batch::new().put(entry.key(), entry.to_bytes())) {
             Ok(()) => {}
@@ -338,8 +359,14 @@ impl Shared {
     }
 }
 
-/// Size and CRC-32 of a file.
-fn checksum(file: &mut File) -> io::Result<(u64, u32)> {
+/// How a file that was read to its end lies on the shelf.
+fn sealed(input: &Input, file: &File) -> io::Result<Option<SealedFile>> {
+    let Some(key) = input.key() else { return Ok(None) };
+    Ok(Some(SealedFile { bytes: file.metadata()?.len(), key: key.to_string() }))
+}
+
+/// Size and CRC-32 of what a file holds.
+fn checksum(file: &mut impl Read) -> io::Result<(u64, u32)> {
     let (mut bytes, mut crc) = (0, crc32fast::Hasher::new());
     let mut chunk = vec![0; 256 * 1024];
     loop {

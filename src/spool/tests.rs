@@ -20,7 +20,7 @@ async fn shelf_with(sync: Sync) -> Shelf {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("index")).unwrap().store;
     let (to, fates) = mpsc::channel(64);
-    let spool = Spool::open_with(&dir.path().join("spool"), store.clone(), to, sync).unwrap();
+    let spool = Spool::open_with(&dir.path().join("spool"), store.clone(), Vault::default(), to, sync).unwrap();
     let task = TaskId::parse("hTask+1..").unwrap();
     spool.recover().await.unwrap();
     spool.begin_task(&task).await.unwrap();

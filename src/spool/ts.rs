@@ -10,6 +10,10 @@ use std::time::Duration;
 
 const PACKET: usize = 188;
 const SYNC: u8 = 0x47;
+/// Stuffing; its counter says nothing.
+const NULL_PID: u16 = 0x1fff;
+/// Of a picture, enough to find its parameter sets.
+const FIRST_BYTES: usize = 4096;
 /// PTS count at 90 kHz in 33 bits.
 const PTS_WRAP: i64 = 1 << 33;
 /// Length of a lone frame, when there is no second one to measure by.
@@ -64,6 +68,131 @@ pub fn examine(mut from: impl Read, wants_picture: bool) -> io::Result<Option<Us
     let span = Duration::from_micros(span * 100 / 9);
     let frame = if times.count > 1 { span / u32::try_from(times.count - 1).unwrap_or(u32::MAX) } else { LONE_FRAME };
     Ok(Some(Usable { bytes, duration: span + frame }))
+}
+
+/// What a whole file says of itself.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Checked {
+    pub usable: Option<Usable>,
+    /// The first bytes of the first picture, from its PES header on.
+    pub first_picture: Vec<u8>,
+    /// What is wrong with it.
+    pub faults: Vec<String>,
+}
+
+/// Reads a file that was closed: whole packets, tables first, no packet missing, pictures from a keyframe on.
+pub fn check(from: impl Read, wants_picture: bool) -> io::Result<Checked> {
+    let mut watch = Watch { from, checked: Checked::default(), at: 0, packet: Vec::new(), tables: Tables::default() };
+    let usable = examine(&mut watch, wants_picture)?;
+    // what examine left unread, behind a hole
+    io::copy(&mut watch, &mut io::sink())?;
+    let Watch { mut checked, at, packet, tables, .. } = watch;
+    if !packet.is_empty() {
+        checked.faults.push(format!("{} bytes behind its last whole packet", packet.len()));
+    }
+    if at == 0 {
+        checked.faults.push("it is empty".into());
+    } else if !tables.programs {
+        checked.faults.push("it has no PMT".into());
+    }
+    if wants_picture && !tables.pictures {
+        checked.faults.push("it has no picture".into());
+    } else if usable.is_none() {
+        checked.faults.push("nothing in it plays".into());
+    }
+    Ok(Checked { usable, ..checked })
+}
+
+/// Sees every packet on its way to [`examine`].
+struct Watch<R> {
+    from: R,
+    checked: Checked,
+    at: u64,
+    packet: Vec<u8>,
+    tables: Tables,
+}
+
+#[derive(Default)]
+struct Tables {
+    map: Option<u16>,
+    programs: bool,
+    pictures: bool,
+    picture_pid: Option<u16>,
+    counters: BTreeMap<u16, u8>,
+}
+
+impl<R: Read> Read for Watch<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(buffer)?;
+        for byte in &buffer[..n] {
+            self.packet.push(*byte);
+            if self.packet.len() == PACKET {
+                let packet: [u8; PACKET] = std::mem::take(&mut self.packet).try_into().expect("as long as a packet");
+                self.seen(&packet);
+                self.at += PACKET as u64;
+            }
+        }
+        Ok(n)
+    }
+}
+
+impl<R> Watch<R> {
+    fn fault(&mut self, what: &str) {
+        // the first ones tell where it begins; a torn file has thousands
+        if self.checked.faults.len() < 3 {
+            self.checked.faults.push(format!("byte {}: {what}", self.at));
+        }
+    }
+
+    fn seen(&mut self, packet: &[u8; PACKET]) {
+        if packet[0] != SYNC {
+            return self.fault("no packet begins here");
+        }
+        let pid = u16::from_be_bytes([packet[1], packet[2]]) & 0x1fff;
+        let (payload_start, has_payload) = (packet[1] & 0x40 != 0, packet[3] & 0x10 != 0);
+        let counter = packet[3] & 0x0f;
+        if pid != NULL_PID && has_payload {
+            let before = self.tables.counters.insert(pid, counter);
+            if before.is_some_and(|before| counter != (before + 1) & 0x0f) {
+                self.fault(&format!("packets of PID {pid} are missing"));
+            }
+        }
+        match pid {
+            0 if payload_start => self.tables.map = program_map(packet),
+            _ if self.at == 0 => self.fault("it does not begin with its tables"),
+            _ if Some(pid) == self.tables.map => self.tables.programs = true,
+            _ => self.picture(pid, packet),
+        }
+    }
+
+    fn picture(&mut self, pid: u16, packet: &[u8; PACKET]) {
+        let begins = pes_start(packet).is_some_and(|(video, _)| video);
+        if begins {
+            if !self.tables.pictures && !random_access(packet) {
+                self.fault("its first picture is no keyframe");
+            }
+            if self.tables.pictures && self.tables.picture_pid == Some(pid) {
+                // the second picture: the first one is over
+                self.tables.picture_pid = None;
+            } else if !self.tables.pictures {
+                self.tables.picture_pid = Some(pid);
+            }
+            self.tables.pictures = true;
+        }
+        if self.tables.picture_pid == Some(pid) && self.checked.first_picture.len() < FIRST_BYTES {
+            let skipped = if packet[3] & 0x20 != 0 { 1 + usize::from(packet[4]) } else { 0 };
+            self.checked.first_picture.extend_from_slice(packet.get(4 + skipped..).unwrap_or_default());
+        }
+    }
+}
+
+/// The PID of the first program's map (ISO/IEC 13818-1 §2.4.4.3).
+fn program_map(packet: &[u8; PACKET]) -> Option<u16> {
+    let skipped = if packet[3] & 0x20 != 0 { 1 + usize::from(packet[4]) } else { 0 };
+    let section = packet.get(4 + skipped..)?;
+    let table = section.get(1 + usize::from(*section.first()?)..)?;
+    let [0, _, _, _, _, _, _, _, _, _, high, low, ..] = table else { return None };
+    Some(u16::from_be_bytes([*high, *low]) & 0x1fff)
 }
 
 /// `false` at the end of the file, also when the last packet is not whole.

@@ -16,8 +16,9 @@ mod index;
 mod sum;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -101,7 +102,8 @@ impl Batch {
     }
 }
 
-type Records = Vec<(String, Vec<u8>)>;
+/// Keys and what is under them.
+pub type Records = Vec<(String, Vec<u8>)>;
 
 enum Request {
     Commit(Batch, oneshot::Sender<Result<(), Error>>),
@@ -253,6 +255,59 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         self.to.blocking_send(make(reply)).map_err(|_| Error::Stopped)?;
         answer.blocking_recv().map_err(|_| Error::Stopped)?
+    }
+}
+
+/// All records of the index in `dir`, for somebody who only looks; `None` while a process holds it, or where there is
+/// none. Blocks.
+///
+/// A copy is opened, since opening one writes: by another user than the box's, it would keep the box out for good.
+pub fn peek(dir: &Path) -> Result<Option<Records>, Error> {
+    let failed = |why: String| Error::Open { path: dir.to_owned(), why };
+    let lock = match File::open(dir.with_extension("lock")) {
+        Ok(lock) => lock,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e.to_string())),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+        Err(std::fs::TryLockError::Error(e)) => return Err(failed(e.to_string())),
+    }
+    let copy = Copy(std::env::temp_dir().join(format!("holdfast-index-{}", uuid::Uuid::new_v4())));
+    copy.fill(dir).map_err(|e| failed(e.to_string()))?;
+    drop(lock);
+    let (db, _) = open_fenced(&copy.0).map_err(failed)?;
+    let text = |key: sled::IVec| String::from_utf8_lossy(&key).into_owned();
+    let records = db.iter().map(|record| record.map(|(key, value)| (text(key), value.to_vec())));
+    records.collect::<sled::Result<Records>>().map(Some).map_err(Error::from)
+}
+
+/// A folder that is gone when it is no longer needed.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn fill(&self, from: &Path) -> std::io::Result<()> {
+        let mut folders = vec![(from.to_owned(), self.0.clone())];
+        while let Some((from, to)) = folders.pop() {
+            std::fs::DirBuilder::new().mode(0o700).create(&to)?;
+            for entry in std::fs::read_dir(from)? {
+                let entry = entry?;
+                let to = to.join(entry.file_name());
+                if entry.file_type()?.is_dir() {
+                    folders.push((entry.path(), to));
+                } else {
+                    std::fs::copy(entry.path(), to)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -411,6 +466,23 @@ mod tests {
         assert_eq!(seen.len(), 500);
         assert!(seen.is_sorted());
         store.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_only_looks_changes_nothing_and_waits_for_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join("index");
+        assert!(peek(&index).unwrap().is_none() && std::fs::read_dir(dir.path()).unwrap().count() == 0);
+        let store = open(dir.path());
+        store.commit(Batch::new().put("a", vec![1]).put("b", vec![2])).await.unwrap();
+        assert!(peek(&index).unwrap().is_none(), "a box holds it");
+        store.close().await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(peek(&index).unwrap().unwrap(), [("a".into(), vec![1]), ("b".into(), vec![2])]);
+        }
+        std::fs::write(index.join("db"), [0; 64]).unwrap();
+        assert!(peek(&index).is_err());
+        assert!(index.join("db").exists(), "whoever starts the box sets it aside");
     }
 
     #[tokio::test]

@@ -28,6 +28,7 @@ use crate::model::segment::ClosedSegment;
 use crate::model::{SdkAppId, Secret, TaskId};
 
 pub const TASKS: &str = "task/";
+pub const PIECES: &str = "seg/";
 pub const OUTBOX: &str = "out/";
 pub const SPOOL: &str = "spool/";
 pub const PARTS: &str = "parts/";
@@ -38,12 +39,12 @@ pub fn task_key(task: &TaskId) -> String {
 
 /// Facts of one segment, if `rooms` keeps them apart from its task.
 pub fn segment_key(task: &TaskId, object: &str) -> String {
-    format!("seg/{task}/{object}")
+    format!("{PIECES}{task}/{object}")
 }
 
 /// All segments' facts of a task.
 pub fn segments_prefix(task: &TaskId) -> String {
-    format!("seg/{task}/")
+    format!("{PIECES}{task}/")
 }
 
 pub fn keys_key(task: &TaskId) -> String {
@@ -103,6 +104,17 @@ pub struct SpoolEntry {
     pub order: u64,
     pub kind: SpoolKind,
     pub state: SpoolState,
+    /// How it lies on the shelf, when it is not plain. `bytes` and `crc32` are of its contents all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealedFile>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedFile {
+    /// Length of the file.
+    pub bytes: u64,
+    /// Names the key that opens it.
+    pub key: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -206,6 +218,10 @@ impl SpoolEntry {
     }
     pub fn from_bytes(key: &str, bytes: &[u8]) -> Result<SpoolEntry, Error> {
         decode(key, bytes)
+    }
+    /// Length of the file on the shelf.
+    pub fn stored_bytes(&self) -> u64 {
+        self.sealed.as_ref().map_or(self.bytes, |sealed| sealed.bytes)
     }
     /// The segment, when it is one.
     pub fn segment(&self) -> Option<&ClosedSegment> {
@@ -362,6 +378,7 @@ mod tests {
             order: 41,
             kind: SpoolKind::Segment(segment()),
             state: SpoolState::Spooled,
+            sealed: None,
         };
         golden(
             &entry.to_bytes(),
@@ -375,6 +392,14 @@ mod tests {
         );
         assert_eq!(SpoolEntry::from_bytes("k", &entry.to_bytes()).unwrap(), entry);
         assert_eq!(entry.key(), "spool/hAb+c-9../1_2.ts");
+
+        let sealed = SealedFile { bytes: 2_000, key: "8d069dada3c85e2b".into() };
+        let plain = String::from_utf8(entry.to_bytes()).unwrap();
+        let entry = SpoolEntry { sealed: Some(sealed), ..entry };
+        let tail = r#","sealed":{"bytes":2000,"key":"8d069dada3c85e2b"}}"#;
+        golden(&entry.to_bytes(), &format!("{}{tail}", plain.strip_suffix('}').unwrap()));
+        assert_eq!(SpoolEntry::from_bytes("k", &entry.to_bytes()).unwrap(), entry);
+        assert_eq!(entry.stored_bytes(), 2_000);
     }
 
     #[test]
@@ -389,6 +414,7 @@ mod tests {
             order: 2,
             kind: SpoolKind::Playlist { version: 3 },
             state: SpoolState::Lost { why: "gone".into() },
+            sealed: None,
         };
         golden(
             &entry.to_bytes(),

@@ -5,11 +5,11 @@
 //! answer does not fit.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::pace::Pacer;
 use crate::model::budget::Rate;
+use crate::vault::Input;
 
 /// Read at once.
 const BLOCK: usize = 256 * 1024;
@@ -35,6 +36,15 @@ pub trait Contents: Send + Sync {
 impl Contents for File {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         FileExt::read_at(self, buf, at)
+    }
+}
+
+impl Contents for Mutex<Input> {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        // whoever panicked in the middle left a place from which the next one seeks anyhow
+        let mut input = self.lock().unwrap_or_else(PoisonError::into_inner);
+        input.seek(SeekFrom::Start(at))?;
+        input.read(buf)
     }
 }
 

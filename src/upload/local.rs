@@ -87,7 +87,7 @@ fn store(root: &Path, path: &Path, body: &Body) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// On the shelf's own file system a second name of the file does: its bytes are on the disk already.
+/// On the shelf's own file system a second name of the file does, unless it is sealed: its bytes are on the disk already.
 fn place(to: &Path, body: &Body) -> io::Result<()> {
     if body.file.as_ref().is_some_and(|file| fs::hard_link(file, to).is_ok()) {
         if fs::metadata(to)?.len() == body.size {

@@ -13,7 +13,6 @@ pub mod s3;
 mod parts;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -35,6 +34,7 @@ use crate::spool::{Spool, UploadJob};
 use crate::store::records::{self, SpoolEntry, SpoolKind, TaskKeys};
 use crate::store::seal::BoxKey;
 use crate::store::{self, Store};
+use crate::vault::{self, Input};
 use body::Sums;
 use pace::Pacer;
 
@@ -485,17 +485,20 @@ impl From<PutError> for Broken {
 }
 
 /// A leased file that is what was put on the shelf, and its sums.
-async fn sound(job: &UploadJob, part_bytes: Option<u64>) -> Result<(Arc<File>, Sums), Broken> {
-    let path = job.path();
+async fn sound(job: &UploadJob, part_bytes: Option<u64>) -> Result<(Arc<Mutex<Input>>, Sums), Broken> {
+    let file = job.file();
     let summed = tokio::task::spawn_blocking(move || {
-        let file = File::open(path)?;
+        let file = Mutex::new(file.open()?);
         let sums = Sums::of(&file, part_bytes)?;
         Ok::<_, io::Error>((Arc::new(file), sums))
     });
     let (file, sums) = match summed.await.map_err(io::Error::other).flatten() {
         Ok(summed) => summed,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(gone(job)),
-        // a disk that cannot be read just now holds up this file alone
+        Err(e) if matches!(vault::Error::of(&e), Some(vault::Error::Head)) => {
+            return Err(Broken::Local(format!("the file does not open: {e}")));
+        }
+        // a disk that cannot be read just now, or a key that is not there, holds up this file alone
         Err(e) => return Err(PutError::new(Class::Never, "LocalReadError", e.to_string()).into()),
     };
     if sums.bytes != job.entry().bytes || sums.crc32 != job.entry().crc32 {
@@ -514,7 +517,9 @@ fn gone(job: &UploadJob) -> Broken {
 /// All of a leased file.
 async fn read(job: &UploadJob) -> Result<Body, Broken> {
     let (file, sums) = sound(job, None).await?;
-    Ok(Body::new(file, 0, sums.bytes, sums.md5).linked(&job.path()))
+    let body = Body::new(file, 0, sums.bytes, sums.md5);
+    // of a sealed file another name would not do
+    Ok(if job.file().is_sealed() { body } else { body.linked(job.file().path()) })
 }
 
 #[cfg(test)]

@@ -90,15 +90,14 @@ impl Uploader {
     }
 
     /// The sums of a file in parts: taken at its first lease of this life, and again after a doubt.
-    async fn sums_of(&self, job: &UploadJob, part_bytes: u64) -> Result<(Arc<File>, Arc<Sums>), Broken> {
+    async fn sums_of(&self, job: &UploadJob, part_bytes: u64) -> Result<(Arc<Mutex<Input>>, Arc<Sums>), Broken> {
         let key = records::parts_key(job.task(), &job.entry().object);
         let known = self.sums().get(&key).cloned();
         if let Some(sums) = known {
-            let path = job.path();
-            let opened =
-                tokio::task::spawn_blocking(move || File::open(path)).await.map_err(io::Error::other).flatten();
+            let file = job.file();
+            let opened = tokio::task::spawn_blocking(move || file.open()).await.map_err(io::Error::other).flatten();
             return match opened {
-                Ok(file) => Ok((Arc::new(file), sums)),
+                Ok(file) => Ok((Arc::new(Mutex::new(file)), sums)),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Err(gone(job)),
                 Err(e) => Err(PutError::new(Class::Never, "LocalReadError", e.to_string()).into()),
             };

@@ -79,6 +79,7 @@ pub fn order(site: &Site, kind: LaneKind, scene: Scene, video: VideoParams, audi
         run,
         feed: LaneFeed::Mixed { scene: Box::new(scene), video, audio },
         dir: site.dir.path().to_owned(),
+        vault: Default::default(),
         segment_length: Duration::from_secs(2),
         gap_limit: Duration::from_secs(1),
         sync_interval: Duration::from_millis(200),

@@ -111,6 +111,7 @@ impl Site {
             run: LaneRun { task: TaskId::from_random(&[7; 16]), lane, run: 0 },
             feed: LaneFeed::Single { audio: audio.map(|p| p.id), video: video.map(|p| p.id) },
             dir: self.dir.path().to_owned(),
+            vault: Default::default(),
             segment_length: Duration::from_secs(2),
             gap_limit: Duration::from_secs(3),
             sync_interval: Duration::from_millis(200),

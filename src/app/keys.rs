@@ -1,0 +1,98 @@
+//! The keys of the shelf, as the configuration names them.
+//!
+//! Owns: reading key files and systemd's credentials. Must not touch: what keys are used for.
+//! Law: a key that is configured and cannot be had is an error: nothing is ever written plain because of it. No error
+//! shows any of what a key file holds.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tracing::{info, warn};
+
+use super::Error;
+use crate::config::Config;
+use crate::vault::{Key, Vault};
+
+/// More than any key is long: a device or a film in its place is not read to its end.
+const MOST_BYTES: u64 = 4096;
+
+/// Reads all keys of the configuration. Blocks.
+pub fn vault(config: &Config) -> Result<Vault, Error> {
+    let spool = &config.spool;
+    let current = match (&spool.key_file, &spool.key_credential) {
+        (Some(file), _) => Some(key("spool.key_file", file)?),
+        (None, Some(name)) => Some(key("spool.key_credential", &credential(name)?)?),
+        (None, None) => None,
+    };
+    let mut old = Vec::new();
+    for file in &spool.old_key_files {
+        old.push(key("spool.old_key_files", file)?);
+    }
+    for name in &spool.old_key_credentials {
+        old.push(key("spool.old_key_credentials", &credential(name)?)?);
+    }
+    match &current {
+        Some(key) => info!(key = %key.id(), old = old.len(), "the shelf is encrypted"),
+        None => info!(old = old.len(), "the shelf is not encrypted: no key is configured"),
+    }
+    Ok(Vault::new(current, old))
+}
+
+/// Where systemd puts a credential, one sealed to the board's TPM by systemd-creds too.
+fn credential(name: &str) -> Result<PathBuf, Error> {
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| Error::Start {
+        what: "key of the spool",
+        why: format!("the credential '{name}' is asked for, and systemd gave none (no CREDENTIALS_DIRECTORY)"),
+    })?;
+    Ok(Path::new(&folder).join(name))
+}
+
+fn key(setting: &'static str, path: &Path) -> Result<Key, Error> {
+    let failed = |why: String| Error::Start { what: setting, why: format!("{}: {why}", path.display()) };
+    let read = || -> std::io::Result<(Vec<u8>, u32)> {
+        let file = std::fs::File::open(path)?;
+        let mode = file.metadata()?.permissions().mode();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, MOST_BYTES), &mut bytes)?;
+        Ok((bytes, mode))
+    };
+    let (bytes, mode) = read().map_err(|e| failed(e.to_string()))?;
+    if mode & 0o077 != 0 {
+        warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "a key can be read by others than its owner");
+    }
+    Key::parse(&bytes).map_err(|why| failed(format!("{} bytes: {why}", bytes.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::parse(text).expect("valid")
+    }
+
+    #[test]
+    fn a_key_that_is_configured_is_had_or_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (good, short) = (dir.path().join("good"), dir.path().join("short"));
+        std::fs::write(&good, (0..32).collect::<Vec<u8>>()).unwrap();
+        std::fs::write(&short, "0123456789abcdef secret").unwrap();
+        let with = |line: &str| vault(&config(&format!("[spool]\n{line}")));
+        let at = |path: &Path| path.display().to_string();
+
+        assert_eq!(vault(&Config::default()).unwrap().current(), None);
+        let current = with(&format!("key_file = '{}'", at(&good))).unwrap();
+        assert!(current.current().is_some());
+        let old = with(&format!("old_key_files = ['{}']", at(&good))).unwrap();
+        assert!(old.current().is_none() && old.has(&current.current().unwrap().to_string()));
+
+        for setting in ["key_file = '{}'", "old_key_files = ['{}']"] {
+            let told = with(&setting.replace("{}", &at(&short))).unwrap_err().to_string();
+            assert!(told.contains("short: 23 bytes: a key is 32 bytes") && !told.contains("secret"), "{told}");
+            let told = with(&setting.replace("{}", &at(&dir.path().join("none")))).unwrap_err().to_string();
+            assert!(told.starts_with("spool.") && told.contains("none: No such file"), "{told}");
+        }
+        let told = with("key_credential = 'spool'").unwrap_err().to_string();
+        assert!(told.contains("CREDENTIALS_DIRECTORY"), "{told}");
+    }
+}
