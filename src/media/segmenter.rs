@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
@@ -248,6 +249,7 @@ impl Segmenter {
             return Ok(());
         }
         let dir = &self.order.dir;
+        let began = Instant::now();
         let synced = (self.disk.sync)(open.file.file()).and_then(|()| match open.listed {
             true => Ok(()),
             false => File::open(dir)?.sync_all(),
@@ -264,6 +266,7 @@ impl Segmenter {
             }
             return Err(self.refused(&what, &e, Some(Fault::Failed)));
         }
+        tell_slowest(began.elapsed());
         open.listed = true;
         open.unsynced = false;
         open.synced = Instant::now();
@@ -404,9 +407,17 @@ impl Segmenter {
     }
 }
 
+/// A disk that takes seconds for a sync keeps less than it promises; who watches should know.
+fn tell_slowest(took: Duration) {
+    static SLOWEST_MS: AtomicU64 = AtomicU64::new(0);
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let before = SLOWEST_MS.fetch_max(took_ms, Ordering::Relaxed);
+    metrics::gauge!("holdfast_sync_slowest_seconds").set(before.max(took_ms) as f64 / 1000.0);
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI32, Ordering};
+    use std::sync::atomic::AtomicI32;
 
     use gstreamer as gst;
     use tokio::sync::mpsc;

@@ -331,16 +331,16 @@ fn carry_out(shared: &Shared, decisions: &[Decision<PathBuf>]) -> u64 {
 
 /// Recorded as lost, unlinked, told.
 fn give_up(shared: &Shared, waiting: &Waiting) -> bool {
+    let Waiting { task, object } = waiting;
+    let Some(mut entry) = shared.entry_of(waiting) else {
+        tracing::error!(%task, object, "a segment whose record cannot be read cannot be given up");
+        return false;
+    };
+    let Some(segment) = entry.segment().cloned() else { return false };
     // nobody leases it from now on
     if !shared.state().backlog.remove_idle(waiting) {
         return false;
     }
-    let Waiting { task, object } = waiting;
-    let Some(mut entry) = shared.entry_of(waiting) else {
-        tracing::error!(%task, object, "a segment without a record cannot be given up: left for recovery");
-        return false;
-    };
-    let Some(segment) = entry.segment().cloned() else { return false };
     let why = "given up to make room on the disk".to_owned();
     let kept = entry.clone();
     entry.state = SpoolState::Lost { why: why.clone() };
