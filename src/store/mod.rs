@@ -280,6 +280,7 @@ pub fn peek(dir: &Path) -> Result<Option<Records>, Error> {
     let (db, _) = open_fenced(&copy.0).map_err(failed)?;
     let text = |key: sled::IVec| String::from_utf8_lossy(&key).into_owned();
     let records = db.iter().map(|record| record.map(|(key, value)| (text(key), value.to_vec())));
+    let records = records.filter(|record| record.as_ref().map_or(true, |(key, _)| key != sum::KEY));
     records.collect::<sled::Result<Records>>().map(Some).map_err(Error::from)
 }
 
