@@ -276,8 +276,14 @@ pub fn peek(dir: &Path) -> Result<Option<Records>, Error> {
     }
     let copy = Copy(std::env::temp_dir().join(format!("holdfast-index-{}", uuid::Uuid::new_v4())));
     copy.fill(dir).map_err(|e| failed(e.to_string()))?;
-    drop(lock);
-    let (db, _) = open_fenced(&copy.0).map_err(failed)?;
+    let (witness, seen) = Witness::new(lock);
+    drop(witness);
+    let (db, sum) = open_fenced(&copy.0).map_err(failed)?;
+    let kept = db.get(sum::KEY).map_err(Error::from)?;
+    let confirmed = sum.confirmed(kept.as_deref()).unwrap_or_default();
+    if confirmed.is_behind(seen) {
+        return Err(failed("it has lost records".into()));
+    }
     let text = |key: sled::IVec| String::from_utf8_lossy(&key).into_owned();
     let records = db.iter().map(|record| record.map(|(key, value)| (text(key), value.to_vec())));
     let records = records.filter(|record| record.as_ref().map_or(true, |(key, _)| key != sum::KEY));
