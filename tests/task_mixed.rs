@@ -133,6 +133,9 @@ struct Running {
     asked_to_end: bool,
 }
 
+/// Between two takeovers a task waits at most so long.
+const LONGEST_HOLD: Duration = Duration::from_secs(120);
+
 /// The world around one mixed task. Its shelf and its destination take everything at once.
 struct World {
     task: RecordingTask,
@@ -146,7 +149,8 @@ struct World {
     /// In this life of the process.
     fetched: BTreeSet<String>,
     failed: BTreeSet<String>,
-    lives: u8,
+    /// The box has failed: a task may wait before it is taken up again.
+    restarted: bool,
     told: Vec<EventBody>,
     pieces: BTreeMap<String, Piece>,
     lists: BTreeMap<String, String>,
@@ -168,7 +172,7 @@ impl World {
             nobody_since: None,
             fetched: BTreeSet::new(),
             failed: BTreeSet::new(),
-            lives: 0,
+            restarted: false,
             told: Vec::new(),
             pieces: BTreeMap::new(),
             lists: BTreeMap::new(),
@@ -295,10 +299,11 @@ impl World {
                     assert!(self.fetched.insert(url.clone()), "{url} is asked for twice");
                 }
                 Effect::Spool { segment, object } => {
-                    let digits =
-                        object.strip_prefix(&format!("{}_", self.name(self.lives))).and_then(|n| n.strip_suffix(".ts"));
+                    let digits = object
+                        .strip_prefix(&format!("{}_", self.name(self.task.takeover)))
+                        .and_then(|n| n.strip_suffix(".ts"));
                     let stamp = digits.is_some_and(|d| d.len() == 17 && d.bytes().all(|b| b.is_ascii_digit()));
-                    assert!(stamp, "{object} is no name of {}", self.name(self.lives));
+                    assert!(stamp, "{object} is no name of {}", self.name(self.task.takeover));
                     fates.push(Fate::Spooled(segment));
                     fates.push(Fate::SegmentUploaded { object });
                 }
@@ -427,14 +432,16 @@ impl World {
             }
             Some(_) => assert!(self.task.deadline().is_some(), "a lane that is to end is waited for"),
             None if active && self.flows() => {
-                // only the wait after a failure keeps it from beginning
-                let until = self.failed_until.expect("something flows and nothing is recorded");
-                assert!(self.now < until, "it never begins again");
-                assert!(self.task.deadline().is_some_and(|at| at <= until));
+                // only the wait after a failure, of the lane or of the box, keeps it from beginning
+                let lane = self.failed_until.filter(|until| self.now < *until);
+                assert!(lane.is_some() || self.restarted, "something flows and nothing is recorded");
+                let until = lane.unwrap_or(self.now.plus(LONGEST_HOLD));
+                assert!(self.task.deadline().is_some_and(|at| at <= until), "it never begins again");
             }
             None => {}
         }
-        if active {
+        // between two takeovers nothing is asked for
+        if active && (self.lane.is_some() || !self.restarted) {
             let layout = &self.task.spec.mix.as_ref().unwrap().layout;
             for url in layout.image_urls() {
                 assert!(self.fetched.contains(url), "{url} is not asked for");
@@ -451,13 +458,10 @@ impl World {
         self.room = Room::default();
         self.fetched.clear();
         self.failed.clear();
-        (self.lane, self.failed_until, self.nobody_since) = (None, None, None);
-        let before = self.task.takeover;
+        (self.lane, self.failed_until, self.nobody_since, self.restarted) = (None, None, None, true);
         let pieces = self.pieces.values().cloned().collect();
         let (task, effects) = task.restore(pieces, policy(), self.now);
         self.task = task;
-        self.lives = self.task.takeover;
-        assert!(self.lives <= before + 1);
         self.perform(effects);
         let effects = self.task.settle_unfound(&BTreeSet::new(), self.now);
         self.perform(effects);
@@ -498,7 +502,7 @@ proptest! {
             let list = Playlist::parse(text).unwrap();
             prop_assert!(list.ended);
             listed += list.items.len();
-            let named = (0..=world.lives).any(|life| *object == format!("{}.m3u8", world.name(life)));
+            let named = (0..=world.task.takeover).any(|life| *object == format!("{}.m3u8", world.name(life)));
             prop_assert!(named, "{}", object);
         }
         prop_assert_eq!(listed, world.segments, "every segment is in the list of its life");
