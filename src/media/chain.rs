@@ -172,11 +172,6 @@ impl Chain {
         self.flown(self.input.push_list(list))
     }
 
-    /// Nothing comes for this stretch: a decoder conceals it.
-    pub fn push_gap(&self, at: gst::ClockTime, duration: gst::ClockTime) {
-        self.input.push_event(gst::event::Gap::builder(at).duration(duration).build());
-    }
-
     /// The next picture out of an encoder in this chain will be a keyframe.
     pub fn force_keyframe(&self) {
         let order = gst::Structure::builder("GstForceKeyUnit")

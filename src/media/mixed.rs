@@ -5,7 +5,8 @@
 //! what is shown and heard of a moment is what was captured at that moment.
 //!
 //! The lane runs `BEHIND` the clock, so that what a moment needs has arrived (retransmitted packets, a sender's first
-//! report) before the moment is mixed; nobody watches live. Packets wait undecoded until then.
+//! report) before the moment is mixed, and makes its steps some at a time; nobody watches live. Packets wait undecoded
+//! until then.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -33,7 +34,10 @@ use crate::model::mix::{AudioParams, VideoParams};
 use crate::model::{MediaTime, TrackId, TrackKind};
 
 /// What a packet may wait for (see `reorder::WAIT` and the first report of a sender), and some time to spare.
-const BEHIND: Duration = Duration::from_millis(1500);
+const BEHIND: Duration = Duration::from_millis(1300);
+/// Steps are made some at a time, after so long: the pictures of one publisher are decoded in a row while the decoder's
+/// tables and references are in the cache, and each waking costs.
+const ROUND: Duration = Duration::from_millis(200);
 /// Sound is decoded so much further than it is mixed: a fade wants to know what comes.
 const SOUND_AHEAD: i64 = 60_000_000;
 /// Without pictures, sound is mixed in steps of this.
@@ -259,8 +263,9 @@ impl<'a> Lane<'a> {
         timeline(self.clock.now(), self.order.base).unwrap_or(0)
     }
 
+    /// When the next round of steps is to be made.
     fn wake(&self) -> Instant {
-        let Some(at) = self.place(self.step) else { return Instant::now() + LOOK };
+        let Some(at) = self.place(self.step + self.round() - 1) else { return Instant::now() + LOOK };
         let needs = at + self.half_step() + BEHIND.as_nanos() as u64;
         self.clock.instant(MediaTime(self.order.base.0 + needs))
     }
@@ -272,6 +277,11 @@ impl<'a> Lane<'a> {
             None => step * SOUND_STEP.as_nanos() as u64,
         };
         Some(self.origin? + passed)
+    }
+
+    /// Steps of a round.
+    fn round(&self) -> u64 {
+        self.place(1).zip(self.origin).map_or(1, |(a, b)| ROUND.as_nanos() as u64 / (a - b).max(1)).max(1)
     }
 
     /// A picture shows what was captured up to half a step after its time, so that it is early as often as late.
@@ -348,22 +358,33 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Makes every step of the line whose time has come, unless the lane is killed. A lane that is late may have much to
-    /// make before it can finish, so each step is a sign of life.
+    /// Makes every step of the line whose time has come, round by round, unless the lane is killed. A lane that is late
+    /// may have much to make before it can finish, so each step is a sign of life.
     fn run_to(&mut self, now: u64) -> Result<(), MediaError> {
         let half = self.half_step();
-        while let Some(at) = self.place(self.step).filter(|at| at + half <= now) {
-            if self.inbox.is_killed() {
+        loop {
+            let steps = (self.step..).map_while(|step| self.place(step)).take_while(|at| at + half <= now);
+            let due: Vec<u64> = steps.take(self.round() as usize).collect();
+            if due.is_empty() {
                 return Ok(());
             }
-            self.inbox.beat();
-            // `now` is later than the lane's own when it finishes
-            self.look_at_delay(self.now().saturating_sub(BEHIND.as_nanos() as u64 + at + half));
-            self.make(at)?;
-            self.step += 1;
+            if self.picture.is_some() {
+                self.decode(&due.iter().map(|at| at + half).collect::<Vec<_>>());
+            }
+            let spare = BEHIND.as_nanos() as u64 + due[due.len() - 1] - due[0];
+            for at in due {
+                if self.inbox.is_killed() {
+                    return Ok(());
+                }
+                self.inbox.beat();
+                // `now` is later than the lane's own when it finishes
+                self.look_at_delay(self.now().saturating_sub(spare + at + half));
+                self.make(at)?;
+                self.step += 1;
+            }
+            self.make_sound()?;
             self.write(false)?;
         }
-        Ok(())
     }
 
     fn look_at_delay(&mut self, late: u64) {
@@ -385,6 +406,10 @@ impl<'a> Lane<'a> {
     fn make(&mut self, at: u64) -> Result<(), MediaError> {
         let mut changed = false;
         while let Some((_, scene)) = self.scenes.pop_front_if(|(from, _)| *from <= at) {
+            if !changed {
+                // up to here the former ones are heard
+                self.make_sound()?;
+            }
             self.playing.clone_from(&scene.sounds);
             if let Some(side) = &mut self.picture {
                 side.stage.set(scene);
@@ -397,11 +422,12 @@ impl<'a> Lane<'a> {
         if self.picture.is_some() {
             self.make_picture(at)?;
         }
-        self.make_sound(at)
+        Ok(())
     }
 
     fn make_picture(&mut self, at: u64) -> Result<(), MediaError> {
-        self.decode(at + self.half_step());
+        let moment = at + self.half_step();
+        self.views.all.values_mut().for_each(|viewer| viewer.advance(moment));
         let gap = self.order.gap_limit.as_nanos() as u64;
         self.views.black_before = self.order.fill_black.then(|| at.saturating_sub(gap));
         let wall = self.clock.wall(MediaTime(self.order.base.0 + at));
@@ -428,9 +454,9 @@ impl<'a> Lane<'a> {
         Ok(())
     }
 
-    /// Brings everybody's picture to a moment. Who cannot be decoded any more is seen no more.
-    fn decode(&mut self, until: u64) {
-        let advance = |(track, viewer): (&TrackId, &mut Viewer)| viewer.advance(until).err().map(|e| (*track, e));
+    /// Decodes everybody's pictures of some moments. Who cannot be decoded any more is seen no more.
+    fn decode(&mut self, moments: &[u64]) {
+        let advance = |(track, viewer): (&TrackId, &mut Viewer)| viewer.decode(moments).err().map(|e| (*track, e));
         let failed: Vec<(TrackId, MediaError)> = match decoding().filter(|_| self.views.all.len() > 1) {
             Some(pool) => pool.install(|| self.views.all.par_iter_mut().filter_map(advance).collect()),
             None => self.views.all.iter_mut().filter_map(advance).collect(),
@@ -441,20 +467,19 @@ impl<'a> Lane<'a> {
         }
     }
 
-    fn make_sound(&mut self, at: u64) -> Result<(), MediaError> {
-        let until = self.place(self.step + 1).unwrap_or(at) as i64;
-        let Some(side) = &mut self.sound else { return Ok(()) };
-        let mut broken = Vec::new();
-        for (track, voice) in &mut self.voices {
-            if let Err(error) = voice.advance(until + SOUND_AHEAD) {
-                warn!(track = track.0, %error, "a publisher's sound cannot be decoded");
-                broken.push(*track);
-            }
+    /// Mixes the sound up to the next step.
+    fn make_sound(&mut self) -> Result<(), MediaError> {
+        let Some((origin, until)) = self.origin.zip(self.place(self.step)) else { return Ok(()) };
+        let (origin, until) = (origin as i64, until as i64);
+        if until <= origin {
+            return Ok(());
         }
+        let Some(side) = &mut self.sound else { return Ok(()) };
+        self.voices.values_mut().for_each(|voice| voice.advance(until + SOUND_AHEAD));
         let (mixer, aac) = match &mut side.mixer {
             Some(mixer) => mixer,
             None => {
-                let mixer = SoundMix::new(side.form.channels as usize, at as i64);
+                let mixer = SoundMix::new(side.form.channels as usize, origin);
                 let aac = Aac::new(encoder_of(self.kit.present)?, &side.form, mixer.origin())?;
                 side.mixer.insert((mixer, aac))
             }
@@ -464,9 +489,6 @@ impl<'a> Lane<'a> {
         self.leaving.clear();
         let frames = aac.push(&side.pcm)?;
         self.take_sound(frames);
-        for track in broken {
-            self.voices.remove(&track);
-        }
         Ok(())
     }
 

@@ -260,7 +260,7 @@ pub trait Sessions: Send + Sync + 'static {
 }
 
 /// Elements that every recording needs, and the Debian package that brings each.
-const NEEDED: [(&str, &str); 12] = [
+const NEEDED: [(&str, &str); 11] = [
     ("rtph264depay", "gstreamer1.0-plugins-good"),
     ("rtpvp8depay", "gstreamer1.0-plugins-good"),
     ("rtpvp9depay", "gstreamer1.0-plugins-good"),
@@ -269,7 +269,6 @@ const NEEDED: [(&str, &str); 12] = [
     ("capssetter", "gstreamer1.0-plugins-good"),
     ("h264parse", "gstreamer1.0-plugins-bad"),
     ("aacparse", "gstreamer1.0-plugins-good"),
-    ("opusdec", "gstreamer1.0-plugins-base"),
     ("audioconvert", "gstreamer1.0-plugins-base"),
     ("videoconvert", "gstreamer1.0-plugins-base"),
     // upstream it is part of base; Debian keeps pango apart

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
@@ -24,6 +24,13 @@ const INBOX: usize = 1024;
 const ADDRESSES_PER_SESSION: usize = 16;
 /// The kernel's buffer for the whole port: bursts of many publishers' keyframes fit.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// The port is read after so long: nobody listens live, and each waking costs.
+const GATHER: Duration = Duration::from_millis(20);
+/// What comes meanwhile fills at most one part in so many of the kernel's buffer, or the port is read sooner. The kernel
+/// counts what it needs for a datagram, which is about twice its bytes.
+const GATHER_PART: usize = 8;
+/// An arrival that the kernel says is longer ago than this is not believed: its clock was stepped.
+const OLDEST: Duration = Duration::from_millis(500);
 /// Room for one datagram; WebRTC keeps below 1500.
 const DATAGRAM_BYTES: usize = 2048;
 
@@ -124,11 +131,14 @@ impl Mux {
         }
     }
 
-    /// Reads the port until the task is dropped. Errors of single peers (unreachable ports) are not the socket's end.
+    /// Reads the port until the task is dropped, some datagrams at a time; each has the time at which it arrived, which
+    /// is what congestion control and the sync of sound and picture are made of. Errors of single peers (unreachable ports) are not the socket's end.
     pub async fn run(self: Arc<Self>) {
         let stride = DATAGRAM_BYTES * self.state.gro_segments().max(1);
         let mut storage = vec![0u8; stride * BATCH_SIZE];
         let mut meta = [RecvMeta::default(); BATCH_SIZE];
+        let buffer = self.state.recv_buffer_size(UdpSockRef::from(&self.socket)).unwrap_or(0);
+        let mut last = Instant::now();
         loop {
             if let Err(error) = self.socket.readable().await {
                 tracing::error!(%error, "the WHIP port is gone");
@@ -148,12 +158,20 @@ impl Mux {
                     continue;
                 }
             };
-            let at = Instant::now();
+            let read = Read::now();
+            let since = read.at.saturating_duration_since(std::mem::replace(&mut last, read.at));
             for (slot, meta) in meta.iter().enumerate().take(count) {
+                let at = read.arrival(meta.timestamp);
                 let message = &storage[slot * stride..][..meta.len];
                 for piece in message.chunks(meta.stride.max(1)) {
                     self.deliver(meta.addr, meta.dst_ip, at, piece);
                 }
+            }
+            if count < BATCH_SIZE {
+                let bytes = meta[..count].iter().map(|meta| meta.len).sum();
+                let wait = gather(bytes, since, buffer / GATHER_PART);
+                let until = if wait == GATHER { next_look(Instant::now()) } else { Instant::now() + wait };
+                tokio::time::sleep_until(until.into()).await;
             }
         }
     }
@@ -174,6 +192,40 @@ impl Mux {
         if route.to.try_send(Datagram { from, at, bytes: BytesMut::from(bytes) }).is_err() {
             metrics::counter!("holdfast_whip_datagrams_dropped_total").increment(1);
         }
+    }
+}
+
+/// The next time, not before `at`, at which the port is read while little comes. Whoever has something to do at about
+/// that time does it then, so that all of it costs one waking.
+pub(super) fn next_look(at: Instant) -> Instant {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let first = *FIRST.get_or_init(Instant::now);
+    let looks = at.saturating_duration_since(first).as_nanos().div_ceil(GATHER.as_nanos());
+    u32::try_from(looks).ok().and_then(|looks| GATHER.checked_mul(looks)).map_or(at, |since| first + since)
+}
+
+/// How long it takes `most` bytes to come, if `bytes` came in the time since the last look; not longer than [`GATHER`].
+fn gather(bytes: usize, since: Duration, most: usize) -> Duration {
+    since.mul_f64(most as f64 / bytes.max(1) as f64).min(GATHER)
+}
+
+/// One moment by both clocks.
+struct Read {
+    at: Instant,
+    /// since 1970, as the kernel stamps datagrams
+    wall: Duration,
+}
+
+impl Read {
+    #[expect(clippy::disallowed_methods, reason = "the kernel stamps by this clock; only an age comes of it")]
+    fn now() -> Read {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Read { at: Instant::now(), wall }
+    }
+
+    fn arrival(&self, stamped: Option<Duration>) -> Instant {
+        let age = stamped.and_then(|stamped| self.wall.checked_sub(stamped)).filter(|age| *age <= OLDEST);
+        age.and_then(|age| self.at.checked_sub(age)).unwrap_or(self.at)
     }
 }
 
@@ -252,6 +304,36 @@ mod tests {
         for length in 0..message.len() - 3 {
             assert_eq!(stun_local_ufrag(&message[..length]), None, "{length} bytes");
         }
+    }
+
+    #[test]
+    fn the_more_comes_the_sooner_it_is_fetched() {
+        let ms = Duration::from_millis;
+        assert_eq!(gather(0, GATHER, 50_000), GATHER);
+        assert_eq!(gather(50_000, GATHER, 50_000), GATHER);
+        assert_eq!(gather(200_000, ms(20), 50_000), ms(5));
+        assert_eq!(gather(50_000, ms(5), 50_000), ms(5), "the same rate, the same wait");
+        assert_eq!(gather(1_000, Duration::from_secs(3_600), 50_000), GATHER);
+        assert_eq!(gather(1, GATHER, 0), Duration::ZERO, "a kernel that does not tell");
+    }
+
+    #[test]
+    fn looks_are_at_times_that_all_have_in_common() {
+        let first = next_look(Instant::now() + GATHER);
+        assert_eq!(next_look(first), first);
+        assert_eq!(next_look(first + Duration::from_nanos(1)), first + GATHER);
+        assert_eq!(next_look(first + GATHER * 7), first + GATHER * 7);
+    }
+
+    #[test]
+    fn a_datagram_arrived_when_the_kernel_says_unless_its_clock_jumped() {
+        let read = Read { at: Instant::now() + Duration::from_secs(60), wall: Duration::from_secs(1_000) };
+        let ago = |ms| read.at - Duration::from_millis(ms);
+        assert_eq!(read.arrival(Some(Duration::from_millis(999_992))), ago(8));
+        for jumped in [Duration::from_secs(900), Duration::from_secs(1_001)] {
+            assert_eq!(read.arrival(Some(jumped)), ago(0));
+        }
+        assert_eq!(read.arrival(None), ago(0));
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::intake::{Change, Intake};
 use super::layers::Received;
-use super::mux::{Datagram, Mux, is_stun};
+use super::mux::{Datagram, Mux, is_stun, next_look};
 use super::peer::Peer;
 use super::sdp::{Credentials, Fragment};
 use super::whip::{Patched, WhipError};
@@ -120,7 +120,7 @@ impl Session {
                 return reason;
             }
             self.send(course);
-            let deadline = self.deadline(course).max(now + Duration::from_millis(1));
+            let deadline = next_look(self.deadline(course).max(now + Duration::from_millis(1)));
             tokio::select! {
                 biased;
                 () = self.closing.cancelled() => return LeaveReason::Closed,

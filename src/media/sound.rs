@@ -10,7 +10,7 @@ use std::time::Duration;
 use gstreamer as gst;
 
 use super::chain::{Chain, Out};
-use super::pace::{Pace, RATE, nanos};
+use super::pace::{Pace, RATE, nanos, samples};
 use super::tracks::StampedPacket;
 use super::{MediaError, rtp_payload, timeline};
 use crate::model::MediaTime;
@@ -121,7 +121,8 @@ impl Sound {
             _ => self.opus.insert(Opus::new(self.channels)?),
         };
         let pace = &mut self.stretch.as_mut().expect("begun above").pace;
-        opus.packet(packet, pace, pcm)
+        opus.packet(packet, pace, pcm);
+        Ok(())
     }
 
     fn begin(&mut self, at: i64) -> Result<(), MediaError> {
@@ -233,56 +234,66 @@ impl<'a> OpusPacket<'a> {
     }
 }
 
-/// Decodes one track's packets.
+/// Samples of the longest Opus packet, 120 ms.
+const MOST_SAMPLES: usize = 5760;
+
+/// Decodes one track's packets, by libopus itself: GStreamer's element knows no redundancy of a packet that is late, and
+/// asks libopus for the processor's features with each packet, which costs more than the decoding where that traps.
 pub struct Opus {
     channels: usize,
-    chain: Chain,
+    decoder: opus::Decoder,
     /// Where the last packet ended, ns on the file's line.
     heard_until: i64,
+    /// Room for one packet's samples, interleaved.
+    room: Vec<i16>,
 }
 
 impl Opus {
     /// Whatever the packets have, `channels` come out.
     pub fn new(channels: usize) -> Result<Opus, MediaError> {
-        Ok(Opus { channels, chain: decoder(channels)?, heard_until: i64::MIN })
+        let form = if channels == 1 { opus::Channels::Mono } else { opus::Channels::Stereo };
+        let decoder = opus::Decoder::new(RATE as u32, form).map_err(|e| MediaError::Pipeline(format!("Opus: {e}")))?;
+        Ok(Opus { channels, decoder, heard_until: i64::MIN, room: vec![0; MOST_SAMPLES * channels] })
     }
 
-    /// Decodes a packet to where it belongs; what was lost before it is concealed.
-    pub fn packet(&mut self, packet: &OpusPacket<'_>, pace: &mut Pace, pcm: &mut Vec<i16>) -> Result<(), MediaError> {
-        let missing = packet.at.saturating_sub(self.heard_until.max(pace.end()));
+    /// Decodes a packet to where it belongs. What was lost before it is made of the redundancy that it brings (RFC 6716
+    /// §2.1.7), and concealed where that does not reach.
+    pub fn packet(&mut self, packet: &OpusPacket<'_>, pace: &mut Pace, pcm: &mut Vec<i16>) {
+        let lost_from = self.heard_until.max(pace.end());
+        let missing = packet.at.saturating_sub(lost_from);
         let concealable = (missing / 2_500_000) * 2_500_000;
         if packet.after_loss && (2_500_000..=MOST_CONCEALED).contains(&concealable) {
-            let mut at = self.heard_until.max(pace.end());
-            self.chain.push_gap(clock(at), clock(concealable));
-            for samples in decoded(&self.chain) {
-                pace.sound(at, &samples, pcm);
-                at += nanos((samples.len() / self.channels) as i64);
-            }
+            let wanted = usize::try_from(samples(concealable)).unwrap_or(0);
+            self.decode(packet.opus, Some(wanted), lost_from, pace, pcm);
         }
-        let mut buffer = gst::Buffer::from_slice(packet.opus.to_vec());
-        {
-            let buffer = buffer.get_mut().expect("a new buffer has one owner");
-            buffer.set_pts(clock(packet.at));
-            buffer.set_duration(clock(nanos(packet.toc.samples)));
-        }
-        self.chain.push(buffer)?;
-        let mut at = packet.at;
-        for samples in decoded(&self.chain) {
-            pace.sound(at, &samples, pcm);
-            at += nanos((samples.len() / self.channels) as i64);
-        }
-        self.heard_until = at;
-        Ok(())
+        let whole = self.decode(packet.opus, None, packet.at, pace, pcm);
+        self.heard_until = whole.unwrap_or_else(|| {
+            metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "audio").increment(1);
+            let wanted = usize::try_from(packet.toc.samples).unwrap_or(0);
+            self.decode(&[], Some(wanted), packet.at, pace, pcm).unwrap_or(packet.at)
+        });
+    }
+
+    /// Decodes a packet, or with `instead` that many samples of what should have come before it (or, without bytes, in
+    /// its place). Gives where it ends, ns; `None` for what is no Opus.
+    fn decode(
+        &mut self,
+        bytes: &[u8],
+        instead: Option<usize>,
+        at: i64,
+        pace: &mut Pace,
+        pcm: &mut Vec<i16>,
+    ) -> Option<i64> {
+        let room = instead.unwrap_or(MOST_SAMPLES).min(MOST_SAMPLES) * self.channels;
+        let count = self.decoder.decode(bytes, &mut self.room[..room], instead.is_some()).ok()?;
+        pace.sound(at, &self.room[..count * self.channels], pcm);
+        Some(at + nanos(count as i64))
     }
 }
 
 fn count_lies(pace: &Pace) {
     metrics::counter!("holdfast_lane_silence_samples_total").increment(pace.filled);
     metrics::counter!("holdfast_lane_overlap_samples_total").increment(pace.cut);
-}
-
-fn clock(ns: i64) -> gst::ClockTime {
-    gst::ClockTime::from_nseconds(u64::try_from(ns).unwrap_or(0))
 }
 
 fn raw_caps(channels: u32) -> gst::Caps {
@@ -292,24 +303,6 @@ fn raw_caps(channels: u32) -> gst::Caps {
         .field("rate", 48_000_i32)
         .field("channels", channels as i32);
     if channels == 2 { caps.field("channel-mask", gst::Bitmask::new(3)).build() } else { caps.build() }
-}
-
-fn decoder(channels: usize) -> Result<Chain, MediaError> {
-    let caps = gst::Caps::builder("audio/x-opus")
-        .field("channel-mapping-family", 0_i32)
-        .field("channels", channels as i32)
-        .field("rate", 48_000_i32)
-        .build();
-    let raw = format!("audio/x-raw,format=S16LE,layout=interleaved,rate=48000,channels={channels}");
-    Chain::new(&format!("opusdec plc=true ! capsfilter caps={raw}"), &caps)
-}
-
-fn decoded(chain: &Chain) -> Vec<Vec<i16>> {
-    let buffers = chain.take().into_iter().filter_map(|out| match out {
-        Out::Buffer(buffer) => buffer.into_mapped_buffer_readable().ok(),
-        Out::Caps(_) => None,
-    });
-    buffers.map(|map| map.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect()).collect()
 }
 
 /// What the first bytes of an Opus packet say (RFC 6716 §3.1).

@@ -1,8 +1,8 @@
 //! One publisher's pictures for a mix: packets in, the picture of a moment out.
 //!
 //! Owns: packets that wait, the decoder, the picture that is shown. Must not touch: the canvas.
-//! Law: a picture is decoded when its moment is near and not before, so that what waits is small; nothing is decoded
-//! that cannot be shown; a publisher who breaks the decoder costs their own pictures only.
+//! Law: a picture is decoded when its moment is near and not before, and kept only if it is shown, so that what waits is
+//! small; nothing is decoded that cannot be shown; a publisher who breaks the decoder costs their own pictures only.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -146,34 +146,40 @@ impl Viewer {
         self.heard
     }
 
-    /// Decodes up to a moment of the lane's line, ns. Then [`Viewer::shown`] is the picture of that moment.
-    pub fn advance(&mut self, until: u64) -> Result<(), MediaError> {
-        while let Some(at) = self.coming.pop_front_if(|at| *at <= until) {
-            self.heard = Some(at);
-        }
+    /// Decodes what is shown at some moments of the lane's line (ns, rising). [`Viewer::advance`] goes through them.
+    pub fn decode(&mut self, moments: &[u64]) -> Result<(), MediaError> {
+        let Some(last) = moments.last().copied() else { return Ok(()) };
         loop {
-            while self.ahead.front().is_some_and(|next| next.at <= until) {
-                self.shown = self.ahead.pop_front();
-            }
-            if !self.ahead.is_empty() {
+            if self.ahead.back().is_some_and(|newest| newest.at > last) {
                 return Ok(());
             }
             let Some(first) = self.packets.front() else { return Ok(()) };
             let at = timeline(first.at, self.base).unwrap_or(0);
-            if at > until && (self.inside == 0 || self.inside > MOST_AHEAD) {
+            if at > last && (self.inside == 0 || self.inside > MOST_AHEAD) {
                 return Ok(());
             }
             let count = self.packets.iter().take_while(|packet| packet.at == first.at).count();
             // one that is over before it would be shown, and that nothing refers to
-            let over =
-                self.packets.get(count).and_then(|next| timeline(next.at, self.base)).is_some_and(|at| at <= until);
+            let shown = moments.iter().find(|moment| at <= **moment);
+            let next = self.packets.get(count).and_then(|next| timeline(next.at, self.base));
+            let over = next.zip(shown).is_some_and(|(next, shown)| next <= *shown);
             let picture: Vec<StampedPacket> = self.packets.drain(..count).collect();
             if over && self.disposable(&picture) {
                 continue;
             }
             let out = self.unpacker.push(&picture, gst::ClockTime::from_nseconds(at))?;
             self.inside += 1;
-            self.collect(out, at);
+            self.collect(out, at, moments);
+        }
+    }
+
+    /// Goes on to a moment up to which was decoded. Then [`Viewer::shown`] is its picture.
+    pub fn advance(&mut self, until: u64) {
+        while let Some(at) = self.coming.pop_front_if(|at| *at <= until) {
+            self.heard = Some(at);
+        }
+        while let Some(next) = self.ahead.pop_front_if(|next| next.at <= until) {
+            self.shown = Some(next);
         }
     }
 
@@ -182,7 +188,7 @@ impl Viewer {
         picture.iter().all(|packet| rtp_payload(&packet.rtp).is_some_and(|payload| disposable(codec, payload)))
     }
 
-    fn collect(&mut self, out: Vec<Out>, inside: u64) {
+    fn collect(&mut self, out: Vec<Out>, inside: u64, moments: &[u64]) {
         for out in out {
             match out {
                 Out::Caps(caps) => self.info = gst_video::VideoInfo::from_caps(&caps).ok(),
@@ -193,6 +199,9 @@ impl Viewer {
                     self.unpacker.renewal_is_over();
                     self.inside = 0;
                     self.serial += 1;
+                    // the one before is kept only if it is shown at a moment of its own
+                    let over = |former: &mut Shown| !moments.iter().any(|moment| (former.at..at).contains(moment));
+                    let _ = self.ahead.pop_back_if(over);
                     self.ahead.push_back(Shown { frame, at, serial: self.serial });
                 }
             }

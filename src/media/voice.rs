@@ -53,12 +53,12 @@ impl Voice {
     }
 
     /// Decodes what was captured before a moment of the lane's line, ns.
-    pub fn advance(&mut self, until: i64) -> Result<(), MediaError> {
+    pub fn advance(&mut self, until: i64) {
         while let Some(packet) = self.packets.pop_front() {
             let Some(opus) = OpusPacket::read(&packet, self.base) else { continue };
             if opus.at >= until {
                 self.packets.push_front(packet);
-                return Ok(());
+                return;
             }
             if self.pace.as_ref().is_some_and(|pace| opus.at - pace.end() > LONG_HOLE) {
                 self.pace = None;
@@ -78,10 +78,9 @@ impl Voice {
                 self.pace = Some(pace);
             }
             let pace = self.pace.as_mut().expect("made above");
-            self.opus.packet(&opus, pace, &mut self.fresh)?;
+            self.opus.packet(&opus, pace, &mut self.fresh);
             self.pcm.extend(self.fresh.drain(..));
         }
-        Ok(())
     }
 
     /// Adds the samples from `from` on to `sum`, which is interleaved. What lies before `from` is forgotten.

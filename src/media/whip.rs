@@ -121,6 +121,8 @@ pub struct WhipServer {
     /// For the tasks that outlive a call.
     me: Weak<WhipServer>,
     mux: Arc<Mux>,
+    /// One thread reads the port and runs all sessions: what a datagram sets off is done without waking another.
+    reception: tokio::runtime::Handle,
     settings: WhipSettings,
     clock: MediaClock,
     tracks: Tracks,
@@ -150,20 +152,27 @@ impl WhipServer {
         tracks: Tracks,
         news: mpsc::Sender<MediaNews>,
     ) -> Result<Arc<WhipServer>, MediaError> {
-        let mux = Mux::bind(settings.udp).map_err(|error| MediaError::Port(settings.udp, error))?;
         let certificate = certificate().map_err(MediaError::Certificate)?;
         let port = CancellationToken::new();
-        let reader = Arc::clone(&mux);
-        let closed = port.clone();
-        tokio::spawn(async move {
+        let unmade = |error| MediaError::Port(settings.udp, error);
+        let reception = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unmade)?;
+        let (mux, sessions) = {
+            let _inside = reception.enter();
+            (Mux::bind(settings.udp).map_err(unmade)?, reception.handle().clone())
+        };
+        let (reader, closed) = (Arc::clone(&mux), port.clone());
+        let receive = async move {
             tokio::select! {
-                () = reader.run() => {}
+                () = reader.run() => closed.cancelled().await,
                 () = closed.cancelled() => {}
             }
-        });
+        };
+        let thread = std::thread::Builder::new().name("reception".into());
+        thread.spawn(move || reception.block_on(receive)).map_err(unmade)?;
         Ok(Arc::new_cyclic(|me| WhipServer {
             me: me.clone(),
             mux,
+            reception: sessions,
             settings,
             clock,
             tracks,
@@ -260,7 +269,7 @@ impl WhipServer {
 
     /// Runs a session to its end and says goodbye for it, whatever the end was.
     async fn see_out(self: Arc<Self>, who: Who, running: Session, presence: Arc<Mutex<Presence>>) {
-        let ended = tokio::spawn(running.run()).await;
+        let ended = self.reception.spawn(running.run()).await;
         let session = who.session;
         self.mux.close(session);
         {
