@@ -32,7 +32,7 @@ use crate::media::whip::{WhipServer, WhipSettings};
 use crate::media::{self, MediaClock};
 use crate::model::{MediaTime, Secret, Timestamp, WallClock};
 use crate::rooms::{Actor, Parts, Rooms};
-use crate::spool::Spool;
+use crate::spool::{self, Spool};
 use crate::store::seal::BoxKey;
 use crate::store::{Store, records};
 use crate::upload::Uploader;
@@ -141,6 +141,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     std::fs::create_dir_all(state)
         .map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", state.display()) })?;
     let board = board::known(&config).await;
+    spool::make_room_to_start(&config.spool_dir(), &config.disk_limits());
     let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
     let vault = keys::vault(&config)?;
     let opened = Store::open(&config.index_dir()).map_err(failed("index"))?;

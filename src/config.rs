@@ -300,6 +300,8 @@ pub struct Callbacks {
     pub keep_hours: u64,
     /// Events of one application that wait; of more the least important are dropped.
     pub keep_events: usize,
+    /// What they may take together; of more likewise.
+    pub keep_bytes: u64,
 }
 
 impl Default for Callbacks {
@@ -310,6 +312,7 @@ impl Default for Callbacks {
             retry_longest_seconds: 60,
             keep_hours: 72,
             keep_events: 20_000,
+            keep_bytes: 32 * MIB,
         }
     }
 }
@@ -409,6 +412,7 @@ impl Config {
             within("callbacks.retry_first_seconds", self.callbacks.retry_first_seconds, 1, 3600),
             within("callbacks.keep_hours", self.callbacks.keep_hours, 1, 8760),
             within("callbacks.keep_events", self.callbacks.keep_events as u64, 100, 1_000_000),
+            within("callbacks.keep_bytes", self.callbacks.keep_bytes, 64 * 1024, 4096 * MIB),
             within("images.timeout_seconds", self.images.timeout_seconds, 1, 60),
             within("images.retry_first_seconds", self.images.retry_first_seconds, 1, 3600),
         ] {

@@ -4,8 +4,8 @@
 //! committed.
 //! Law: events of one task go in the order of their `seq`, one at a time; a task that waits holds up no other, and an
 //! application whose server fails holds up no other application; an event leaves the outbox only when the server has
-//! answered 200, or after the configured days, or when more wait than the configured number: then the least important go
-//! first, and of these the newest. What is dropped is counted and told. A crash repeats events, by which `EventId` stays
+//! answered 200, or after the configured days, or when more wait than the configured number or bytes: then the least
+//! important go first, and of these the newest. What is dropped is counted and told. A crash repeats events, by which `EventId` stays
 //! the same.
 //! Sources: RECORDING.md §8, API.md §4.
 
@@ -78,6 +78,8 @@ pub enum Error {
 struct Waiting {
     key: String,
     event: Event,
+    /// What it takes in the outbox.
+    bytes: u64,
     /// How old it was when it was taken in, and when that was: a wall clock that is set makes no event old.
     age: Duration,
     since: Instant,
@@ -195,7 +197,8 @@ impl Webhook {
             });
             let place = queue.events.partition_point(|w| w.event.seq < event.seq);
             let (age, since) = ((self.clock)().since(event.at), Instant::now());
-            queue.events.insert(place, Waiting { key, event, age, since });
+            let bytes = (key.len() + bytes.len()) as u64;
+            queue.events.insert(place, Waiting { key, event, bytes, age, since });
         }
         if !unwanted.is_empty() {
             self.store.commit(unwanted).await?;
@@ -225,13 +228,17 @@ impl Webhook {
 
     /// Of an application for which more wait than may: the least important, and of these the newest.
     async fn drop_surplus(&self, outbox: &mut Outbox) {
-        let mut of_app = BTreeMap::<SdkAppId, usize>::new();
+        let callbacks = &self.config.callbacks;
+        let mut of_app = BTreeMap::<SdkAppId, (usize, u64)>::new();
         for ((app, _), queue) in &outbox.queues {
-            *of_app.entry(*app).or_default() += queue.events.len();
+            let (waiting, bytes) = of_app.entry(*app).or_default();
+            *waiting += queue.events.len();
+            *bytes += queue.events.iter().map(|w| w.bytes).sum::<u64>();
         }
-        for (app, waiting) in of_app {
-            let surplus = waiting.saturating_sub(self.config.callbacks.keep_events);
-            if surplus == 0 {
+        for (app, (waiting, bytes)) in of_app {
+            let too_many = waiting.saturating_sub(callbacks.keep_events);
+            let too_large = bytes.saturating_sub(callbacks.keep_bytes);
+            if (too_many, too_large) == (0, 0) {
                 continue;
             }
             let mut all = Vec::new();
@@ -239,18 +246,28 @@ impl Webhook {
                 // the first may be on its way
                 let open = queue.events.iter().skip(usize::from(queue.in_flight));
                 all.extend(
-                    open.map(|w| (w.event.body.worth(), Reverse((w.event.at, w.event.seq)), task, w.key.clone())),
+                    open.map(|w| {
+                        (w.event.body.worth(), Reverse((w.event.at, w.event.seq)), task, w.key.clone(), w.bytes)
+                    }),
                 );
             }
             all.sort();
-            all.truncate(surplus);
-            let keys: BTreeSet<String> = all.into_iter().map(|(.., key)| key).collect();
+            let mut freed = 0;
+            let surplus = all.into_iter().enumerate().take_while(|(n, (.., bytes))| {
+                let wanted = *n < too_many || freed < too_large;
+                freed += bytes;
+                wanted
+            });
+            let keys: BTreeSet<String> = surplus.map(|(_, (.., key, _))| key).collect();
+            if keys.is_empty() {
+                continue;
+            }
             let batch = keys.iter().fold(Batch::new(), |batch, key| batch.delete(key.clone()));
             if let Err(error) = self.store.commit(batch).await {
                 tracing::error!(%error, %app, "events that are too many cannot be dropped");
                 continue;
             }
-            tracing::error!(%app, dropped = keys.len(), waiting, "more events wait than may: the least important are dropped");
+            tracing::error!(%app, dropped = keys.len(), waiting, bytes, "more events wait than may: the least important are dropped");
             metrics::counter!("holdfast_callbacks_total", "outcome" => "dropped").increment(keys.len() as u64);
             outbox.servers.entry(app).or_default().dropped += keys.len();
             for (_, queue) in outbox.queues.iter_mut().filter(|((of, _), _)| *of == app) {

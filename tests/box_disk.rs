@@ -207,6 +207,36 @@ async fn a_file_system_that_gives_itself_up_keeps_what_was_closed() {
     .await;
 }
 
+/// The disk was filled while the box was off: it starts on its reserve, ends in order what it had taken up again, uploads
+/// all that waits, and is whole again when there is room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_box_starts_on_a_full_disk() {
+    let disk = SmallDisk::new(96, &[]);
+    let mut scene = Scene::new(on(&disk, "low_bytes = 25165824\nlow_inodes = 0\nreserve_bytes = 8388608")).await;
+    let task = scene.create("clinic").await;
+    let _publisher = scene.publish("clinic", "dr-wang", Sends::default()).await;
+    scene.has_segments(&task, "dr-wang", "video", 1).await;
+    scene.s3.as_mut().expect("the scene has one").stop().await;
+    let shelf = wait_shelved(&disk, 4).await;
+    scene.daemon.kill().await;
+    disk.fill_but(0);
+    let reserve = disk.state_dir().join("spool/.reserve");
+    assert!(reserve.exists());
+
+    scene.daemon.start_again().await;
+    health_says(&scene, "failed", "disk: it is full").await;
+    assert!(!reserve.exists(), "it is what the box starts on");
+    scene.s3.as_mut().expect("the scene has one").start_again().await;
+    assert_eq!(scene.leave_code(&task).await, 3);
+    let recording = scene.uploaded(&task).await;
+    assert_holds(&recording, &shelf);
+    assert_eq!(scene.daemon.metric("holdfast_segments_lost_total").await, 0.0);
+
+    disk.clear();
+    until("the box to take a task again", || async { scene.sdk.create("clinic", "recorder", |_| {}).await.ok() }).await;
+    assert!(reserve.exists());
+}
+
 /// Unix ms up to which pictures were written, synced or not. Measured by the files, since a publisher on a busy machine
 /// may be far behind the clock.
 fn written_until(disk: &SmallDisk) -> i64 {

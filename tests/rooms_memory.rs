@@ -603,3 +603,135 @@ async fn folders_hold_no_secret_in_plain_text() {
     }
     life.crash().await;
 }
+
+/// Upload errors are in no shape of a task; those that nobody has taken are told again all the same, as what they were.
+#[tokio::test]
+async fn an_upload_error_that_nobody_took_outlasts_the_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::default();
+    let life = Life::begin(dir.path(), Duration::ZERO).await;
+    let task = life.create().await;
+    let failed = Fate::UploadFailed { code: "AccessDenied".into(), message: "you are not let in".into() };
+    life.fates.send((task.clone(), failed)).await.unwrap();
+    let journal = dir.path().join("spool").join(task.as_str()).join("uploaded.txt");
+    let kept = async {
+        while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("AccessDenied")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, kept).await.expect("the folder keeps it");
+    life.hear(&mut world).await;
+    let before = world.events.clone();
+    assert_eq!(world.count(|e| matches!(e, EventBody::UploadError { .. })), 1, "{before:?}");
+    life.crash().await;
+    for lives in 1..=2 {
+        std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+        world.events.clear();
+        let life = Life::begin(dir.path(), Duration::from_secs(60 * lives)).await;
+        life.hear(&mut world).await;
+        for (seq, event) in &before {
+            assert_eq!(world.events.get(seq), Some(event), "life {lives}: {:?}", world.events);
+        }
+        life.crash().await;
+    }
+}
+
+/// What waited longest goes first, whichever task's it is.
+#[tokio::test]
+async fn what_an_index_has_lost_is_taken_in_again_by_its_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(dir.path(), Duration::ZERO).await;
+    let mut orders = Vec::new();
+    for (n, user) in [(1, "alice"), (2, "bob")] {
+        let spec = RecordingSpec { room: RoomId::Number(n), ..spec() };
+        let (session, room, user) = (SessionId(n.into()), spec.room_key(), UserId::parse(user).unwrap());
+        let keys = StorageKeys { access_key: Secret::new("AKIDstorage"), secret_key: Secret::new("hush-storage") };
+        life.rooms.create(spec, keys, Secret::new("hush-sig")).await.unwrap();
+        let (offers, track) = (vec![TrackKind::Audio], TrackId(n.into()));
+        life.tell(MediaNews::Entered { session, room, user, media: MediaId::Main, offers }).await;
+        life.tell(MediaNews::TrackUp { session, track, kind: TrackKind::Audio, codec: Codec::Opus }).await;
+        orders.push(life.started().await);
+    }
+    // ten seconds lie between two segments of a lane, and less between the two lanes
+    for index in 0..2 {
+        for order in &orders {
+            life.write_segment(order, index, true).await;
+        }
+    }
+    life.has_on_the_shelf(".ts").await;
+    life.rooms.describe(APP, orders[1].run.task.clone()).await.unwrap();
+    life.crash().await;
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+
+    let life = Life::begin(dir.path(), Duration::from_secs(60)).await;
+    let mut starts = Vec::new();
+    let mut jobs = Vec::new();
+    while starts.len() < 4 {
+        let job = life.spool.lease(8).await.unwrap().expect("all four are on the shelf");
+        starts.extend(job.entry().segment().map(|segment| (segment.start, segment.run.task.clone())));
+        jobs.push(job);
+    }
+    let tasks: Vec<&TaskId> = starts.iter().map(|(_, task)| task).collect();
+    assert!(starts.is_sorted_by_key(|(start, _)| *start), "{starts:?}");
+    assert!(tasks[0] != tasks[1] && tasks[1] != tasks[2] && tasks[2] != tasks[3], "{starts:?}");
+    drop(jobs);
+    life.crash().await;
+}
+
+/// A task that was over does not record again because the index has gone back to when it was not.
+#[tokio::test]
+async fn an_index_of_yesterday_brings_no_finished_task_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (index, yesterday) = (dir.path().join("index"), dir.path().join("yesterday"));
+    let mut world = World::default();
+    let life = Life::begin(dir.path(), Duration::ZERO).await;
+    let task = life.create().await;
+    life.crash().await;
+    let copied = std::process::Command::new("cp").arg("-r").args([&index, &yesterday]).status().unwrap();
+    assert!(copied.success());
+    let life = Life::begin(dir.path(), Duration::from_secs(60)).await;
+    life.rooms.delete(APP, task.clone()).await.unwrap();
+    life.deliver(&mut world).await;
+    gone(&dir.path().join("spool").join(task.as_str())).await;
+    assert!(life.rooms.describe(APP, task.clone()).await.is_err());
+    life.crash().await;
+
+    std::fs::remove_dir_all(&index).unwrap();
+    std::fs::rename(&yesterday, &index).unwrap();
+    let mut life = Life::begin(dir.path(), Duration::from_secs(120)).await;
+    assert_eq!(life.rooms.describe(APP, task).await, Err(Error::TaskUnknown));
+    assert_eq!(life.store.scan(records::TASKS).await.unwrap(), []);
+    life.enter().await;
+    let next = life.create().await;
+    assert_eq!(life.started().await.run.task, next, "nobody else records");
+    life.crash().await;
+}
+
+/// The process dies after an event was committed and before the folder says so; the index is lost a life later. What was
+/// told is not told anew under another number.
+#[tokio::test]
+async fn what_a_folder_missed_is_not_told_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::default();
+    let mut life = Life::begin(dir.path(), Duration::ZERO).await;
+    life.enter().await;
+    let task = life.create().await;
+    let order = life.started().await;
+    let shape = dir.path().join("spool").join(task.as_str()).join("task.json");
+    let missed = std::fs::read(&shape).unwrap();
+    life.write_segment(&order, 0, true).await;
+    let told = |world: &World| world.count(|e| matches!(e, EventBody::FileInfo { .. })) == 1;
+    life.carry_until(&mut world, "304", told).await;
+    life.deliver(&mut world).await;
+    life.crash().await;
+    std::fs::write(&shape, missed).unwrap();
+
+    Life::begin(dir.path(), Duration::from_secs(60)).await.crash().await;
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let life = Life::begin(dir.path(), Duration::from_secs(120)).await;
+    life.rooms.delete(APP, task).await.unwrap();
+    life.carry_until(&mut world, "305", World::stopped).await;
+    let slices = world.count(|e| matches!(e, EventBody::FileSlice { .. }));
+    assert_eq!((slices, told(&world)), (1, true), "{:?}", world.events);
+    life.crash().await;
+}

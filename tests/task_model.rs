@@ -474,7 +474,7 @@ impl World {
         let (pieces, lacking) = task.mend(pieces, &found);
         assert!(memory != Memory::Whole || lacking.is_empty(), "the index lacks {lacking:?}");
         self.pieces.extend(lacking.into_iter().map(|piece| (piece.object.clone(), piece)));
-        let again = if memory == Memory::Whole { Vec::new() } else { task.tell_again() };
+        let again = if memory == Memory::Whole { Vec::new() } else { task.tell_again(&[]) };
         let (task, effects) = task.restore(pieces, Policy::default(), self.now);
         self.task = task;
         self.perform(again);

@@ -384,3 +384,42 @@ async fn of_too_many_the_least_important_go_and_the_newest_of_these_first_and_it
     life.emptied().await;
     life.die().await;
 }
+
+#[tokio::test]
+async fn an_outbox_that_grows_too_large_loses_the_least_important_too() {
+    let mut receiver = Receiver::start().await;
+    receiver.will("hook", &[Answer::Status(500)]);
+    let mut appliance = Appliance::new(vec![app(1400, Some(format!("{}/hook", receiver.address)), None)]);
+    let mut config = (*appliance.config).clone();
+    config.callbacks.keep_bytes = 25_000;
+    config.callbacks.retry_first_seconds = 3600;
+    config.callbacks.retry_longest_seconds = 3600;
+    appliance.config = Arc::new(config);
+    let life = appliance.live().await;
+    let body =
+        |seq: u64, body: EventBody| Event { body, at: Timestamp::from_ms(NOW + seq as i64), ..event(1400, "t", seq) };
+    let error = || EventBody::UploadError { code: "SlowDown".into(), message: "x".repeat(10_000) };
+    life.tell(&[
+        body(0, EventBody::RecorderStart { failed: false }),
+        body(1, error()),
+        body(2, error()),
+        body(3, error()),
+        body(4, error()),
+        body(5, EventBody::UploadStop { status: 1 }),
+    ])
+    .await;
+    assert_eq!(receiver.next().await.event().1, 0);
+    let mut summary = life.health.watch();
+    let told = summary.wait_for(|summary| format!("{summary:?}").contains("2 events of application 1400 were dropped"));
+    drop(tokio::time::timeout(GUARD, told).await.expect("health says so").unwrap());
+    life.die().await;
+
+    let life = appliance.live().await;
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        seen.push(receiver.next().await.event().1);
+    }
+    assert_eq!(seen, [0, 1, 2, 5], "of the errors the newest go, and how it ended stays");
+    life.emptied().await;
+    life.die().await;
+}

@@ -77,6 +77,11 @@ impl EventBody {
         }
     }
 
+    /// It says in which state its task is. Upload errors and pictures that did not come do not.
+    pub fn is_state(&self) -> bool {
+        !matches!(self, EventBody::UploadError { .. } | EventBody::ImageError { .. })
+    }
+
     /// How much a receiver loses that never hears it; 0 is least. Errors are repeated while they last; 307 and 304 name
     /// what the bucket shows; without the others nobody knows that a task began, went on, or ended.
     pub fn worth(&self) -> u8 {

@@ -5,6 +5,7 @@
 //! so that a repeated upload is harmless.
 //! Sources: RECORDING.md §2 (object names), HOUSE order on disk (local names carry their facts).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -280,6 +281,21 @@ pub struct ClosedSegment {
     /// Name of the file in the task's folder: the `.part` that was written ([`LocalName::part`]), or, when the segment
     /// was found again after a restart, whatever it is called by then.
     pub part_name: String,
+}
+
+/// Oldest first, over all tasks. The segments of a lane keep the order that they come in, whatever its clock showed.
+pub fn oldest_first(segments: Vec<ClosedSegment>) -> Vec<ClosedSegment> {
+    let mut newest = BTreeMap::new();
+    let mut aged: Vec<(Timestamp, ClosedSegment)> = Vec::with_capacity(segments.len());
+    for segment in segments {
+        let of_lane = (segment.run.task.clone(), segment.run.lane.clone());
+        let newest = newest.entry(of_lane).or_insert(segment.start);
+        *newest = segment.start.max(*newest);
+        aged.push((*newest, segment));
+    }
+    // stable: what is as old stays as it came
+    aged.sort_by_key(|(age, _)| *age);
+    aged.into_iter().map(|(_, segment)| segment).collect()
 }
 
 /// One lane's state of a task in the words of the API: used for Describe and for 304 and 307.

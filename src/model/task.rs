@@ -39,6 +39,9 @@ use takeover::TookUp;
 /// So many different upload errors are announced within one time of quiet.
 const ERROR_CODES: usize = 8;
 
+/// 308's code for what no storage has a word for: a segment that will never arrive.
+const SEGMENT_LOST: &str = "SegmentLost";
+
 /// Times and limits by which tasks are run; the same for all tasks of a box.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -493,7 +496,7 @@ impl RecordingTask {
                 let saved = Effect::SavePiece(piece.clone());
                 let message = format!("{}: {why}", piece.object);
                 let mut effects =
-                    vec![saved, self.announce(EventBody::UploadError { code: "SegmentLost".into(), message }, now)];
+                    vec![saved, self.announce(EventBody::UploadError { code: SEGMENT_LOST.into(), message }, now)];
                 effects.extend(self.publish_grown(&segment.run));
                 effects
             }

@@ -625,6 +625,8 @@ impl Actor {
         let Some(running) = self.tasks.get(id) else { return };
         let spec = &running.task.spec;
         match effect {
+            // the shape has the others
+            Effect::Announce(ref event) if !event.body.is_state() => self.shelve(id, effect),
             Effect::SavePiece(_) | Effect::Announce(_) => {}
             Effect::StartLane { run, feed } => {
                 let feed = match (feed, &spec.mix) {
@@ -695,6 +697,10 @@ impl Actor {
             Effect::PublishPlaylist { object, version, text } => {
                 let key = key(&object);
                 spool.accept_playlist(id, object, key, version, text)
+            }
+            Effect::Announce(event) => {
+                let event = serde_json::to_string(&event).expect("events have text keys and no floats");
+                spool.keep_event(id, event)
             }
             _ => return,
         };

@@ -30,6 +30,58 @@ const TRIALS: u32 = 3;
 /// Segments dropped at one look; the next one goes on. Each is a commit.
 const DROPS: usize = 64;
 
+/// What the shelf asks of its disk. A test may answer for one that is small or fails.
+pub trait Disk: std::fmt::Debug + Send + Sync {
+    /// Returns when what was written is safe.
+    fn sync(&self, file: &File) -> io::Result<()>;
+
+    /// What the file system has that `dir` lies on.
+    fn space(&self, dir: &Path) -> io::Result<Space>;
+}
+
+/// The one that the folder lies on.
+#[derive(Debug, Clone, Copy)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<Space> {
+        let facts = statvfs(dir)?;
+        let block = facts.fragment_size();
+        Ok(Space {
+            free_bytes: facts.blocks_available() * block,
+            total_bytes: facts.blocks() * block,
+            free_inodes: facts.files_available(),
+            total_inodes: facts.files(),
+        })
+    }
+}
+
+/// Before the index is opened, which takes room of its own: on a full disk the reserve is given free, and where that is
+/// not enough, what nobody needs goes. Blocks.
+pub fn make_room_to_start(dir: &Path, limits: &Limits) {
+    let is_full = || RealDisk.space(dir).is_ok_and(|space| level(&space, limits, Level::Roomy) == Level::Full);
+    if !is_full() {
+        return;
+    }
+    match fs::remove_file(dir.join(RESERVE)) {
+        Ok(()) => tracing::warn!("the disk is full at the start: its reserve is given free"),
+        Err(error) => tracing::error!(%error, "the disk is full at the start, and there is no reserve to give free"),
+    }
+    for path in set_aside_files(dir) {
+        if !is_full() {
+            return;
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => tracing::warn!(path = %path.display(), "removed to make room on the disk"),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "it cannot be removed to make room"),
+        }
+    }
+}
+
 /// Where the disk stands, for whoever has to do something about it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standing {
@@ -151,7 +203,7 @@ impl Watch {
     fn look(&mut self, shared: &Shared, mut met: Met) {
         let before = shared.disk.standing.borrow().clone();
         let mut now = before.clone();
-        let space = match self.space() {
+        let space = match shared.hardware.space(&self.dir) {
             Ok(space) => space,
             Err(error) => {
                 met.failed.get_or_insert_with(|| format!("it does not tell its space: {error}"));
@@ -177,7 +229,7 @@ impl Watch {
         if now.level == Level::Roomy && !self.held {
             self.take();
         }
-        self.look_at_failure(&mut now, met.failed);
+        self.look_at_failure(&*shared.hardware, &mut now, met.failed);
         if now.level != before.level || now.refuses != before.refuses || now.full != before.full {
             now.space = space;
             tracing::warn!(level = ?now.level, refuses = now.refuses, full = now.full, %space, "room on the disk");
@@ -190,18 +242,7 @@ impl Watch {
         });
     }
 
-    fn space(&self) -> io::Result<Space> {
-        let facts = statvfs(&self.dir)?;
-        let block = facts.fragment_size();
-        Ok(Space {
-            free_bytes: facts.blocks_available() * block,
-            total_bytes: facts.blocks() * block,
-            free_inodes: facts.files_available(),
-            total_inodes: facts.files(),
-        })
-    }
-
-    fn look_at_failure(&mut self, now: &mut Standing, met: Option<String>) {
+    fn look_at_failure(&mut self, hardware: &dyn Disk, now: &mut Standing, met: Option<String>) {
         if let Some(why) = met {
             self.trials = 0;
             self.tried = Instant::now();
@@ -212,7 +253,7 @@ impl Watch {
             return;
         }
         self.tried = Instant::now();
-        match try_out(&self.dir) {
+        match try_out(&self.dir, hardware) {
             Ok(()) => self.trials += 1,
             Err(error) => {
                 tracing::error!(%error, "the disk still fails");
@@ -274,12 +315,12 @@ impl Watch {
 }
 
 /// Writes, syncs and names a new file, as the shelf would.
-fn try_out(dir: &Path) -> io::Result<()> {
+fn try_out(dir: &Path, hardware: &dyn Disk) -> io::Result<()> {
     let (from, to) = (dir.join(format!("{TRIAL}.part")), dir.join(TRIAL));
     let tried = File::create(&from)
-        .and_then(|mut file| io::Write::write_all(&mut file, &[0x5a; 4096]).and_then(|()| file.sync_all()))
+        .and_then(|mut file| io::Write::write_all(&mut file, &[0x5a; 4096]).and_then(|()| hardware.sync(&file)))
         .and_then(|()| fs::rename(&from, &to))
-        .and_then(|()| sync_dir(dir));
+        .and_then(|()| hardware.sync(&File::open(dir)?));
     let _ = fs::remove_file(&from);
     let _ = fs::remove_file(&to);
     tried
@@ -352,6 +393,8 @@ fn give_up(shared: &Shared, waiting: &Waiting) -> bool {
     if let Err(error) = fs::remove_file(shared.task_dir(task).join(&entry.file)) {
         tracing::warn!(%task, object, %error, "a segment that was given up stays on the disk");
     }
+    // after the file has gone: a full disk has room for the line then
+    shared.note_lost(task, &segment, object);
     let LaneRun { lane, run, .. } = &segment.run;
     tracing::error!(
         %task, ?lane, run, segment = segment.index, object, bytes = entry.bytes,

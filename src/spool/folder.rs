@@ -11,6 +11,7 @@
 //! task.json         the shape of the task (model::task::Shape)
 //! destination.json  {"v":1,"destination":<record dest/<task>>,"keys":"<record keys/<task>, hex>"}
 //! uploaded.txt      <crc32 of the rest> up|lost <local name> <object>
+//!                   <crc32 of the rest> told <event>
 //! ```
 
 use std::collections::BTreeSet;
@@ -20,7 +21,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Sync;
+use super::Disk;
 use crate::model::segment::{LocalName, UNFINISHED};
 
 pub const TASK: &str = "task.json";
@@ -53,6 +54,8 @@ pub struct Told {
     pub destination: Option<Destination>,
     /// In the order in which they were noted.
     pub notes: Vec<(Note, LocalName, String)>,
+    /// Events that no shape holds, as they were noted.
+    pub events: Vec<String>,
     /// Lines that could not be read.
     pub torn: usize,
     /// The journal to be written to.
@@ -110,7 +113,8 @@ pub fn read<'a>(dir: &Path, names: impl Iterator<Item = &'a str>) -> io::Result<
         told.journal = if whole { number } else { number.saturating_add(1) };
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match parse_line(line) {
-                Some(note) => told.notes.push(note),
+                Some(Line::Segment(note, name, object)) => told.notes.push((note, name, object)),
+                Some(Line::Event(event)) => told.events.push(event),
                 None => told.torn += 1,
             }
         }
@@ -118,15 +122,34 @@ pub fn read<'a>(dir: &Path, names: impl Iterator<Item = &'a str>) -> io::Result<
     Ok(told)
 }
 
-fn line(note: Note, name: &str, object: &str) -> String {
-    let rest = format!("{} {name} {object}", note.word());
+/// What a line of the journal says of a segment.
+pub fn of_segment(note: Note, name: &str, object: &str) -> String {
+    format!("{} {name} {object}", note.word())
+}
+
+/// The line that keeps an event; `event` has no end of line.
+pub fn of_event(event: &str) -> String {
+    format!("{TOLD}{event}")
+}
+
+const TOLD: &str = "told ";
+
+enum Line {
+    Segment(Note, LocalName, String),
+    Event(String),
+}
+
+fn line(rest: &str) -> String {
     format!("{:08x} {rest}\n", crc32fast::hash(rest.as_bytes()))
 }
 
-fn parse_line(line: &[u8]) -> Option<(Note, LocalName, String)> {
+fn parse_line(line: &[u8]) -> Option<Line> {
     let (crc, rest) = std::str::from_utf8(line).ok()?.split_once(' ')?;
     if u32::from_str_radix(crc, 16).ok()? != crc32fast::hash(rest.as_bytes()) {
         return None;
+    }
+    if let Some(event) = rest.strip_prefix(TOLD) {
+        return Some(Line::Event(event.to_owned()));
     }
     let mut words = rest.split(' ');
     let note = match words.next()? {
@@ -135,19 +158,19 @@ fn parse_line(line: &[u8]) -> Option<(Note, LocalName, String)> {
         _ => return None,
     };
     let (name, object) = (LocalName::parse(words.next()?)?, words.next()?.to_owned());
-    words.next().is_none().then_some((note, name, object))
+    words.next().is_none().then_some(Line::Segment(note, name, object))
 }
 
 /// Adds a line to the journal of this number. One at a time, since a line that follows half a line is lost with it; the
 /// file is to be synced then, and lines of others may be written meanwhile.
-pub fn note(dir: &Path, journal: u32, note: Note, name: &str, object: &str, sync: Sync) -> io::Result<File> {
+pub fn note(dir: &Path, journal: u32, rest: &str, disk: &dyn Disk) -> io::Result<File> {
     let path = dir.join(journal_name(journal));
     let new = !path.exists();
     let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
     if new {
-        sync(&File::open(dir)?)?;
+        disk.sync(&File::open(dir)?)?;
     }
-    file.write_all(line(note, name, object).as_bytes())?;
+    file.write_all(line(rest).as_bytes())?;
     Ok(file)
 }
 
@@ -164,11 +187,11 @@ pub fn destination_text(records: &Destination) -> Option<Vec<u8>> {
 }
 
 /// Writes a file whole or not at all; whoever calls syncs the folder afterwards.
-pub fn replace(dir: &Path, name: &str, bytes: &[u8], sync: Sync) -> io::Result<()> {
+pub fn replace(dir: &Path, name: &str, bytes: &[u8], disk: &dyn Disk) -> io::Result<()> {
     let unfinished = dir.join(format!("{name}{}", UNFINISHED));
     let mut file = File::create(&unfinished)?;
     file.write_all(bytes)?;
-    sync(&file)?;
+    disk.sync(&file)?;
     fs::rename(&unfinished, dir.join(name))
 }
 
@@ -178,6 +201,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Lane, LaneKind, MediaId, Timestamp, UserId};
+    use crate::spool::RealDisk;
 
     fn name(index: u32) -> LocalName {
         LocalName {
@@ -193,7 +217,7 @@ mod tests {
 
     fn add(dir: &Path, journal: u32, index: u32) {
         let (name, object) = (name(index).to_string(), format!("{index}.ts"));
-        note(dir, journal, Note::Uploaded, &name, &object, File::sync_all).unwrap();
+        note(dir, journal, &of_segment(Note::Uploaded, &name, &object), &RealDisk).unwrap();
     }
 
     fn told(dir: &Path) -> Told {
@@ -207,7 +231,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(told(dir.path()), Told { journal: 1, ..Told::default() });
         (0..3).for_each(|index| add(dir.path(), 1, index));
-        note(dir.path(), 1, Note::Lost, &name(3).to_string(), "3.ts", File::sync_all).unwrap();
+        note(dir.path(), 1, &of_segment(Note::Lost, &name(3).to_string(), "3.ts"), &RealDisk).unwrap();
         let whole = told(dir.path());
         assert_eq!((whole.notes.len(), whole.torn, whole.journal), (4, 0, 1));
         assert_eq!(whole.notes[2], (Note::Uploaded, name(2), "2.ts".into()));
@@ -234,6 +258,17 @@ mod tests {
         fs::write(&path, &holed).unwrap();
         let holed = told(dir.path());
         assert!(holed.torn >= 1 && holed.notes.len() >= 3, "{holed:?}");
+    }
+
+    #[test]
+    fn events_are_kept_beside_the_segments() {
+        let dir = tempfile::tempdir().unwrap();
+        add(dir.path(), 1, 0);
+        let event = r#"{"seq":7,"body":{"upload_error":{"code":"SlowDown","message":"wait a moment"}}}"#;
+        note(dir.path(), 1, &of_event(event), &RealDisk).unwrap();
+        add(dir.path(), 1, 1);
+        let told = told(dir.path());
+        assert_eq!((told.notes.len(), told.torn, told.events), (2, 0, vec![event.to_owned()]));
     }
 
     #[test]

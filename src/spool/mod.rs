@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-pub use disk::Standing;
+pub use disk::{Disk, RealDisk, Standing, make_room_to_start};
 pub use lease::{ShelfFile, UploadJob};
 
 use crate::model::backlog::{Backlog, Class, Limits, Pending, Waiting};
@@ -89,6 +89,11 @@ enum Order {
         task: TaskId,
         shape: String,
     },
+    /// An event that the task's folder is to keep.
+    Event {
+        task: TaskId,
+        event: String,
+    },
     /// Answered when everything before it is done.
     Drain(oneshot::Sender<()>),
 }
@@ -121,6 +126,16 @@ pub struct Shelved {
     pub noted_uploaded: Vec<(LocalName, String)>,
     /// Segments that were lost, in all lives.
     pub noted_lost: Vec<LocalName>,
+    /// Events that were kept ([`Spool::keep_event`]), in all lives.
+    pub noted_events: Vec<String>,
+}
+
+impl Shelved {
+    /// No folder says that there is such a task, and nothing of it is on the disk. The folder of a task that is over goes
+    /// before its records do.
+    pub fn is_of_nobody(&self) -> bool {
+        self.shape.is_none() && self.adopted.is_empty() && self.spooled.is_empty()
+    }
 }
 
 /// What [`Spool::recover`] found.
@@ -139,16 +154,13 @@ pub struct Spool {
     to: SyncSender<Order>,
 }
 
-/// How a file is made safe; another one only in tests.
-type Sync = fn(&File) -> io::Result<()>;
-
 #[derive(Debug)]
 struct Shared {
     dir: PathBuf,
     store: Store,
     vault: Vault,
     fates: mpsc::Sender<(TaskId, Fate)>,
-    sync: Sync,
+    hardware: Arc<dyn Disk>,
     state: Mutex<State>,
     /// The journal of each task that is written to, if it is not the first. Held while a line is written.
     journals: Mutex<BTreeMap<TaskId, u32>>,
@@ -179,7 +191,7 @@ impl Spool {
     ///
     /// `fates` gets `Spooled`, `Lost` of segments that were handed over; it may be full, then the thread waits.
     pub fn open(dir: &Path, store: Store, fates: mpsc::Sender<(TaskId, Fate)>) -> Result<Arc<Spool>, Error> {
-        Spool::open_with(dir, store, Vault::default(), fates, File::sync_all)
+        Spool::open_on(dir, store, Vault::default(), fates, Arc::new(RealDisk))
     }
 
     /// [`Spool::open`] with keys: what is put on the shelf is sealed.
@@ -189,15 +201,16 @@ impl Spool {
         vault: Vault,
         fates: mpsc::Sender<(TaskId, Fate)>,
     ) -> Result<Arc<Spool>, Error> {
-        Spool::open_with(dir, store, vault, fates, File::sync_all)
+        Spool::open_on(dir, store, vault, fates, Arc::new(RealDisk))
     }
 
-    fn open_with(
+    /// [`Spool::open_sealed`] on a disk that somebody else answers for.
+    pub fn open_on(
         dir: &Path,
         store: Store,
         vault: Vault,
         fates: mpsc::Sender<(TaskId, Fate)>,
-        sync: Sync,
+        hardware: Arc<dyn Disk>,
     ) -> Result<Arc<Spool>, Error> {
         fs::create_dir_all(dir).map_err(at(dir))?;
         let shared = Arc::new(Shared {
@@ -205,7 +218,7 @@ impl Spool {
             store,
             vault,
             fates,
-            sync,
+            hardware,
             state: Mutex::default(),
             journals: Mutex::default(),
             describing: Mutex::default(),
@@ -276,7 +289,8 @@ impl Spool {
             shared.keep_destination(&task)?;
             let dir = shared.task_dir(&task);
             let _describing = shared.describing.lock().expect("nothing panics while it holds this lock");
-            folder::replace(&dir, folder::TASK, shape.as_bytes(), shared.sync).map_err(at(&dir.join(folder::TASK)))?;
+            folder::replace(&dir, folder::TASK, shape.as_bytes(), &*shared.hardware)
+                .map_err(at(&dir.join(folder::TASK)))?;
             sync_dir(&dir).map_err(at(&dir))
         })
         .await
@@ -285,6 +299,14 @@ impl Spool {
     /// The same of a task that has changed. Returns at once; of several that wait the last is written.
     pub fn redescribe_task(&self, task: &TaskId, shape: String) -> Result<(), Error> {
         self.to.try_send(Order::Task { task: task.clone(), shape }).map_err(|refused| match refused {
+            TrySendError::Full(_) => Error::Full,
+            TrySendError::Disconnected(_) => Error::Stopped,
+        })
+    }
+
+    /// Keeps an event in the task's folder, so that it can be told again when the index is lost. Returns at once.
+    pub fn keep_event(&self, task: &TaskId, event: String) -> Result<(), Error> {
+        self.to.try_send(Order::Event { task: task.clone(), event }).map_err(|refused| match refused {
             TrySendError::Full(_) => Error::Full,
             TrySendError::Disconnected(_) => Error::Stopped,
         })

@@ -13,15 +13,24 @@ impl Shared {
     /// Notes in the task's folder what became of a segment, durably. After a failure what is in the journal is unknown:
     /// the next line begins another one. Blocks.
     pub(super) fn note(&self, task: &TaskId, note: Note, name: &str, object: &str) -> io::Result<()> {
+        self.note_line(task, &folder::of_segment(note, name, object))
+    }
+
+    /// The same of an event.
+    pub(super) fn note_event(&self, task: &TaskId, event: &str) -> io::Result<()> {
+        self.note_line(task, &folder::of_event(event))
+    }
+
+    fn note_line(&self, task: &TaskId, line: &str) -> io::Result<()> {
         let dir = self.task_dir(task);
         let mut journals = self.journals();
         let number = journals.get(task).copied().unwrap_or(1);
-        let written = folder::note(&dir, number, note, name, object, self.sync);
+        let written = folder::note(&dir, number, line, &*self.hardware);
         if written.is_err() {
             journals.insert(task.clone(), number.saturating_add(1));
         }
         drop(journals);
-        let synced = (self.sync)(&written?);
+        let synced = self.hardware.sync(&written?);
         if synced.is_err() {
             let mut journals = self.journals();
             if journals.get(task).copied().unwrap_or(1) == number {
@@ -45,7 +54,7 @@ impl Shared {
             tracing::warn!(%task, "the record of the task's destination cannot be kept in its folder");
             return Ok(());
         };
-        folder::replace(&dir, folder::DESTINATION, &text, self.sync).map_err(at(&path))
+        folder::replace(&dir, folder::DESTINATION, &text, &*self.hardware).map_err(at(&path))
     }
 
     /// The other way round: what the index has lost. Blocks.
@@ -107,6 +116,7 @@ impl Shared {
             self.journals().insert(task.clone(), told.journal);
         }
         shelved.shape = told.shape;
+        shelved.noted_events = told.events;
         for (note, name, object) in told.notes {
             match note {
                 Note::Uploaded => shelved.noted_uploaded.push((name, object)),

@@ -23,6 +23,8 @@ pub(super) struct Hands {
     unwritten: BTreeMap<Waiting, Playlist>,
     /// What could not be written into tasks' folders.
     undescribed: BTreeMap<TaskId, String>,
+    /// Events that could not be written into tasks' folders.
+    unkept: Vec<(TaskId, String)>,
     /// Segments whose bytes are on the disk, and which could not be given their name (a full folder).
     unnamed: Vec<Order>,
 }
@@ -42,8 +44,8 @@ struct Safe {
 
 impl Hands {
     pub(super) fn new(shared: Arc<Shared>) -> Hands {
-        let (unrecorded, unwritten, undescribed, unnamed) = Default::default();
-        Hands { shared, unrecorded, unwritten, undescribed, unnamed }
+        let (unrecorded, unwritten, undescribed, unkept, unnamed) = Default::default();
+        Hands { shared, unrecorded, unwritten, undescribed, unkept, unnamed }
     }
 
     /// The life of the thread: until the shelf's last holder is gone, or the index has stopped.
@@ -52,6 +54,7 @@ impl Hands {
             let owed = !self.unrecorded.is_empty()
                 || !self.unwritten.is_empty()
                 || !self.undescribed.is_empty()
+                || !self.unkept.is_empty()
                 || !self.unnamed.is_empty();
             let first = match if owed { from.recv_timeout(AGAIN) } else { from.recv().map_err(Into::into) } {
                 Ok(order) => Some(order),
@@ -96,6 +99,7 @@ impl Hands {
                     }
                 }
                 Order::Task { task, shape } => drop(shapes.insert(task, shape)),
+                Order::Event { task, event } => self.unkept.push((task, event)),
                 Order::Drain(reply) => drains.push(reply),
             }
         }
@@ -117,7 +121,7 @@ impl Hands {
         let failed: BTreeMap<TaskId, String> = folders
             .into_iter()
             .filter_map(|task| {
-                let synced = File::open(self.shared.task_dir(task)).and_then(|dir| (self.shared.sync)(&dir));
+                let synced = File::open(self.shared.task_dir(task)).and_then(|dir| self.shared.hardware.sync(&dir));
                 let error = synced.err()?;
                 self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync of a folder: {error}"));
                 Some((task.clone(), error.to_string()))
@@ -146,11 +150,32 @@ impl Hands {
             self.lose(object, segment, why)?;
         }
         self.record()?;
+        self.keep_events();
         for reply in drains {
             // who asked may have given up waiting
             let _ = reply.send(());
         }
         Ok(())
+    }
+
+    /// What could not be kept is tried again, in another journal. A folder that is gone is a task's that is over.
+    fn keep_events(&mut self) {
+        for (task, event) in std::mem::take(&mut self.unkept) {
+            // nothing comes into a folder while it is removed
+            let describing = self.shared.describing.lock().expect("nothing panics while it holds this lock");
+            let noted = self.shared.note_event(&task, &event);
+            drop(describing);
+            match noted {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::error!(%task, %error, "an event cannot be kept in its task's folder yet");
+                    self.met("event", &error);
+                    metrics::counter!("holdfast_spool_errors_total").increment(1);
+                    self.unkept.push((task, event));
+                }
+            }
+        }
     }
 
     /// Writes what tasks' folders say of them; answers with the folders that are to be synced. A folder that is gone is
@@ -162,7 +187,8 @@ impl Hands {
                 tracing::warn!(%task, %error, "the task's destination is not in its folder yet");
             }
             let _describing = self.shared.describing.lock().expect("nothing panics while it holds this lock");
-            match folder::replace(&self.shared.task_dir(&task), folder::TASK, shape.as_bytes(), self.shared.sync) {
+            match folder::replace(&self.shared.task_dir(&task), folder::TASK, shape.as_bytes(), &*self.shared.hardware)
+            {
                 Ok(()) => drop(described.insert(task)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
@@ -198,7 +224,7 @@ impl Hands {
         {
             tracing::warn!(path = %from.display(), %error, "a sealed segment stays without its end");
         }
-        (self.shared.sync)(&file).map_err(|error| {
+        self.shared.hardware.sync(&file).map_err(|error| {
             self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync: {error}"));
             Unsafe::Lost(format!("sync: {error}"))
         })?;
@@ -243,7 +269,7 @@ impl Hands {
         let mut output = self.shared.vault.create(&unfinished, &identity(task, &file_name))?;
         output.write(text.as_bytes())?;
         output.finish()?;
-        (self.shared.sync)(output.file())?;
+        self.shared.hardware.sync(output.file())?;
         let bytes = output.file().metadata()?.len();
         let sealed = self.shared.vault.current().map(|key| SealedFile { bytes, key: key.to_string() });
         fs::rename(&unfinished, &last)?;

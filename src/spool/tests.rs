@@ -16,11 +16,27 @@ struct Shelf {
     task: TaskId,
 }
 
+/// How a file is made safe.
+type Sync = fn(&File) -> io::Result<()>;
+
+#[derive(Debug)]
+struct Syncs(Sync);
+
+impl Disk for Syncs {
+    fn sync(&self, file: &File) -> io::Result<()> {
+        (self.0)(file)
+    }
+    fn space(&self, dir: &Path) -> io::Result<crate::model::disk::Space> {
+        RealDisk.space(dir)
+    }
+}
+
 async fn shelf_with(sync: Sync) -> Shelf {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("index")).unwrap().store;
     let (to, fates) = mpsc::channel(64);
-    let spool = Spool::open_with(&dir.path().join("spool"), store.clone(), Vault::default(), to, sync).unwrap();
+    let spool =
+        Spool::open_on(&dir.path().join("spool"), store.clone(), Vault::default(), to, Arc::new(Syncs(sync))).unwrap();
     let task = TaskId::parse("hTask+1..").unwrap();
     spool.recover().await.unwrap();
     spool.begin_task(&task).await.unwrap();

@@ -1,7 +1,6 @@
 //! Real S3 servers (s3s-fs and moto), and the half of a box that carries: shelf, index, uploader, over several lives.
 #![allow(dead_code, reason = "each test file uses its share")]
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -11,14 +10,15 @@ use std::time::Duration;
 use holdfast::config::Config;
 use holdfast::health::{Reporter, Summary};
 use holdfast::model::recording::{Destination, Fate, StorageKeys, Vendor};
-use holdfast::model::segment::{ClosedSegment, LocalName, object_key};
+use holdfast::model::segment::{ClosedSegment, LocalName, identity, object_key};
 use holdfast::model::{Lane, LaneKind, LaneRun, MediaId, Secret, TaskId, Timestamp, UserId, WallClock};
-use holdfast::spool::{Recovered, Spool};
+use holdfast::spool::{Disk, RealDisk, Recovered, Spool};
 use holdfast::store::records;
 use holdfast::store::seal::BoxKey;
 use holdfast::store::{Batch, Store};
 use holdfast::upload::Uploader;
 use holdfast::upload::s3::Settings;
+use holdfast::vault::Vault;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -154,9 +154,14 @@ impl Appliance {
 
     /// A life on what is there.
     pub async fn over(dir: tempfile::TempDir) -> Appliance {
+        Appliance::on(dir, Vault::default(), Arc::new(RealDisk)).await
+    }
+
+    /// The same with keys, and on a disk that the test answers for.
+    pub async fn on(dir: tempfile::TempDir, vault: Vault, disk: Arc<dyn Disk>) -> Appliance {
         let store = Store::open(&dir.path().join("index")).unwrap().store;
         let (to, fates) = mpsc::channel(1024);
-        let spool = Spool::open(&dir.path().join("spool"), store.clone(), to.clone()).unwrap();
+        let spool = Spool::open_on(&dir.path().join("spool"), store.clone(), vault, to.clone(), disk).unwrap();
         let recovered = spool.recover().await.unwrap();
         let box_key = Arc::new(BoxKey::load_or_create(&dir.path().join("box.key")).unwrap());
         let (cancel, health) = (CancellationToken::new(), Reporter::default());
@@ -208,7 +213,10 @@ impl Appliance {
             part_name: String::new(),
         };
         segment.part_name = LocalName::of(&segment).part().to_string();
-        fs::write(self.spool.task_dir(task).join(&segment.part_name), contents).unwrap();
+        let part = self.spool.task_dir(task).join(&segment.part_name);
+        let mut file = self.spool.vault().create(&part, &identity(task, &segment.part_name)).unwrap();
+        contents.chunks(64 * 1024).for_each(|chunk| file.write(chunk).unwrap());
+        file.finish().unwrap();
         let object = format!("{index}.ts");
         let key = object_key(&["p1".into()], task, &object);
         self.spool.accept_segment(segment.clone(), object, key).unwrap();

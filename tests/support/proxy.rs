@@ -70,6 +70,11 @@ impl Proxy {
         self.mode.send_replace(mode);
     }
 
+    /// Calls that were taken.
+    pub fn connections(&self) -> usize {
+        self.seen.connections.load(Ordering::SeqCst)
+    }
+
     /// Bytes of requests that came in.
     pub fn bytes(&self) -> usize {
         self.seen.bytes.load(Ordering::SeqCst)

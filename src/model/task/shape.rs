@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{Piece, PieceFate, Record};
 use super::takeover::TookUp;
-use super::{Effect, Phase, Policy, RecordingTask};
+use super::{Effect, Phase, Policy, RecordingTask, SEGMENT_LOST};
 use crate::model::event::{Event, EventBody};
 use crate::model::recording::RecordingSpec;
 use crate::model::segment::{ClosedSegment, LocalName, segment_name};
@@ -44,6 +44,9 @@ pub struct Shape {
     seq_limit: u64,
     lists: Vec<List>,
     told: Vec<Told>,
+    /// 305 with Status 1 was sent. Beside `told`, which may lack what was taken before a shape had it.
+    #[serde(default)]
+    told_left_behind: bool,
 }
 
 /// A playlist; its name follows from the rest.
@@ -55,6 +58,11 @@ struct List {
     begin: Option<Timestamp>,
     /// The destination has it with its ENDLIST.
     complete: bool,
+    /// 307 and 304 were sent.
+    #[serde(default)]
+    told_slice: bool,
+    #[serde(default)]
+    told_file: bool,
 }
 
 /// An event that says in which state the task is.
@@ -94,11 +102,6 @@ impl Shape {
     }
 }
 
-/// Upload errors and pictures that did not come are no state.
-fn is_state(body: &EventBody) -> bool {
-    !matches!(body, EventBody::UploadError { .. } | EventBody::ImageError { .. })
-}
-
 /// The takeover that an object's name tells.
 fn takeover_of(object: &str) -> u8 {
     let digits = object.strip_prefix("ha").and_then(|rest| rest.split_once('_'));
@@ -128,6 +131,8 @@ impl RecordingTask {
             runs: record.runs.clone(),
             begin: record.begin,
             complete: record.closed.is_some_and(|closed| record.arrived >= closed),
+            told_slice: record.told_slice,
+            told_file: record.told_file,
         };
         Shape {
             v: VERSION,
@@ -142,6 +147,7 @@ impl RecordingTask {
             seq_limit: self.seq_limit,
             lists: self.records.iter().map(list).collect(),
             told: self.told.iter().map(|e| Told { seq: e.seq, at: e.at, body: e.body.clone() }).collect(),
+            told_left_behind: self.told_left_behind,
         }
     }
 
@@ -161,6 +167,7 @@ impl RecordingTask {
     fn from_shape(shape: Shape) -> RecordingTask {
         let Shape { id, edition, spec, created, takeover, phase, took_up, next_run, seq_limit, lists, told, .. } =
             shape;
+        let left_behind = shape.told_left_behind;
         let slice = |file: &str| {
             told.iter().any(|t| matches!(&t.body, EventBody::FileSlice { playlist, .. } if playlist == file))
         };
@@ -170,8 +177,8 @@ impl RecordingTask {
             let mut record = Record::new(list.takeover, list.lane, &spec);
             record.runs = list.runs;
             record.begin = list.begin;
-            record.told_slice = slice(&record.file_name);
-            record.told_file = info(&record.file_name);
+            record.told_slice = list.told_slice || slice(&record.file_name);
+            record.told_file = list.told_file || info(&record.file_name);
             if list.complete {
                 (record.version, record.arrived, record.closed) = (1, 1, Some(1));
             }
@@ -186,7 +193,8 @@ impl RecordingTask {
         task.next_run = next_run;
         task.next_seq = seq_limit;
         task.seq_limit = seq_limit;
-        task.told_left_behind = told.iter().any(|t| matches!(t.body, EventBody::UploadStop { status: 1 }));
+        task.told_left_behind =
+            left_behind || told.iter().any(|t| matches!(t.body, EventBody::UploadStop { status: 1 }));
         task.records = records;
         task.told = told.into_iter().map(|told| task.event(told)).collect();
         task
@@ -205,10 +213,34 @@ impl RecordingTask {
     }
 
     /// The index has lost something, and nobody knows which events were still to be delivered: all that say in which
-    /// state the task is are told again, under their old numbers; what is new has a number that nobody has used.
-    pub fn tell_again(&mut self) -> Vec<Effect> {
-        self.next_seq = self.next_seq.max(self.seq_limit);
-        self.told.iter().cloned().map(Effect::Announce).collect()
+    /// state the task is, and those that its folder `kept` beside them, are told again, under their old numbers; what is
+    /// new has a number that nobody has used.
+    pub fn tell_again(&mut self, kept: &[Event]) -> Vec<Effect> {
+        self.next_seq = kept.iter().map(|event| event.seq + 1).fold(self.next_seq.max(self.seq_limit), u64::max);
+        self.told.iter().chain(kept).cloned().map(Effect::Announce).collect()
+    }
+
+    /// Losses that the index has just heard of by the folder's journal, and that nobody is known to have been told.
+    pub fn tell_losses(&mut self, lacking: &[Piece], kept: &[Event], now: Timestamp) -> Vec<Effect> {
+        let told = |object: &str| {
+            kept.iter().any(|event| match &event.body {
+                EventBody::UploadError { code, message } => code == SEGMENT_LOST && message.starts_with(object),
+                _ => false,
+            })
+        };
+        let untold = lacking.iter().filter(|piece| piece.fate == PieceFate::Lost && !told(&piece.object));
+        let messages: Vec<String> = untold.map(|piece| format!("{}: it was lost", piece.object)).collect();
+        let body = |message| EventBody::UploadError { code: SEGMENT_LOST.into(), message };
+        messages.into_iter().map(|message| self.announce(body(message), now)).collect()
+    }
+
+    /// An event that waits in the outbox. The process may have died before a shape had it.
+    pub fn recall(&mut self, event: &Event) {
+        let place = self.told.partition_point(|told| told.seq < event.seq);
+        if event.body.is_state() && self.told.get(place).is_none_or(|told| told.seq != event.seq) {
+            self.told.insert(place, event.clone());
+            self.reshaped = true;
+        }
     }
 
     pub(super) fn note_told(&mut self, event: &Event) {
@@ -216,7 +248,7 @@ impl RecordingTask {
             self.seq_limit = self.next_seq + RESERVE;
             self.reshaped = true;
         }
-        if is_state(&event.body) {
+        if event.body.is_state() {
             self.told.push(event.clone());
             self.reshaped = true;
         }

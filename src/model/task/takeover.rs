@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Piece, PieceFate};
-use super::{Effect, Phase, Policy, RecordingTask};
+use super::{Effect, Phase, Policy, RecordingTask, SEGMENT_LOST};
 use crate::model::Timestamp;
 use crate::model::event::{EventBody, LeaveCode};
 
@@ -81,7 +81,7 @@ impl RecordingTask {
             .collect();
         for piece in lost {
             let message = format!("{} was not on the disk after a restart", piece.object);
-            effects.push(self.announce(EventBody::UploadError { code: "SegmentLost".into(), message }, now));
+            effects.push(self.announce(EventBody::UploadError { code: SEGMENT_LOST.into(), message }, now));
             effects.push(Effect::SavePiece(piece));
         }
         // What was begun and left no piece is no file: nobody is shown it, and what comes has its own beginning.

@@ -5,10 +5,23 @@
 //! Law: the index is believed where it is not behind the folder; what it lacks is made again and committed before
 //! anything is told to a task. Doors open only after what was taken up is on the disk.
 
+use crate::model::event::Event;
+use crate::model::segment::{ClosedSegment, oldest_first};
 use crate::model::task::{Found, Shape};
 use crate::spool::Shelved;
 
 use super::*;
+
+/// A task that has heard the shelf's word on its files, and not yet that there is no more.
+struct TakenIn {
+    id: TaskId,
+    /// (run, index) of what lies on the shelf.
+    here: BTreeSet<(u32, u32)>,
+    /// Of it, what the index did not know.
+    adopted: Vec<ClosedSegment>,
+    /// Records that the index lacked.
+    repaired: usize,
+}
 
 impl Actor {
     /// Takes up the tasks of the index and of the shelf. `recovered` is what the spool found on the disk.
@@ -17,12 +30,19 @@ impl Actor {
         let mut indexed = actor.indexed().await?;
         let mut ids: BTreeSet<TaskId> = indexed.keys().cloned().collect();
         ids.extend(recovered.tasks.iter().filter(|(_, found)| found.shape.is_some()).map(|(id, _)| id.clone()));
-        let mut repaired = 0;
+        let mut untaken = actor.untaken().await?;
+        let (mut taken_in, mut forgotten) = (Vec::new(), 0);
         for id in ids {
             let mut found = recovered.tasks.remove(&id).unwrap_or_default();
             let shape = actor.shape_of(&id, &found);
             let (task, known) = match (indexed.remove(&id), shape) {
                 (indexed, Some(shape)) => RecordingTask::reconcile_index(indexed, shape),
+                (Some(_), None) if !actor.parts.store.was_whole() && found.is_of_nobody() => {
+                    warn!(task = %id, "the index has gone back to a task that was over: forgotten once more");
+                    actor.forget(&id).await;
+                    forgotten += 1;
+                    continue;
+                }
                 (Some(task), None) => (task, true),
                 (None, None) => {
                     recovered.tasks.insert(id, found);
@@ -30,7 +50,17 @@ impl Actor {
                 }
             };
             found.shape = None;
-            repaired += actor.take_up(task, known, found).await?;
+            let untaken = untaken.remove(&id).unwrap_or_default();
+            taken_in.push(actor.take_in(task, known, found, untaken).await?);
+        }
+        // what has waited longest goes first, whoever's it is
+        let adopted = taken_in.iter_mut().flat_map(|taken| std::mem::take(&mut taken.adopted)).collect();
+        let told = oldest_first(adopted).into_iter().map(|s| (s.run.task.clone(), Input::SegmentClosed(s)));
+        actor.queue.extend(told);
+        actor.drain().await;
+        let repaired = taken_in.iter().map(|taken| taken.repaired).sum::<usize>() + forgotten;
+        for TakenIn { id, here, .. } in taken_in {
+            actor.settle(&id, &here).await;
         }
         if repaired > 0 {
             warn!(repaired, "the index had lost records; they were made again of what the shelf holds");
@@ -90,9 +120,26 @@ impl Actor {
         }
     }
 
-    /// Takes up one task. `known`: the index has it as its folder does, or newer. Answers how many records the index
-    /// lacked.
-    async fn take_up(&mut self, mut task: RecordingTask, known: bool, found: Shelved) -> Result<usize, Error> {
+    /// Events in the outbox. What tasks' folders hold may be behind it.
+    async fn untaken(&self) -> Result<BTreeMap<TaskId, Vec<Event>>, Error> {
+        let mut untaken = BTreeMap::<TaskId, Vec<Event>>::new();
+        for (key, bytes) in self.parts.store.scan(records::OUTBOX).await.map_err(failed)? {
+            // an unreadable one is told by whoever delivers it
+            let Ok(OutboxEntry { event }) = OutboxEntry::from_bytes(&key, &bytes) else { continue };
+            untaken.entry(event.task.clone()).or_default().push(event);
+        }
+        Ok(untaken)
+    }
+
+    /// Takes in one task, and tells it what the shelf knows of its files. `known`: the index has it as its folder does,
+    /// or newer. `untaken`: its events in the outbox, which its folder has to keep.
+    async fn take_in(
+        &mut self,
+        mut task: RecordingTask,
+        known: bool,
+        found: Shelved,
+        untaken: Vec<Event>,
+    ) -> Result<TakenIn, Error> {
         let id = task.id.clone();
         let store = self.parts.store.clone();
         let mut pieces: Vec<Piece> = Vec::new();
@@ -102,7 +149,11 @@ impl Actor {
                 Err(e) => error!(%key, error = %e, "a segment's record cannot be read"),
             }
         }
-        let Shelved { adopted, spooled, uploaded, lost, playlists, noted_uploaded, noted_lost, .. } = found;
+        let Shelved { adopted, spooled, uploaded, lost, playlists, noted_uploaded, noted_lost, noted_events, .. } =
+            found;
+        let kept = noted_events.iter().filter_map(|text| serde_json::from_str::<Event>(text).ok());
+        // told again, an event is kept again
+        let kept: Vec<Event> = kept.map(|event| (event.seq, event)).collect::<BTreeMap<_, _>>().into_values().collect();
         let gone = lost.iter().map(|(object, segment, _)| (object.clone(), segment.clone()));
         let found = Found {
             uploaded: noted_uploaded,
@@ -111,11 +162,13 @@ impl Actor {
             adopted,
             playlists,
         };
+        untaken.iter().for_each(|event| task.recall(event));
         let (pieces, lacking) = task.mend(pieces, &found);
         let mut effects = Vec::new();
         if !known || !store.was_whole() {
-            effects.extend(task.tell_again());
+            effects.extend(task.tell_again(&kept));
         }
+        effects.extend(task.tell_losses(&lacking, &kept, self.now()));
         let repaired = lacking.len() + usize::from(!known);
         if repaired > 0 {
             warn!(task = %id, known, segments = lacking.len(), "the index lacked records of the task");
@@ -134,6 +187,10 @@ impl Actor {
         let base = self.parts.media_clock.now();
         self.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base });
         self.perform(&id, effects).await;
+        // the process died before they were kept
+        for event in untaken.into_iter().filter(|event| !event.body.is_state() && !kept.contains(event)) {
+            self.shelve(&id, Effect::Announce(event));
+        }
 
         // The shelf's own word on each file comes first; what neither it nor recovery knows is lost.
         let mut here: BTreeSet<(u32, u32)> = BTreeSet::new();
@@ -148,19 +205,20 @@ impl Actor {
         for (_, segment, why) in lost {
             tell(Input::Fate(Fate::Lost { segment, why }));
         }
-        for segment in found.adopted {
-            here.insert((segment.run.run, segment.index));
-            tell(Input::SegmentClosed(segment));
-        }
+        here.extend(found.adopted.iter().map(|segment| (segment.run.run, segment.index)));
         self.drain().await;
+        Ok(TakenIn { id, here, adopted: found.adopted, repaired })
+    }
+
+    /// The shelf has said everything: what becomes of the task is decided.
+    async fn settle(&mut self, id: &TaskId, here: &BTreeSet<(u32, u32)>) {
         let now = self.now();
-        let Some(running) = self.tasks.get_mut(&id) else { return Ok(repaired) };
-        let effects = running.task.settle_unfound(&here, now);
-        self.perform(&id, effects).await;
-        self.reconcile_task(&id).await;
+        let Some(running) = self.tasks.get_mut(id) else { return };
+        let effects = running.task.settle_unfound(here, now);
+        self.perform(id, effects).await;
+        self.reconcile_task(id).await;
         self.drain().await;
-        self.save(&id).await;
-        Ok(repaired)
+        self.save(id).await;
     }
 
     async fn leave_unknown(&self, recovered: Recovered) {

@@ -1,0 +1,511 @@
+//! Nothing is ever lost: random sequences of outages, restarts, full and failing disks, clock steps and damaged indexes,
+//! against a model that knows only what was closed and announced.
+//!
+//! Owns: the steps of a walk, and the order of its end. Must not touch: what must hold then (`model`).
+//! Law: a walk is a pure function of its seed, but for the timing of the machine. `HOLDFAST_WALKS` is how many there are,
+//! `HOLDFAST_SEED` repeats one; a seed that once found a fault is kept in `KEPT`.
+//!
+//! Everything is real but the frames, the disk's word and the wall clock: shelf, index, rooms, uploader, callbacks, an S3
+//! server behind a line that fails, and a receiver that refuses.
+
+#[path = "support/carrier.rs"]
+mod carrier;
+#[path = "never_lost/life.rs"]
+mod life;
+#[path = "never_lost/model.rs"]
+mod model;
+#[path = "support/proxy.rs"]
+mod proxy;
+#[path = "never_lost/studio.rs"]
+mod studio;
+mod support;
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use carrier::{KEYS, Server, keys};
+use holdfast::config::{App, Config, OnStop};
+use holdfast::media::MediaNews;
+use holdfast::model::disk::{Level, WhenFull};
+use holdfast::model::recording::{Destination, MediaFilter, RecordingSpec, StreamType, Subscription, Vendor};
+use holdfast::model::{
+    Codec, MediaId, RoomId, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
+};
+use holdfast::rooms::Error;
+use holdfast::store::records;
+use holdfast::vault::{Key, Vault};
+use life::{GUARD, Life, ScriptedDisk, Site, Wall};
+use proxy::{Mode, Proxy};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use studio::Studio;
+use support::receiver::Receiver;
+
+const APP: SdkAppId = SdkAppId(support::APP);
+/// Seeds that found a fault once.
+const KEPT: [u64; 1] = [2_310_814_302];
+const WALKS: usize = 8;
+/// Walks that go side by side: they mostly wait.
+const ABREAST: usize = 4;
+const STEPS: usize = 40;
+/// Packets of a segment that goes up in two parts.
+const LARGE: usize = 30_000;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Index {
+    Whole,
+    Gone,
+    /// 64 bytes are zero, so many thousandths into what is used of it.
+    Torn(usize),
+    /// As it was when the life before began.
+    Yesterday,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Ending {
+    Orderly,
+    Crash { index_first: bool, in_the_middle: bool },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Step {
+    Create,
+    Enter,
+    Leave,
+    /// Segments of so many packets.
+    Record(usize, usize),
+    End,
+    Line(Mode),
+    Receiver {
+        fails: bool,
+    },
+    /// So many bytes are left; `None`: plenty.
+    Room(Option<u64>),
+    SyncsFail(u64),
+    /// Seconds.
+    Clock(i64),
+    /// The box is off for so many seconds by its clock.
+    Restart(Ending, Index, i64),
+    Wait(u64),
+}
+
+fn step(rng: &mut StdRng) -> Step {
+    let modes = [
+        Mode::Pass,
+        Mode::Pass,
+        Mode::Refuse,
+        Mode::Stall,
+        Mode::Cut(900),
+        Mode::Deaf,
+        Mode::Corrupt,
+        Mode::Slow(20_000),
+        Mode::Answer(403, "AccessDenied"),
+        Mode::Answer(500, "InternalError"),
+        Mode::Answer(503, "SlowDown"),
+    ];
+    match rng.random_range(0..100) {
+        0..6 => Step::Create,
+        6..12 => Step::Enter,
+        12..14 => Step::Leave,
+        14..46 => Step::Record(rng.random_range(1..4), *[3, 20, 50].choose(rng).expect("not empty")),
+        46..47 => Step::Record(1, LARGE),
+        47..50 => Step::End,
+        50..63 => Step::Line(*modes.choose(rng).expect("not empty")),
+        63..69 => Step::Receiver { fails: rng.random() },
+        69..74 => Step::Room(*[None, None, Some(15_000), Some(400)].choose(rng).expect("not empty")),
+        74..75 => Step::SyncsFail(*[1, 3, 1_000_000].choose(rng).expect("not empty")),
+        75..79 => Step::Clock(*[-86_400, -3, 3, 3_600, 86_400].choose(rng).expect("not empty")),
+        79..88 => {
+            let ending = match rng.random_range(0..4) {
+                0 => Ending::Orderly,
+                _ => Ending::Crash { index_first: rng.random(), in_the_middle: rng.random() },
+            };
+            let index = match rng.random_range(0..10) {
+                0..5 => Index::Whole,
+                5 | 6 => Index::Gone,
+                7 | 8 => Index::Torn(rng.random_range(0..1000)),
+                _ => Index::Yesterday,
+            };
+            Step::Restart(ending, index, *[0, 5, 40, 200, 200, -86_400].choose(rng).expect("not empty"))
+        }
+        _ => Step::Wait(rng.random_range(20..500)),
+    }
+}
+
+/// A publisher in a room.
+struct Present {
+    room: u32,
+    user: &'static str,
+    session: SessionId,
+}
+
+struct Walk {
+    seed: u64,
+    site: Site,
+    bucket: String,
+    proxy: Proxy,
+    server: Arc<Server>,
+    receiver: Receiver,
+    rng: StdRng,
+    life: Option<Life>,
+    lives: usize,
+    tasks: Vec<(TaskId, u32)>,
+    present: Vec<Present>,
+    sessions: u64,
+    /// Syncs failed in this life: what folders say of their tasks may be behind.
+    folders_lag: bool,
+    dir: tempfile::TempDir,
+}
+
+impl Walk {
+    async fn begin(seed: u64, server: Arc<Server>) -> Walk {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let dir = tempfile::tempdir().unwrap();
+        let bucket = format!("walk-{seed}");
+        server.make_bucket(&bucket).await;
+        let proxy = Proxy::to(&server.endpoint, Mode::Pass).await;
+        let receiver = Receiver::start().await;
+        let mut config = Config::default();
+        config.server.state_dir = dir.path().to_owned();
+        config.storage.s3_endpoint = Some(proxy.endpoint.clone());
+        config.storage.path_style = true;
+        config.upload.retry_longest_seconds = 1;
+        config.upload.timeout_seconds = 1;
+        config.upload.grace_seconds = rng.random_range(0..3);
+        // the least that S3 takes
+        (config.upload.multipart_from_bytes, config.upload.part_bytes) = (5 << 20, 5 << 20);
+        config.callbacks.retry_longest_seconds = 1;
+        config.callbacks.timeout_seconds = 1;
+        config.recording.on_stop = if rng.random() { OnStop::End } else { OnStop::Resume };
+        config.disk.low_percent = 0;
+        (config.disk.low_bytes, config.disk.low_inodes, config.disk.reserve_bytes) = (20_000, 0, 8_000);
+        config.disk.when_full = if rng.random() { WhenFull::RefuseNewTasks } else { WhenFull::DropOldest };
+        let (callback_url, callback_key) = (Some(receiver.url.clone()), Some(Secret::new(support::CALLBACK_KEY)));
+        config.apps = vec![App { sdk_app_id: APP, secret_key: None, callback_url, callback_key }];
+        let key = rng.random::<bool>().then(|| Key::new(std::array::from_fn(|i| i as u8 ^ seed as u8)));
+        let site = Site {
+            dir: dir.path().to_owned(),
+            config: Arc::new(config),
+            vault: Vault::new(key, Vec::new()),
+            disk: ScriptedDisk::new(),
+            wall: Wall::new(Timestamp::from_ms(1_800_000_000_000)),
+            studio: Studio::new(),
+        };
+        let life = Some(Life::begin(&site).await);
+        let (tasks, present) = (Vec::new(), Vec::new());
+        Walk {
+            seed,
+            site,
+            bucket,
+            proxy,
+            server,
+            receiver,
+            rng,
+            life,
+            lives: 1,
+            tasks,
+            present,
+            sessions: 0,
+            folders_lag: false,
+            dir,
+        }
+    }
+
+    fn life(&self) -> &Life {
+        self.life.as_ref().expect("it is only taken to begin the next one")
+    }
+
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::Create => self.create().await,
+            Step::Enter => {
+                let Some((_, room)) = self.tasks.choose(&mut self.rng).cloned() else { return };
+                let user = *["ann", "bob"].choose(&mut self.rng).expect("not empty");
+                self.enter(room, user).await;
+            }
+            Step::Leave => {
+                let Some(Present { session, .. }) = self.present.pop() else { return };
+                let left = MediaNews::Left { session, reason: holdfast::media::LeaveReason::Left };
+                self.life().news.send(left).await.expect("the rooms are open");
+            }
+            Step::Record(times, packets) => {
+                if self.site.studio.records().await {
+                    for _ in 0..times {
+                        self.site.studio.record(packets, self.life().clock, &self.life().news);
+                    }
+                }
+            }
+            Step::End => {
+                let Some((task, _)) = self.tasks.choose(&mut self.rng).cloned() else { return };
+                self.end(task).await;
+            }
+            Step::Line(mode) => self.proxy.set(mode),
+            Step::Receiver { fails } => self.receiver.fail(fails),
+            Step::Room(free) => self.room(free).await,
+            Step::SyncsFail(n) => {
+                self.site.studio.disk_is_ill(false);
+                self.site.disk.fail(n);
+                self.folders_lag = true;
+            }
+            Step::Clock(seconds) => {
+                self.site.wall.step(seconds);
+                self.life().follow(&self.site.wall);
+            }
+            Step::Restart(ending, index, off) => self.restart(ending, index, off).await,
+            Step::Wait(ms) => {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                model::lists_name_what_is_there(&self.server, &self.bucket).await;
+            }
+        }
+    }
+
+    async fn create(&mut self) {
+        let room = self.tasks.len() as u32 + 1;
+        let created =
+            self.life().rooms.create(spec(room, &self.bucket), keys(KEYS.0, KEYS.1), Secret::new("sig")).await;
+        match created {
+            Ok(task) => {
+                self.tasks.push((task, room));
+                for user in ["ann", "bob"] {
+                    if self.rng.random_bool(0.6) {
+                        self.enter(room, user).await;
+                    }
+                }
+            }
+            Err(error) => assert!(self.site.studio.is_ill() || self.was_ill(), "refused: {error}"),
+        }
+    }
+
+    /// The disk is not yet known to be well.
+    fn was_ill(&self) -> bool {
+        !self.life().spool.standing().borrow().takes_tasks()
+    }
+
+    async fn enter(&mut self, room: u32, user: &'static str) {
+        self.sessions += 1;
+        let session = SessionId(self.sessions);
+        // who enters again replaces himself
+        self.present.retain(|there| (there.room, there.user) != (room, user));
+        self.present.push(Present { room, user, session });
+        let news = [
+            MediaNews::Entered {
+                session,
+                room: spec(room, "").room_key(),
+                user: UserId::parse(user).unwrap(),
+                media: MediaId::Main,
+                offers: vec![TrackKind::Audio],
+            },
+            MediaNews::TrackUp { session, track: TrackId(self.sessions), kind: TrackKind::Audio, codec: Codec::Opus },
+        ];
+        for news in news {
+            self.life().news.send(news).await.expect("the rooms are open");
+        }
+    }
+
+    async fn end(&self, task: TaskId) {
+        let ended = self.life().rooms.delete(APP, task).await;
+        assert!(matches!(ended, Ok(()) | Err(Error::TaskUnknown)), "{ended:?}");
+    }
+
+    async fn room(&mut self, free: Option<u64>) {
+        let studio = &self.site.studio;
+        if free.is_some() {
+            studio.disk_is_ill(self.site.config.disk.when_full == WhenFull::DropOldest);
+            self.site.disk.leave(&self.site.spool(), free);
+            return;
+        }
+        self.site.disk.leave(&self.site.spool(), None);
+        self.site.disk.fail(0);
+        let mut standing = self.life().spool.standing();
+        let roomy = standing.wait_for(|standing| standing.level == Level::Roomy);
+        tokio::time::timeout(GUARD, roomy).await.expect("the disk is looked at").expect("by who lives");
+        studio.disk_is_well();
+    }
+
+    async fn restart(&mut self, ending: Ending, index: Index, off: i64) {
+        let life = self.life.take().expect("there is always one");
+        let (clock, news) = (life.clock, life.news.clone());
+        match ending {
+            Ending::Orderly => life.stop().await,
+            Ending::Crash { index_first, in_the_middle } => {
+                self.site.studio.die(in_the_middle, clock, &news);
+                life.crash(index_first).await;
+            }
+        }
+        self.site.studio.die(false, clock, &news);
+        // an index on a disk that fails would take nothing either; the folders cannot make up for both
+        self.damage(if self.folders_lag { Index::Whole } else { index });
+        self.folders_lag = self.site.disk.fails();
+        self.site.wall.step(off);
+        self.site.studio.started_while_ill();
+        self.lives += 1;
+        self.life = Some(Life::begin(&self.site).await);
+        let before = std::mem::take(&mut self.present);
+        for Present { room, user, .. } in before {
+            if self.rng.random_bool(0.7) {
+                self.enter(room, user).await;
+            }
+        }
+    }
+
+    fn damage(&self, index: Index) {
+        let (dir, yesterday) = (self.site.index(), self.site.dir.join("yesterday"));
+        let older = yesterday.exists();
+        match index {
+            Index::Whole => {}
+            Index::Gone => fs::remove_dir_all(&dir).unwrap(),
+            Index::Torn(thousandths) => {
+                let mut bytes = fs::read(dir.join("db")).unwrap();
+                let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+                let at = (used * thousandths / 1000).min(bytes.len().saturating_sub(64));
+                bytes[at..at + 64].fill(0);
+                fs::write(dir.join("db"), bytes).unwrap();
+            }
+            Index::Yesterday if older => {
+                fs::remove_dir_all(&dir).unwrap();
+                copy(&yesterday, &dir);
+            }
+            Index::Yesterday => {}
+        }
+        if dir.exists() {
+            let _ = fs::remove_dir_all(&yesterday);
+            copy(&dir, &yesterday);
+        }
+    }
+
+    /// Everything is well again, every task ends, and what the model asks for must be there.
+    async fn finish(mut self) {
+        self.proxy.set(Mode::Pass);
+        self.receiver.fail(false);
+        self.room(None).await;
+        // a disk that failed would have to show for a quarter of a minute that it works
+        if self.was_ill() || self.rng.random() {
+            let index = if self.rng.random() { Index::Whole } else { Index::Gone };
+            self.restart(Ending::Crash { index_first: true, in_the_middle: false }, index, 300).await;
+        }
+        for (task, _) in self.tasks.clone() {
+            self.end(task).await;
+        }
+        let spool = self.site.spool();
+        let empty = async {
+            while fs::read_dir(&spool).unwrap().flatten().any(|entry| entry.path().is_dir()) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(GUARD, empty).await.is_err() {
+            let stuck: Vec<_> = life::files(&spool);
+            panic!("a task is stuck: {stuck:#?}\n{}", self.receiver.story());
+        }
+        for (task, _) in &self.tasks {
+            assert_eq!(self.life().rooms.describe(APP, task.clone()).await, Err(Error::TaskUnknown));
+        }
+        for prefix in [records::TASKS, records::SPOOL, records::OUTBOX, records::PIECES, records::PARTS] {
+            let left = self.life().store.scan(prefix).await.unwrap();
+            assert!(left.is_empty(), "in the index is left {:?}", left.iter().map(|(key, _)| key).collect::<Vec<_>>());
+        }
+        self.life.take().expect("there is always one").stop().await;
+        let told = self.receiver.taken();
+        let objects = model::objects(&self.server, &self.bucket).await;
+        let written = self.site.studio.written();
+        for (task, _) in &self.tasks {
+            model::check(task, &written, &objects, &told, self.lives);
+        }
+        let (segments, lost) = (written.len(), written.iter().filter(|w| !model::arrived(w, &objects)).count());
+        eprintln!(
+            "walk {}: {} lives, {} tasks, {segments} segments, {lost} lost",
+            self.seed,
+            self.lives,
+            self.tasks.len()
+        );
+        drop(self.dir);
+    }
+}
+
+fn spec(room: u32, bucket: &str) -> RecordingSpec {
+    RecordingSpec {
+        app: APP,
+        room: RoomId::Number(room),
+        mix: None,
+        recorder: UserId::parse("recorder").unwrap(),
+        streams: StreamType::AudioVideo,
+        media: MediaFilter::Both,
+        subscription: Subscription::default(),
+        max_idle: Duration::from_secs(3600),
+        av_merge: false,
+        fill_black: false,
+        call_expiry: Duration::from_secs(10_000 * 3600),
+        destination: Destination {
+            vendor: Vendor::S3,
+            region: "eu-central-1".into(),
+            bucket: bucket.into(),
+            prefix: vec!["p".into()],
+        },
+    }
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to)
+        } else {
+            let _ = fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+async fn walk(seed: u64, server: Arc<Server>) {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
+    let mut steps = vec![Step::Create, Step::Enter, Step::Record(1, 20)];
+    steps.extend((0..STEPS).map(|_| step(&mut rng)));
+    let mut walk = Walk::begin(seed, server).await;
+    for step in steps {
+        tracing::info!(seed, ?step, "walk");
+        walk.take(step).await;
+    }
+    walk.finish().await;
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_closed_arrives_whatever_happens() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    if std::env::var_os("RUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    }
+    let seeds: Vec<u64> = match setting("HOLDFAST_SEED") {
+        Some(seed) => vec![seed],
+        None => {
+            let fresh = setting("HOLDFAST_WALKS").map_or(WALKS, |walks| walks as usize);
+            KEPT.into_iter().chain((0..fresh).map(|_| u64::from(rand::random::<u32>()))).collect()
+        }
+    };
+    eprintln!("HOLDFAST_SEED is one of {seeds:?}");
+    let server = Arc::new(Server::s3s().await);
+    let abreast = Arc::new(tokio::sync::Semaphore::new(ABREAST));
+    let walks: Vec<_> = seeds
+        .into_iter()
+        .map(|seed| {
+            let (server, abreast) = (server.clone(), abreast.clone());
+            let walking = tokio::spawn(async move {
+                let _place = abreast.acquire().await;
+                walk(seed, server).await;
+            });
+            (seed, walking)
+        })
+        .collect();
+    let mut failed = Vec::new();
+    for (seed, walking) in walks {
+        if let Err(error) = walking.await {
+            failed.push(format!("HOLDFAST_SEED={seed}: {error}"));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}

@@ -1,0 +1,184 @@
+//! What must hold when everything is well again, whatever happened on the way.
+//!
+//! Owns: the comparison of what was written with the bucket, the playlists and the callbacks. Must not touch: the box.
+//! Law: it knows what was closed and announced, and nothing of how the box works.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast::model::TaskId;
+use holdfast::model::playlist::Playlist;
+use holdfast::model::segment::{encode_id, segment_stem};
+use serde_json::Value;
+
+use crate::carrier::Server;
+use crate::studio::Written;
+use crate::support::receiver::Callback;
+
+/// By their keys.
+pub type Objects = BTreeMap<String, Vec<u8>>;
+
+async fn names(server: &Server, bucket: &str) -> Vec<String> {
+    let mut pages = server.client().list_objects_v2().bucket(bucket).into_paginator().send();
+    let mut names = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = page.expect("the server lists");
+        names.extend(page.contents().iter().filter_map(|object| object.key().map(str::to_owned)));
+    }
+    names
+}
+
+pub async fn objects(server: &Server, bucket: &str) -> Objects {
+    let mut objects = Objects::new();
+    for name in names(server, bucket).await {
+        let body = server.read(bucket, &name).await;
+        objects.insert(name, body);
+    }
+    objects
+}
+
+/// At any moment: a playlist in the bucket lists only what the bucket holds.
+pub async fn lists_name_what_is_there(server: &Server, bucket: &str) {
+    let mut listed = BTreeSet::new();
+    for list in names(server, bucket).await.iter().filter(|name| name.ends_with(".m3u8")) {
+        let (folder, _) = list.rsplit_once('/').expect("a prefix");
+        let playlist = parsed(list, &server.read(bucket, list).await);
+        listed.extend(playlist.items.into_iter().map(|item| format!("{folder}/{}", item.name)));
+    }
+    // asked afterwards: what is there stays there
+    let there: BTreeSet<String> = names(server, bucket).await.into_iter().collect();
+    let missing: Vec<&String> = listed.difference(&there).collect();
+    assert!(missing.is_empty(), "listed before they are there: {missing:?}");
+}
+
+fn parsed(name: &str, body: &[u8]) -> Playlist {
+    let text = std::str::from_utf8(body).expect("a playlist is text");
+    Playlist::parse(text).unwrap_or_else(|e| panic!("{name}: {e}\n{text}"))
+}
+
+pub fn arrived(written: &Written, objects: &Objects) -> bool {
+    let prefix = format!("p/{}/", written.task);
+    objects.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)).any(|(_, b)| *b == written.bytes)
+}
+
+/// An event as it was told first.
+struct Told {
+    seq: u64,
+    event: u64,
+    payload: Value,
+}
+
+/// In the order in which they were told first; that order is theirs, and repeats say the same.
+fn told_of(task: &TaskId, callbacks: &[Callback]) -> Vec<Told> {
+    let mut told = Vec::<Told>::new();
+    let mut bodies = BTreeMap::<u64, Value>::new();
+    for callback in callbacks.iter().filter(|c| c.task() == task.as_str()) {
+        assert!(callback.signed, "{}", callback.body);
+        let (_, seq) = callback.id().rsplit_once('-').expect("an id ends in a number");
+        let seq = seq.parse().expect("an id ends in a number");
+        let mut body = callback.json.clone();
+        body["CallbackTs"] = Value::Null;
+        match bodies.insert(seq, body.clone()) {
+            Some(before) => assert_eq!(before, body, "two events have one number"),
+            None => {
+                let last = told.last().map(|last| last.seq);
+                assert!(last < Some(seq), "{seq} was told after {last:?}: {}", callback.body);
+                told.push(Told { seq, event: callback.event(), payload: callback.payload().clone() });
+            }
+        }
+    }
+    told
+}
+
+/// Everything about one task. `lives`: of the box, at the most.
+pub fn check(task: &TaskId, written: &[Written], objects: &Objects, callbacks: &[Callback], lives: usize) {
+    let written: Vec<&Written> = written.iter().filter(|w| w.task == *task).collect();
+    let prefix = format!("p/{task}/");
+    let of_task: BTreeMap<&str, &Vec<u8>> =
+        objects.iter().filter_map(|(key, body)| Some((key.strip_prefix(&prefix)?, body))).collect();
+    let told = told_of(task, callbacks);
+    let story: Vec<String> = told.iter().map(|t| format!("{} {} {}", t.seq, t.event, t.payload)).collect();
+
+    let mut announced: Vec<&str> = (told.iter().filter(|t| t.event == 308 && t.payload["Code"] == "SegmentLost"))
+        .filter_map(|t| t.payload["Message"].as_str()?.split([' ', ':']).next())
+        .collect();
+
+    // once, under one name, byte by byte
+    let mut names = BTreeMap::<&str, &Written>::new();
+    let mut places = BTreeMap::new();
+    let mut given_up = 0;
+    for (name, body) in of_task.iter().filter(|(name, _)| name.ends_with(".ts")) {
+        let piece = written.iter().find(|w| w.bytes == **body);
+        let piece = piece.unwrap_or_else(|| panic!("{task}/{name} is nothing that was written ({} bytes)", body.len()));
+        let twice = places.insert((piece.run, piece.index), *name);
+        assert_eq!(twice, None, "{task}: {name} is there twice");
+        // the storage took it, its answer was lost on the way, and then the disk had no room for it: no list has it
+        if announced.contains(name) {
+            assert!(piece.doomed, "{task}: {piece:?} was lost for no reason\n{story:#?}");
+            given_up += 1;
+        } else {
+            names.insert(name, piece);
+        }
+    }
+    let missing: Vec<&&Written> = written.iter().filter(|w| !places.contains_key(&(w.run, w.index))).collect();
+    for piece in &missing {
+        let user = encode_id(piece.lane.user.as_ref().expect("single streams").as_str());
+        let is_it = |object: &&str| {
+            let told = segment_stem(object).is_some_and(|stem| stem.contains(&format!("UserId_s_{user}__")));
+            told && !of_task.contains_key(*object)
+        };
+        let at = announced.iter().position(is_it);
+        let at = at.unwrap_or_else(|| panic!("{task}: {piece:?} is neither there nor announced as lost\n{story:#?}"));
+        announced.remove(at);
+        assert!(piece.doomed, "{task}: {piece:?} was lost for no reason\n{story:#?}");
+    }
+    let lost = missing.len() + given_up;
+
+    // the lists, in order, and their gaps
+    let mut listed = BTreeSet::new();
+    let lists: BTreeSet<&str> = of_task.keys().copied().filter(|name| name.ends_with(".m3u8")).collect();
+    for list in &lists {
+        let playlist = parsed(list, of_task[list]);
+        assert!(playlist.ended, "{task}: {list} is left open");
+        let mut before: Option<&Written> = None;
+        for item in &playlist.items {
+            let piece = names.get(item.name.as_str()).unwrap_or_else(|| panic!("{list} lists {}", item.name));
+            assert_eq!(segment_stem(&item.name), list.strip_suffix(".m3u8"), "{task}");
+            assert!(listed.insert(item.name.clone()), "{task}: {} is listed twice", item.name);
+            if let Some(before) = before {
+                assert_eq!(piece.lane, before.lane, "{task}");
+                assert!((before.run, before.index) < (piece.run, piece.index), "{task}: {list} is out of order");
+                let joins = before.run == piece.run && before.index + 1 == piece.index;
+                assert_eq!(item.discontinuity, !joins, "{task}: {} in {list} ({before:?}, {piece:?})", item.name);
+            }
+            before = Some(piece);
+        }
+    }
+    let unlisted: Vec<&&str> = names.keys().filter(|name| !listed.contains(**name)).collect();
+    assert!(unlisted.is_empty(), "{task}: {unlisted:?} are in no list");
+
+    // what was told
+    let count = |event: u64| told.iter().filter(|t| t.event == event).count();
+    let files = |event: u64, field: &str| {
+        let named = told.iter().filter(|t| t.event == event).filter_map(|t| t.payload[field].as_str());
+        let named: Vec<&str> = named.collect();
+        let once: BTreeSet<&str> = named.iter().copied().collect();
+        assert_eq!(once.len(), named.len(), "{task}: {event} was told twice of one list\n{story:#?}");
+        once
+    };
+    assert_eq!((count(301), count(302), count(303)), (1, 1, 1), "{task}\n{story:#?}");
+    assert_eq!(files(304, "FileList"), lists, "{task}\n{story:#?}");
+    assert!(files(307, "FileName").is_superset(&lists), "{task}\n{story:#?}");
+    let ends: Vec<u64> = told.iter().filter(|t| t.event == 305).filter_map(|t| t.payload["Status"].as_u64()).collect();
+    let right: &[&[u64]] = if lost == 0 { &[&[0], &[1, 2]] } else { &[&[1]] };
+    assert!(right.contains(&&ends[..]), "{task}: 305 says {ends:?}, and {lost} are lost\n{story:#?}");
+    let takeovers = lists.iter().filter_map(|list| list.strip_prefix("ha")?.split('_').next()?.parse::<usize>().ok());
+    assert!(count(306) <= 3 && takeovers.max().unwrap_or(0) <= count(306), "{task}\n{story:#?}");
+    let mut errors = BTreeMap::<&str, usize>::new();
+    for t in told.iter().filter(|t| t.event == 308) {
+        *errors.entry(t.payload["Code"].as_str().expect("a code")).or_default() += 1;
+    }
+    for (code, times) in errors {
+        let most = if code == "SegmentLost" { lost * lives } else { lives };
+        assert!(times <= most, "{task}: {code} was told {times} times in {lives} lives\n{story:#?}");
+    }
+}
