@@ -120,7 +120,8 @@ impl Session {
                 return reason;
             }
             self.send(course);
-            let deadline = next_look(self.deadline(course).max(now + Duration::from_millis(1)));
+            let due = self.deadline(course);
+            let deadline = next_look(due.max(now + Duration::from_millis(1)));
             tokio::select! {
                 biased;
                 () = self.closing.cancelled() => return LeaveReason::Closed,
@@ -143,13 +144,15 @@ impl Session {
                     None => return LeaveReason::Closed,
                 },
                 () = bell.notified() => {}
-                () = tokio::time::sleep_until(deadline.into()) => {
-                    let now = Instant::now();
-                    if let Err(error) = self.peer.core.handle_timeout(now) {
-                        tracing::debug!(session = self.who.session.0, %error, "timer");
-                    }
-                    self.intake.release(now);
+                () = tokio::time::sleep_until(deadline.into()) => {}
+            }
+            // whatever woke it: datagrams come at the same moments as timers, and must not keep them from being heard
+            let now = Instant::now();
+            if due <= now {
+                if let Err(error) = self.peer.core.handle_timeout(now) {
+                    tracing::debug!(session = self.who.session.0, %error, "timer");
                 }
+                self.intake.release(now);
             }
         }
     }
