@@ -66,6 +66,8 @@ struct Running {
     dir: PathBuf,
     /// Files' timelines count from here: shared by the task's lanes.
     base: MediaTime,
+    /// Its record as the index has it: what has not changed is not written.
+    saved: Vec<u8>,
 }
 
 fn to_bytes(record: &impl serde::Serialize) -> Vec<u8> {
@@ -420,7 +422,7 @@ impl Actor {
         }
         info!(task = %id, %room, recorder = %task.spec.recorder, "task created");
         let base = self.parts.media_clock.now();
-        self.tasks.insert(id.clone(), Running { task, keys: Some(keys), dir, base });
+        self.tasks.insert(id.clone(), Running { task, keys: Some(keys), dir, base, saved: Vec::new() });
         self.perform(&id, effects).await;
         self.queue.extend(replaced.into_iter().map(|old| (old, Input::Stop(LeaveCode::SameUserEntered))));
         self.reconcile_task(&id).await;
@@ -542,7 +544,11 @@ impl Actor {
     async fn save_with(&mut self, id: &TaskId, mut writes: BTreeMap<String, Option<Vec<u8>>>) {
         let Some(running) = self.tasks.get_mut(id) else { return };
         let shape = running.task.take_shape();
-        writes.insert(records::task_key(id), Some(to_bytes(&running.task)));
+        let record = to_bytes(&running.task);
+        if record != running.saved {
+            running.saved.clone_from(&record);
+            writes.insert(records::task_key(id), Some(record));
+        }
         self.commit(writes).await;
         if let Some(shape) = shape {
             self.redescribe(id, shape.to_text());

@@ -108,17 +108,27 @@ pub fn read<'a>(dir: &Path, names: impl Iterator<Item = &'a str>) -> io::Result<
         let bytes = fs::read(dir.join(journal_name(number)))?;
         let whole = bytes.is_empty() || bytes.ends_with(b"\n");
         told.journal = if whole { number } else { number.saturating_add(1) };
-        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            match parse_line(line) {
-                Some(note) => told.notes.push(note),
-                None => told.torn += 1,
-            }
-        }
+        let (notes, torn) = read_journal(&bytes);
+        told.notes.extend(notes);
+        told.torn += torn;
     }
     Ok(told)
 }
 
-fn line(note: Note, name: &str, object: &str) -> String {
+/// The lines of a journal that can be read, and how many cannot.
+pub fn read_journal(bytes: &[u8]) -> (Vec<(Note, LocalName, String)>, usize) {
+    let (mut notes, mut torn) = (Vec::new(), 0);
+    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        match parse_line(line) {
+            Some(note) => notes.push(note),
+            None => torn += 1,
+        }
+    }
+    (notes, torn)
+}
+
+/// A line of a journal.
+pub fn line(note: Note, name: &str, object: &str) -> String {
     let rest = format!("{} {name} {object}", note.word());
     format!("{:08x} {rest}\n", crc32fast::hash(rest.as_bytes()))
 }
@@ -151,7 +161,8 @@ pub fn note(dir: &Path, journal: u32, note: Note, name: &str, object: &str, sync
     Ok(file)
 }
 
-fn read_destination(bytes: &[u8]) -> Option<Destination> {
+/// The records that `destination.json` keeps; `None`: it is torn.
+pub fn read_destination(bytes: &[u8]) -> Option<Destination> {
     let file: DestinationFile = serde_json::from_slice(bytes).ok().filter(|file: &DestinationFile| file.v == 1)?;
     let destination = serde_json::to_vec(&file.destination).ok()?;
     Some(Destination { destination, keys: hex::decode(&file.keys).ok()? })

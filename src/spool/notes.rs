@@ -107,6 +107,7 @@ impl Shared {
             self.journals().insert(task.clone(), told.journal);
         }
         shelved.shape = told.shape;
+        shelved.destination = told.destination.is_some();
         for (note, name, object) in told.notes {
             match note {
                 Note::Uploaded => shelved.noted_uploaded.push((name, object)),

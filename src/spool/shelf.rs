@@ -11,7 +11,7 @@ use crate::model::segment::UNFINISHED;
 use crate::store::records::SealedFile;
 
 /// Orders done with one sync of each folder and one commit.
-const GROUP: usize = 64;
+const GROUP: usize = 256;
 /// After which what the disk or the index refused is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -198,10 +198,13 @@ impl Hands {
         {
             tracing::warn!(path = %from.display(), %error, "a sealed segment stays without its end");
         }
-        (self.shared.sync)(&file).map_err(|error| {
-            self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync: {error}"));
-            Unsafe::Lost(format!("sync: {error}"))
-        })?;
+        // one that has its name already has got it after its sync
+        if from != &last {
+            (self.shared.sync)(&file).map_err(|error| {
+                self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync: {error}"));
+                Unsafe::Lost(format!("sync: {error}"))
+            })?;
+        }
         let sealed = sealed(&input, &file).map_err(lost("read"))?;
         if from != &last {
             fs::rename(from, &last).map_err(|error| {

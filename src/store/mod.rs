@@ -102,6 +102,12 @@ impl Batch {
     }
 }
 
+/// Whether bytes read as the sum over all records, for the fuzz targets.
+#[doc(hidden)]
+pub fn is_sum(bytes: &[u8]) -> bool {
+    Sum::from_bytes(bytes).is_some()
+}
+
 /// Keys and what is under them.
 pub type Records = Vec<(String, Vec<u8>)>;
 

@@ -263,6 +263,8 @@ impl Uploader {
         let fate = match self.try_carry(&job, &line).await {
             Ok(Went::Up) => {
                 self.is_well(&line);
+                // the next file flies while this one is noted: that takes some turns of the disk
+                job.landed();
                 self.landed(job).await
             }
             Ok(Went::On) => {

@@ -10,6 +10,9 @@ use crate::spool::Shelved;
 
 use super::*;
 
+/// Files without a record that are handed to the shelf before it is waited for.
+const ADOPTED_AT_ONCE: usize = 1024;
+
 impl Actor {
     /// Takes up the tasks of the index and of the shelf. `recovered` is what the spool found on the disk.
     pub async fn restore(parts: Parts, mut recovered: Recovered) -> Result<Actor, Error> {
@@ -17,11 +20,12 @@ impl Actor {
         let mut indexed = actor.indexed().await?;
         let mut ids: BTreeSet<TaskId> = indexed.keys().cloned().collect();
         ids.extend(recovered.tasks.iter().filter(|(_, found)| found.shape.is_some()).map(|(id, _)| id.clone()));
-        let mut repaired = 0;
+        let (mut repaired, mut adopted) = (0, 0);
         for id in ids {
             let mut found = recovered.tasks.remove(&id).unwrap_or_default();
             let shape = actor.shape_of(&id, &found);
-            let (task, known) = match (indexed.remove(&id), shape) {
+            let (indexed, saved) = indexed.remove(&id).unzip();
+            let (mut task, known) = match (indexed, shape) {
                 (indexed, Some(shape)) => RecordingTask::reconcile_index(indexed, shape),
                 (Some(task), None) => (task, true),
                 (None, None) => {
@@ -29,8 +33,16 @@ impl Actor {
                     continue;
                 }
             };
+            if !found.destination {
+                task.describe_anew();
+            }
             found.shape = None;
-            repaired += actor.take_up(task, known, found).await?;
+            if adopted > ADOPTED_AT_ONCE {
+                adopted = 0;
+                actor.parts.spool.drained().await.map_err(|e| Error::Spool(e.to_string()))?;
+            }
+            adopted += found.adopted.len();
+            repaired += actor.take_up(task, known, found, saved.unwrap_or_default()).await?;
         }
         if repaired > 0 {
             warn!(repaired, "the index had lost records; they were made again of what the shelf holds");
@@ -61,11 +73,12 @@ impl Actor {
         }
     }
 
-    async fn indexed(&self) -> Result<BTreeMap<TaskId, RecordingTask>, Error> {
+    /// Each task of the index, and its record as it stands there.
+    async fn indexed(&self) -> Result<BTreeMap<TaskId, (RecordingTask, Vec<u8>)>, Error> {
         let mut indexed = BTreeMap::new();
         for (key, bytes) in self.parts.store.scan(records::TASKS).await.map_err(failed)? {
             match serde_json::from_slice::<RecordingTask>(&bytes) {
-                Ok(task) => drop(indexed.insert(task.id.clone(), task)),
+                Ok(task) => drop(indexed.insert(task.id.clone(), (task, bytes))),
                 Err(e) => {
                     error!(%key, error = %e, "a task's record cannot be read; its folder may tell more");
                     self.parts.health.degraded("index", "a task's record cannot be read");
@@ -92,7 +105,13 @@ impl Actor {
 
     /// Takes up one task. `known`: the index has it as its folder does, or newer. Answers how many records the index
     /// lacked.
-    async fn take_up(&mut self, mut task: RecordingTask, known: bool, found: Shelved) -> Result<usize, Error> {
+    async fn take_up(
+        &mut self,
+        mut task: RecordingTask,
+        known: bool,
+        found: Shelved,
+        saved: Vec<u8>,
+    ) -> Result<usize, Error> {
         let id = task.id.clone();
         let store = self.parts.store.clone();
         let mut pieces: Vec<Piece> = Vec::new();
@@ -130,9 +149,13 @@ impl Actor {
         let (task, restored) = task.restore(pieces, self.policy(), self.now());
         effects.extend(restored);
         info!(task = %id, phase = ?task.phase, takeover = task.takeover, "task taken in");
-        let dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
+        // recovery has found most folders, and made them durable
+        let mut dir = self.parts.spool.task_dir(&id);
+        if !dir.is_dir() {
+            dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
+        }
         let base = self.parts.media_clock.now();
-        self.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base });
+        self.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base, saved });
         self.perform(&id, effects).await;
 
         // The shelf's own word on each file comes first; what neither it nor recovery knows is lost.
@@ -148,9 +171,14 @@ impl Actor {
         for (_, segment, why) in lost {
             tell(Input::Fate(Fate::Lost { segment, why }));
         }
-        for segment in found.adopted {
+        for (count, segment) in found.adopted.into_iter().enumerate() {
             here.insert((segment.run.run, segment.index));
-            tell(Input::SegmentClosed(segment));
+            self.queue.push_back((id.clone(), Input::SegmentClosed(segment)));
+            // the shelf takes so many at once
+            if count % ADOPTED_AT_ONCE == ADOPTED_AT_ONCE - 1 {
+                self.drain().await;
+                self.parts.spool.drained().await.map_err(|e| Error::Spool(e.to_string()))?;
+            }
         }
         self.drain().await;
         let now = self.now();
