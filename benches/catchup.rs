@@ -245,23 +245,23 @@ fn packets(dir: &Path) -> Script {
 /// A copy of a state directory, in which segments, that nobody changes, are second names of the same files.
 fn copy_linked(from: &Path, to: &Path) {
     copy_with(from, to, &|from, to| match from.extension().is_some_and(|ext| ext == "ts") {
-        true => fs::hard_link(from, to).expect("both are on one file system"),
-        false => drop(fs::copy(from, to).expect("there is room for it")),
+        true => fs::hard_link(from, to),
+        false => fs::copy(from, to).map(|_| ()),
     });
 }
 
 fn copy(from: &Path, to: &Path) {
-    copy_with(from, to, &|from, to| drop(fs::copy(from, to).expect("there is room for it")));
+    copy_with(from, to, &|from, to| fs::copy(from, to).map(|_| ()));
 }
 
-fn copy_with(from: &Path, to: &Path, file: &dyn Fn(&Path, &Path)) {
+fn copy_with(from: &Path, to: &Path, file: &dyn Fn(&Path, &Path) -> std::io::Result<()>) {
     fs::create_dir(to).expect("the folder is ours");
     for entry in fs::read_dir(from).expect("it was just made").flatten() {
         let (from, to) = (entry.path(), to.join(entry.file_name()));
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             copy_with(&from, &to, file);
         } else {
-            file(&from, &to);
+            file(&from, &to).unwrap_or_else(|e| panic!("{}: {e}", to.display()));
         }
     }
 }

@@ -180,7 +180,7 @@ struct State {
 impl Spool {
     /// Makes the folder and starts the thread. Nothing can be leased before [`Spool::recover`].
     ///
-    /// `fates` gets `Spooled`, `Lost` of segments that were handed over; it may be full, then the thread waits.
+    /// `fates` gets `Spooled`, `Lost` of segments that were handed over; it may be full, then they come later.
     pub fn open(dir: &Path, store: Store, fates: mpsc::Sender<(TaskId, Fate)>) -> Result<Arc<Spool>, Error> {
         Spool::open_with(dir, store, Vault::default(), fates, File::sync_all)
     }

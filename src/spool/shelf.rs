@@ -4,6 +4,7 @@
 //! Law: HOUSE §5: a file whose sync failed is lost, and is not synced again; what could not be recorded is recorded
 //! later, since its file is safe.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::Receiver;
 
 use super::*;
@@ -14,6 +15,8 @@ use crate::store::records::SealedFile;
 const GROUP: usize = 256;
 /// After which what the disk or the index refused is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// After which the actor is looked at again that had no room for news.
+const TELL_AGAIN: Duration = Duration::from_millis(20);
 
 pub(super) struct Hands {
     shared: Arc<Shared>,
@@ -25,6 +28,9 @@ pub(super) struct Hands {
     undescribed: BTreeMap<TaskId, String>,
     /// Segments whose bytes are on the disk, and which could not be given their name (a full folder).
     unnamed: Vec<Order>,
+    /// News that the actor has no room for now. It may be waiting for this thread: while it takes up its tasks it hears
+    /// nothing, and hands over more files than there is room for news of.
+    untold: VecDeque<(TaskId, Fate)>,
 }
 
 /// Why a segment is not safe.
@@ -42,8 +48,8 @@ struct Safe {
 
 impl Hands {
     pub(super) fn new(shared: Arc<Shared>) -> Hands {
-        let (unrecorded, unwritten, undescribed, unnamed) = Default::default();
-        Hands { shared, unrecorded, unwritten, undescribed, unnamed }
+        let (unrecorded, unwritten, undescribed, unnamed, untold) = Default::default();
+        Hands { shared, unrecorded, unwritten, undescribed, unnamed, untold }
     }
 
     /// The life of the thread: until the shelf's last holder is gone, or the index has stopped.
@@ -53,8 +59,15 @@ impl Hands {
                 || !self.unwritten.is_empty()
                 || !self.undescribed.is_empty()
                 || !self.unnamed.is_empty();
-            let first = match if owed { from.recv_timeout(AGAIN) } else { from.recv().map_err(Into::into) } {
+            self.tell_on();
+            let wait = match self.untold.is_empty() {
+                false => Some(TELL_AGAIN),
+                true => owed.then_some(AGAIN),
+            };
+            let received = wait.map_or_else(|| from.recv().map_err(Into::into), |wait| from.recv_timeout(wait));
+            let first = match received {
                 Ok(order) => Some(order),
+                Err(RecvTimeoutError::Timeout) if !self.untold.is_empty() => continue,
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
@@ -310,7 +323,7 @@ impl Hands {
         Ok(())
     }
 
-    fn lose(&self, object: String, segment: ClosedSegment, why: String) -> Result<(), Error> {
+    fn lose(&mut self, object: String, segment: ClosedSegment, why: String) -> Result<(), Error> {
         let LaneRun { task, lane, run } = segment.run.clone();
         tracing::error!(%task, ?lane, run, segment = segment.index, object, why, "a segment is lost");
         metrics::counter!("holdfast_segments_lost_total").increment(1);
@@ -350,9 +363,21 @@ impl Hands {
         self.shared.state().dequeue(&playlist.task, of_playlist(playlist));
     }
 
-    fn tell(&self, task: TaskId, fate: Fate) {
-        // nobody listens any more only while the process ends; recovery tells it again
-        let _ = self.shared.fates.blocking_send((task, fate));
+    fn tell(&mut self, task: TaskId, fate: Fate) {
+        self.untold.push_back((task, fate));
+        self.tell_on();
+    }
+
+    /// In their order, as long as there is room.
+    fn tell_on(&mut self) {
+        while let Some(news) = self.untold.pop_front() {
+            match self.shared.fates.try_send(news) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(news)) => return self.untold.push_front(news),
+                // nobody listens any more only while the process ends; recovery tells it again
+                Err(mpsc::error::TrySendError::Closed(_)) => return self.untold.clear(),
+            }
+        }
     }
 }
 
