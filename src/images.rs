@@ -333,6 +333,12 @@ impl Failure {
     }
 }
 
+/// Whether the box would ask this address for a picture, nothing being allowed by the configuration, for the fuzz targets.
+#[doc(hidden)]
+pub fn may_be_asked(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| check(&url, &[]).is_ok())
+}
+
 /// Whether a URL may be asked at all. A host that is an address is never resolved, so it is checked here.
 fn check(url: &Url, allow: &[IpNet]) -> Result<(), BadUrl> {
     if !matches!(url.scheme(), "http" | "https") {

@@ -735,3 +735,78 @@ async fn what_a_folder_missed_is_not_told_twice() {
     assert_eq!((slices, told(&world)), (1, true), "{:?}", world.events);
     life.crash().await;
 }
+
+#[tokio::test]
+async fn a_start_that_finds_all_as_it_was_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::default();
+    let mut life = Life::begin(dir.path(), Duration::ZERO).await;
+    life.enter().await;
+    let task = life.create().await;
+    let order = life.started().await;
+    life.write_segment(&order, 0, true).await;
+    life.write_segment(&order, 1, true).await;
+    life.rooms.delete(APP, task.clone()).await.unwrap();
+    let Some(Asked::Finish(run)) = life.asked.recv().await else { panic!("the lane is finished") };
+    life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Finished }).await;
+    let left = async {
+        while world.count(|e| matches!(e, EventBody::RecorderStop { .. })) == 0 {
+            life.outbox.notified().await;
+            life.hear(&mut world).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, left).await.expect("it leaves");
+    life.crash().await;
+
+    // the last commit's number, and the file that says what the task is
+    let written = || {
+        let shape = std::fs::metadata(dir.path().join("spool").join(task.as_str()).join("task.json")).unwrap();
+        let commits = std::fs::read_to_string(dir.path().join("index.lock")).unwrap();
+        (std::os::unix::fs::MetadataExt::ino(&shape), shape.modified().unwrap(), commits)
+    };
+    let before = written();
+    for later in [1, 2] {
+        let life = Life::begin(dir.path(), Duration::from_secs(later)).await;
+        assert_eq!(life.spool.total().segments, 2);
+        life.crash().await;
+        assert_eq!(written(), before, "start {later}");
+    }
+
+    // what the folder lacks is written again
+    std::fs::remove_file(dir.path().join("spool").join(task.as_str()).join("destination.json")).unwrap();
+    Life::begin(dir.path(), Duration::from_secs(3)).await.crash().await;
+    assert!(dir.path().join("spool").join(task.as_str()).join("destination.json").exists());
+}
+
+#[tokio::test]
+async fn without_an_index_more_files_than_the_shelf_takes_at_once_are_taken_in() {
+    const FILES: u32 = 5000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(dir.path(), Duration::ZERO).await;
+    life.enter().await;
+    life.create().await;
+    let order = life.started().await;
+    life.write_segment(&order, 0, true).await;
+    life.has_on_the_shelf(".ts").await;
+    life.crash().await;
+    for index in 1..FILES {
+        let segment = ClosedSegment {
+            run: order.run.clone(),
+            index,
+            start: Timestamp::from_ms(DAWN).plus(Duration::from_secs(10) * (index + 1)),
+            duration: Duration::from_secs(10),
+            bytes: 188,
+            size: None,
+            discontinuity: false,
+            part_name: String::new(),
+        };
+        std::fs::write(order.dir.join(LocalName::of(&segment).to_string()), [0x47; 188]).unwrap();
+    }
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+
+    let life = Life::begin(dir.path(), Duration::from_secs(60)).await;
+    assert_eq!(life.spool.total().segments, FILES as usize);
+    let health = format!("{:?}", life.health.summary());
+    assert!(!health.contains("shelf"), "it was asked for more than it takes: {health}");
+    life.crash().await;
+}

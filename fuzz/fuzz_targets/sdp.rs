@@ -1,6 +1,7 @@
 //! A publisher's offer, and the fragments that follow it.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
+#[path = "../targets.rs"]
+mod targets;
 
-fuzz_target!(|text: &str| holdfast::media::read_description(text));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::sdp(bytes));

@@ -48,8 +48,27 @@ use tokio::sync::mpsc;
 
 pub use dimensions::stream_size;
 
-/// All that reads a stranger's session description, for `fuzz/`.
-#[cfg(fuzzing)]
+/// All that reads the payloads of a stranger's packets, for the fuzz targets.
+#[doc(hidden)]
+pub fn read_payloads(bytes: &[u8]) {
+    for codec in [Codec::Opus, Codec::H264, Codec::Vp8, Codec::Vp9, Codec::Av1] {
+        let _ = (keyframe::begins_keyframe(codec, bytes), keyframe::holds_picture(codec, bytes));
+        if dimensions::tells_size(codec) {
+            let _ = dimensions::picture_size(codec, bytes);
+        }
+    }
+    // packets of a length that the first byte of each says
+    let (mut rest, mut units) = (bytes, av1::Assembler::default());
+    while let Some((length, after)) = rest.split_first() {
+        let (packet, after) = after.split_at(usize::from(*length).min(after.len()));
+        let _ = units.push(packet, length % 7 == 0);
+        rest = after;
+    }
+    let _ = av1::Assembler::default().push(bytes, false);
+}
+
+/// All that reads a stranger's session description, for the fuzz targets.
+#[doc(hidden)]
 pub fn read_description(text: &str) {
     if let Ok(offer) = sdp::Offer::parse(text) {
         let _ = offer.for_core();

@@ -18,6 +18,8 @@ pub const FRESH_SEGMENTS: usize = 4;
 pub const FRESH_PLAYLISTS: usize = 2;
 /// A destination that let nothing land for so long, though something flies, gives its places back to the others.
 pub const SLOW: Duration = Duration::from_secs(10);
+/// A disk that does not take down what has landed stops its destination when so much waits for it.
+pub const LANDED: usize = 8;
 
 /// How long to wait after the `attempts`-th failure in a row (1 is the first).
 ///
@@ -56,6 +58,13 @@ impl Pending {
     pub fn is_empty(self) -> bool {
         self.segments == 0 && self.playlists == 0
     }
+
+    fn files(&mut self, class: Class) -> &mut usize {
+        match class {
+            Class::Playlist => &mut self.playlists,
+            Class::Segment => &mut self.segments,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -73,6 +82,15 @@ enum PlaceState {
     Ready,
     Later(Duration),
     Leased,
+    /// Its destination has it; that is being written down.
+    Landed,
+}
+
+impl PlaceState {
+    /// Nobody is busy with it.
+    fn is_idle(self) -> bool {
+        matches!(self, PlaceState::Ready | PlaceState::Later(_))
+    }
 }
 
 /// How much may fly.
@@ -114,6 +132,8 @@ struct Line {
     /// (when, who)
     later: BTreeSet<(Duration, Waiting)>,
     in_flight: usize,
+    /// Landed, and not yet written down.
+    landed: usize,
     /// Failures in a row that were the destination's.
     failures: u32,
     not_before: Duration,
@@ -133,7 +153,7 @@ struct Pick {
 }
 
 /// A file that was taken from the line, to be given back with [`Backlog::done`], [`Backlog::failed`] or
-/// [`Backlog::returned`].
+/// [`Backlog::returned`]; it may have [`Backlog::landed`] before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     pub waiting: Waiting,
@@ -160,6 +180,8 @@ pub struct Backlog {
     places: BTreeMap<Waiting, Place>,
     lines: BTreeMap<String, Line>,
     tasks: BTreeMap<TaskId, Pending>,
+    /// The sum of it.
+    all: Pending,
     /// Tasks that are being recorded.
     live: BTreeSet<TaskId>,
     turns: u64,
@@ -188,13 +210,13 @@ impl Backlog {
         let pending = self.tasks.entry(waiting.task.clone()).or_default();
         if let Some(place) = self.places.get_mut(&waiting) {
             pending.bytes = pending.bytes - place.bytes + bytes;
+            self.all.bytes = self.all.bytes - place.bytes + bytes;
             place.bytes = bytes;
             return;
         }
-        pending.bytes += bytes;
-        match class {
-            Class::Playlist => pending.playlists += 1,
-            Class::Segment => pending.segments += 1,
+        for pending in [pending, &mut self.all] {
+            pending.bytes += bytes;
+            *pending.files(class) += 1;
         }
         let live = self.live.contains(&waiting.task);
         self.lines.entry(line.to_owned()).or_default().of(class).insert(order, &waiting, live);
@@ -236,6 +258,18 @@ impl Backlog {
         let place = self.places.get_mut(&pick.waiting).expect("a file in a line has a place");
         place.state = PlaceState::Leased;
         Some(Lease { waiting: pick.waiting, attempts: place.attempts, line_failures: failures })
+    }
+
+    /// The destination has it, and the next file may fly; [`Backlog::done`] follows when that is written down.
+    pub fn landed(&mut self, waiting: &Waiting, now: Duration) {
+        let Some(place) = self.places.get_mut(waiting).filter(|place| place.state == PlaceState::Leased) else {
+            return;
+        };
+        place.state = PlaceState::Landed;
+        let line = self.lines.get_mut(&place.line).expect("a leased file's line is kept");
+        line.in_flight -= 1;
+        line.landed += 1;
+        line.moved_at = now;
     }
 
     /// The destination has it: it leaves the line.
@@ -296,21 +330,20 @@ impl Backlog {
                     line.later.remove(&(at, waiting.clone()));
                 }
                 PlaceState::Leased => line.in_flight -= 1,
+                PlaceState::Landed => line.landed -= 1,
             }
             // a line that failed is remembered while it has files; the next task may have better keys
             if line.is_empty() {
                 self.lines.remove(&place.line);
             }
         }
-        if let Some(pending) = self.tasks.get_mut(&waiting.task) {
+        let pending = self.tasks.get_mut(&waiting.task).expect("a file is counted in its task");
+        for pending in [pending, &mut self.all] {
             pending.bytes -= place.bytes;
-            match place.class {
-                Class::Playlist => pending.playlists -= 1,
-                Class::Segment => pending.segments -= 1,
-            }
-            if pending.is_empty() {
-                self.tasks.remove(&waiting.task);
-            }
+            *pending.files(place.class) -= 1;
+        }
+        if self.tasks.get(&waiting.task).is_some_and(|pending| pending.is_empty()) {
+            self.tasks.remove(&waiting.task);
         }
     }
 
@@ -324,7 +357,7 @@ impl Backlog {
 
     /// Takes a segment out of the line, unless it is being carried just now. `false`: it is, or is not here.
     pub fn remove_idle(&mut self, waiting: &Waiting) -> bool {
-        let idle = self.places.get(waiting).is_some_and(|place| place.state != PlaceState::Leased);
+        let idle = self.places.get(waiting).is_some_and(|place| place.state.is_idle());
         if idle {
             self.remove(waiting);
         }
@@ -333,7 +366,7 @@ impl Backlog {
 
     /// Segments that are not being carried just now, oldest first, and their sizes.
     pub fn idle_segments(&self) -> Vec<(Waiting, u64)> {
-        let idle = |(_, place): &(&Waiting, &Place)| place.class == Class::Segment && place.state != PlaceState::Leased;
+        let idle = |(_, place): &(&Waiting, &Place)| place.class == Class::Segment && place.state.is_idle();
         let mut segments: Vec<_> = self.places.iter().filter(idle).collect();
         segments.sort_by_key(|(_, place)| place.order);
         segments.into_iter().map(|(waiting, place)| (waiting.clone(), place.bytes)).collect()
@@ -370,26 +403,22 @@ impl Backlog {
 
     /// Files and bytes of all tasks.
     pub fn total(&self) -> Pending {
-        self.tasks.values().fold(Pending::default(), |sum, of_task| Pending {
-            segments: sum.segments + of_task.segments,
-            playlists: sum.playlists + of_task.playlists,
-            bytes: sum.bytes + of_task.bytes,
-        })
+        self.all
     }
 
     fn unlease(&mut self, waiting: &Waiting, next: impl FnOnce(&mut Place) -> PlaceState) {
-        let Some(place) = self.places.get_mut(waiting) else { return };
-        if place.state != PlaceState::Leased {
-            return;
+        let Some(place) = self.places.get_mut(waiting).filter(|place| !place.state.is_idle()) else { return };
+        let line = self.lines.get_mut(&place.line).expect("a leased file's line is kept");
+        match place.state {
+            PlaceState::Landed => line.landed -= 1,
+            _ => line.in_flight -= 1,
         }
         place.state = next(place);
-        let line = self.lines.get_mut(&place.line).expect("a leased file's line is kept");
-        line.in_flight -= 1;
         match place.state {
             PlaceState::Later(at) => {
                 line.later.insert((at, waiting.clone()));
             }
-            PlaceState::Ready | PlaceState::Leased => {
+            _ => {
                 let live = self.live.contains(&waiting.task);
                 line.of(place.class).insert(place.order, waiting, live);
             }
@@ -469,7 +498,8 @@ impl Line {
     }
 
     fn is_empty(&self) -> bool {
-        self.playlists.all.is_empty() && self.segments.all.is_empty() && self.later.is_empty() && self.in_flight == 0
+        let waiting = !self.playlists.all.is_empty() || !self.segments.all.is_empty() || !self.later.is_empty();
+        !waiting && self.in_flight == 0 && self.landed == 0
     }
 
     /// It fails, or what flies to it does not land.
@@ -491,7 +521,7 @@ impl Line {
     /// A playlist, unless one went last and a segment waits: neither starves the other. While the destination fails, one
     /// file at a time finds out whether it is back.
     fn pick(&self, now: Duration, per_line: usize, segments: bool, playlists: bool) -> Option<Pick> {
-        if self.not_before > now || (self.failures > 0 && self.in_flight > 0) {
+        if self.not_before > now || (self.failures > 0 && self.in_flight > 0) || self.landed >= LANDED {
             return None;
         }
         let per_line = per_line.max(1);

@@ -65,6 +65,8 @@ pub struct Policy {
     pub error_quiet: Duration,
     /// A closed list that the disk has lost is made again after so long.
     pub list_again: Duration,
+    /// While more of its pieces wait on the shelf a list is published so often at most.
+    pub list_pause: Duration,
 }
 
 impl Default for Policy {
@@ -79,6 +81,7 @@ impl Default for Policy {
             grace: Duration::from_secs(60),
             error_quiet: Duration::from_secs(600),
             list_again: Duration::from_secs(30),
+            list_pause: Duration::from_secs(2),
         }
     }
 }
@@ -206,6 +209,9 @@ pub struct RecordingTask {
     /// The shape has changed since it was last taken.
     #[serde(skip)]
     reshaped: bool,
+    /// The shape as it was found: it is not written again as it is.
+    #[serde(skip)]
+    lies_there: Option<Box<Shape>>,
     /// Between `restore` and `settle_unfound`: what is on the disk is not all told yet, so nothing is concluded.
     #[serde(skip)]
     recovering: bool,
@@ -243,6 +249,7 @@ impl RecordingTask {
             told: Vec::new(),
             seq_limit: 0,
             reshaped: true,
+            lies_there: None,
             recovering: false,
             policy,
         };
@@ -284,6 +291,7 @@ impl RecordingTask {
         }
         for record in &self.records {
             due.extend(record.again_at);
+            due.extend(record.list_at);
             match record.live.as_ref().map(|live| &live.state) {
                 Some(LiveState::Finishing { until } | LiveState::Killed { until }) => due.push(*until),
                 Some(LiveState::Running) => due.extend(self.nobody_since.map(|since| since.plus(self.policy.mix_hold))),
@@ -322,7 +330,8 @@ impl RecordingTask {
         self.told_errors.values_mut().for_each(step);
         [&mut self.idle_since, &mut self.nobody_since, &mut self.held_until].into_iter().flatten().for_each(step);
         for record in &mut self.records {
-            let waits = [&mut record.not_before, &mut record.merge_since, &mut record.again_at];
+            let Record { not_before, merge_since, again_at, listed, list_at, .. } = record;
+            let waits = [not_before, merge_since, again_at, listed, list_at];
             waits.into_iter().flatten().for_each(step);
             if let Some(Live { state: LiveState::Finishing { until } | LiveState::Killed { until }, .. }) =
                 &mut record.live
@@ -388,7 +397,8 @@ impl RecordingTask {
 
     fn announce(&mut self, body: EventBody, at: Timestamp) -> Effect {
         let seq = self.next_seq;
-        self.next_seq += 1;
+        // what comes out of a folder may be anything
+        self.next_seq = self.next_seq.saturating_add(1);
         let event = Event {
             app: self.spec.app,
             room: self.spec.room.clone(),
@@ -497,7 +507,7 @@ impl RecordingTask {
                 let message = format!("{}: {why}", piece.object);
                 let mut effects =
                     vec![saved, self.announce(EventBody::UploadError { code: SEGMENT_LOST.into(), message }, now)];
-                effects.extend(self.publish_grown(&segment.run));
+                effects.extend(self.publish_grown(&segment.run, now));
                 effects
             }
             Fate::SegmentUploaded { object } => {
@@ -510,7 +520,7 @@ impl RecordingTask {
                 let mut effects = vec![Effect::SavePiece(piece.clone())];
                 // It may have been spooled in a life before, whose word of it was lost.
                 effects.extend(self.first_slice(&object, now));
-                effects.extend(self.publish(at, false));
+                effects.extend(self.publish_in_time(at, now));
                 effects
             }
             Fate::PlaylistUploaded { object, version } => {
@@ -563,18 +573,33 @@ impl RecordingTask {
         Some(self.announce(body, now))
     }
 
-    fn publish_grown(&mut self, run: &LaneRun) -> Vec<Effect> {
+    fn publish_grown(&mut self, run: &LaneRun, now: Timestamp) -> Vec<Effect> {
         let found = self.records.iter().position(|r| r.lane == run.lane && r.runs.contains(&run.run));
-        found.and_then(|at| self.publish(at, false)).into_iter().collect()
+        found.and_then(|at| self.publish(at, false, now)).into_iter().collect()
     }
 
-    fn publish(&mut self, at: usize, ended: bool) -> Option<Effect> {
+    /// An outage's worth of pieces goes up one after the other: a list for each of them would take more than they do.
+    fn publish_in_time(&mut self, at: usize, now: Timestamp) -> Option<Effect> {
         let record = &mut self.records[at];
+        let next = record.listed.map(|listed| listed.plus(self.policy.list_pause)).filter(|next| now < *next);
+        if let Some(next) = next
+            && record.pieces.values().any(|piece| piece.fate == PieceFate::Spooled)
+        {
+            record.list_at = Some(next);
+            return None;
+        }
+        self.publish(at, false, now)
+    }
+
+    fn publish(&mut self, at: usize, ended: bool, now: Timestamp) -> Option<Effect> {
+        let record = &mut self.records[at];
+        record.list_at = None;
         let items = record.items();
         if items.is_empty() || record.closed.is_some() {
             return None;
         }
         record.again_at = None;
+        record.listed = Some(now);
         record.version += 1;
         record.closed = ended.then_some(record.version);
         let begin = record.begin.unwrap_or(items[0].start);
@@ -596,6 +621,11 @@ impl RecordingTask {
         }
         self.drive_images(&mut effects);
         self.drive_lanes(now, &mut effects);
+        for at in 0..self.records.len() {
+            if self.records[at].list_at.is_some_and(|due| now >= due) {
+                effects.extend(self.publish(at, false, now));
+            }
+        }
         // Nothing more can come into the lists of lives before this one.
         self.close_settled(self.takeover, now, &mut effects);
         if let Phase::Leaving { code } = self.phase {
@@ -619,7 +649,7 @@ impl RecordingTask {
             let record = &self.records[at];
             let due = record.again_at.is_none_or(|at| now >= at);
             if record.takeover < life && record.closed.is_none() && record.settled() && due {
-                effects.extend(self.publish(at, true));
+                effects.extend(self.publish(at, true, now));
             }
         }
     }
@@ -686,7 +716,7 @@ impl RecordingTask {
             record.merge_since = None;
             record.not_before = None;
             let run = self.next_run;
-            self.next_run += 1;
+            self.next_run = self.next_run.saturating_add(1);
             record.runs.push(run);
             self.reshaped = true;
             record.live = Some(Live { run, feed: wish.feed.clone(), state: LiveState::Running });

@@ -1,10 +1,11 @@
 //! The actor's loop: everything that happens becomes one input, and what follows from it is done in order.
 //!
 //! Owns: the live rooms and tasks. Must not touch: decisions (they are the task's), frames, the network.
-//! Law: the saves and announcements of one step are one commit, made before anything else of that step is done.
+//! Law: the saves and announcements of one step are one commit, made before anything else of that step is done ([`steps`]).
 
 mod disk;
 mod restore;
+mod steps;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -66,6 +67,8 @@ struct Running {
     dir: PathBuf,
     /// Files' timelines count from here: shared by the task's lanes.
     base: MediaTime,
+    /// Its record as the index has it: what has not changed is not written.
+    saved: Vec<u8>,
 }
 
 fn to_bytes(record: &impl serde::Serialize) -> Vec<u8> {
@@ -137,6 +140,11 @@ impl Actor {
                 Some((task, fate)) = fates.recv() => {
                     self.tell_health(&fate);
                     self.queue.push_back((task, Input::Fate(fate)));
+                    // an old backlog goes up faster than a disk takes commits
+                    while self.queue.len() < steps::AT_ONCE && let Ok((task, fate)) = fates.try_recv() {
+                        self.tell_health(&fate);
+                        self.queue.push_back((task, Input::Fate(fate)));
+                    }
                 }
                 Some(ImageFailure { task, url, why }) = image_failures.recv() => {
                     warn!(%task, why, "an image of the layout is not to be had");
@@ -239,15 +247,6 @@ impl Actor {
         }
         let wait = if told.is_empty() { (self.look.1 * 2).min(LOOK_LONGEST) } else { LOOK_FIRST };
         self.look = (Instant::now() + wait, wait);
-    }
-
-    async fn drain(&mut self) {
-        while let Some((id, input)) = self.queue.pop_front() {
-            let now = self.now();
-            let Some(running) = self.tasks.get_mut(&id) else { continue };
-            let effects = running.task.apply(input, now);
-            self.perform(&id, effects).await;
-        }
     }
 
     async fn begin_stop(&mut self) {
@@ -420,7 +419,7 @@ impl Actor {
         }
         info!(task = %id, %room, recorder = %task.spec.recorder, "task created");
         let base = self.parts.media_clock.now();
-        self.tasks.insert(id.clone(), Running { task, keys: Some(keys), dir, base });
+        self.tasks.insert(id.clone(), Running { task, keys: Some(keys), dir, base, saved: Vec::new() });
         self.perform(&id, effects).await;
         self.queue.extend(replaced.into_iter().map(|old| (old, Input::Stop(LeaveCode::SameUserEntered))));
         self.reconcile_task(&id).await;
@@ -532,93 +531,6 @@ impl Actor {
         let Some(running) = self.tasks.get_mut(id) else { return };
         let effects = running.task.reconcile(room, now);
         self.perform(id, effects).await;
-    }
-
-    async fn save(&mut self, id: &TaskId) {
-        self.save_with(id, BTreeMap::new()).await;
-    }
-
-    /// Commits `writes` and the task as it is now; what its folder says of it follows.
-    async fn save_with(&mut self, id: &TaskId, mut writes: BTreeMap<String, Option<Vec<u8>>>) {
-        let Some(running) = self.tasks.get_mut(id) else { return };
-        let shape = running.task.take_shape();
-        writes.insert(records::task_key(id), Some(to_bytes(&running.task)));
-        self.commit(writes).await;
-        if let Some(shape) = shape {
-            self.redescribe(id, shape.to_text());
-        }
-    }
-
-    fn redescribe(&mut self, id: &TaskId, shape: String) {
-        if let Err(e) = self.parts.spool.redescribe_task(id, shape.clone()) {
-            error!(task = %id, error = %e, "the shelf does not take what a task has become; it is asked again");
-            self.undescribed.insert(id.clone(), shape);
-        } else {
-            self.undescribed.remove(id);
-        }
-    }
-
-    /// One commit of `writes` and of what was refused before. A refusal is kept for the next one: the files on the
-    /// disk are the truth, and recording goes on.
-    async fn commit(&mut self, writes: BTreeMap<String, Option<Vec<u8>>>) {
-        self.unsaved.extend(writes);
-        if self.unsaved.is_empty() {
-            return;
-        }
-        let mut batch = Batch::new();
-        for (key, value) in &self.unsaved {
-            batch = match value {
-                Some(bytes) => batch.put(key.clone(), bytes.clone()),
-                None => batch.delete(key.clone()),
-            };
-        }
-        match self.parts.store.commit(batch).await {
-            Ok(()) => {
-                self.unsaved.clear();
-                self.parts.health.ok("store");
-            }
-            Err(e) => {
-                error!(error = %e, waiting = self.unsaved.len(), "the index refuses writes");
-                self.index_refused(&e);
-                self.parts.health.degraded("store", "the index refuses writes");
-            }
-        }
-    }
-
-    async fn perform(&mut self, id: &TaskId, effects: Vec<Effect>) {
-        let reshaped = self.tasks.get(id).is_some_and(|running| running.task.is_reshaped());
-        if effects.is_empty() && !reshaped {
-            return;
-        }
-        let mut writes = BTreeMap::new();
-        let mut announced = false;
-        for effect in &effects {
-            match effect {
-                Effect::SavePiece(piece) => {
-                    writes.insert(records::segment_key(id, &piece.object), Some(to_bytes(piece)));
-                    // The shelf's entry goes in the commit that notes its fate, so that no crash hides the news.
-                    if matches!(piece.fate, PieceFate::Uploaded | PieceFate::Lost) {
-                        writes.insert(records::spool_key(id, &piece.object), None);
-                    }
-                }
-                Effect::Announce(event) => {
-                    info!(task = %id, event = event.body.event_type(), seq = event.seq, "event");
-                    metrics::counter!("holdfast_events_total", "type" => event.body.event_type().to_string())
-                        .increment(1);
-                    let key = records::outbox_key(event.app, &event.task, event.seq);
-                    writes.insert(key, Some(OutboxEntry { event: event.clone() }.to_bytes()));
-                    announced = true;
-                }
-                _ => {}
-            }
-        }
-        self.save_with(id, writes).await;
-        if announced {
-            self.parts.outbox.notify_one();
-        }
-        for effect in effects {
-            self.act(id, effect).await;
-        }
     }
 
     async fn act(&mut self, id: &TaskId, effect: Effect) {

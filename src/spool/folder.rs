@@ -111,13 +111,10 @@ pub fn read<'a>(dir: &Path, names: impl Iterator<Item = &'a str>) -> io::Result<
         let bytes = fs::read(dir.join(journal_name(number)))?;
         let whole = bytes.is_empty() || bytes.ends_with(b"\n");
         told.journal = if whole { number } else { number.saturating_add(1) };
-        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            match parse_line(line) {
-                Some(Line::Segment(note, name, object)) => told.notes.push((note, name, object)),
-                Some(Line::Event(event)) => told.events.push(event),
-                None => told.torn += 1,
-            }
-        }
+        let (notes, events, torn) = read_journal(&bytes);
+        told.notes.extend(notes);
+        told.events.extend(events);
+        told.torn += torn;
     }
     Ok(told)
 }
@@ -139,7 +136,21 @@ enum Line {
     Event(String),
 }
 
-fn line(rest: &str) -> String {
+/// The notes of a journal that can be read, the events that it keeps, and how many lines cannot be read.
+pub fn read_journal(bytes: &[u8]) -> (Vec<(Note, LocalName, String)>, Vec<String>, usize) {
+    let (mut notes, mut events, mut torn) = (Vec::new(), Vec::new(), 0);
+    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        match parse_line(line) {
+            Some(Line::Segment(note, name, object)) => notes.push((note, name, object)),
+            Some(Line::Event(event)) => events.push(event),
+            None => torn += 1,
+        }
+    }
+    (notes, events, torn)
+}
+
+/// A line of a journal.
+pub fn line(rest: &str) -> String {
     format!("{:08x} {rest}\n", crc32fast::hash(rest.as_bytes()))
 }
 
@@ -174,7 +185,8 @@ pub fn note(dir: &Path, journal: u32, rest: &str, disk: &dyn Disk) -> io::Result
     Ok(file)
 }
 
-fn read_destination(bytes: &[u8]) -> Option<Destination> {
+/// The records that `destination.json` keeps; `None`: it is torn.
+pub fn read_destination(bytes: &[u8]) -> Option<Destination> {
     let file: DestinationFile = serde_json::from_slice(bytes).ok().filter(|file: &DestinationFile| file.v == 1)?;
     let destination = serde_json::to_vec(&file.destination).ok()?;
     Some(Destination { destination, keys: hex::decode(&file.keys).ok()? })

@@ -148,6 +148,12 @@ impl UploadJob {
         self.lease.line_failures
     }
 
+    /// The destination has it, and the line to it is free for the next file. [`UploadJob::ack_uploaded`] is to follow.
+    pub fn landed(&self) {
+        self.shared.state().backlog.landed(&self.lease.waiting, self.shared.now());
+        self.shared.ready.notify_one();
+    }
+
     /// The destination has it: recorded, then unlinked. Says what to tell the task.
     ///
     /// When the journal or the index does not take it the file stays, and is uploaded once more later.

@@ -38,6 +38,7 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 pub use disk::{Disk, RealDisk, Standing, make_room_to_start};
@@ -122,6 +123,8 @@ pub struct Shelved {
     pub playlists: Vec<(String, u64)>,
     /// What the folder says of the task ([`Spool::describe_task`]).
     pub shape: Option<String>,
+    /// The folder holds the task's destination and keys, too.
+    pub destination: bool,
     /// What the folder's journal says, of all lives: segments that the destination has, with their objects.
     pub noted_uploaded: Vec<(LocalName, String)>,
     /// Segments that were lost, in all lives.
@@ -189,7 +192,7 @@ struct State {
 impl Spool {
     /// Makes the folder and starts the thread. Nothing can be leased before [`Spool::recover`].
     ///
-    /// `fates` gets `Spooled`, `Lost` of segments that were handed over; it may be full, then the thread waits.
+    /// `fates` gets `Spooled`, `Lost` of segments that were handed over; it may be full, then they come later.
     pub fn open(dir: &Path, store: Store, fates: mpsc::Sender<(TaskId, Fate)>) -> Result<Arc<Spool>, Error> {
         Spool::open_on(dir, store, Vault::default(), fates, Arc::new(RealDisk))
     }
@@ -483,6 +486,12 @@ impl Shared {
 
     /// Puts a recorded entry into the backlog and wakes the uploader.
     fn put(&self, entry: &SpoolEntry) {
+        self.place(entry);
+        self.state().tell_size();
+        self.ready.notify_one();
+    }
+
+    fn place(&self, entry: &SpoolEntry) {
         let line = self.line_of(&entry.task);
         let waiting = Waiting { task: entry.task.clone(), object: entry.object.clone() };
         let class = match entry.kind {
@@ -494,29 +503,27 @@ impl Shared {
             state.playlists.insert(waiting.clone(), version);
         }
         state.backlog.put(waiting, &line, class, entry.order, entry.bytes);
-        state.tell_size();
-        drop(state);
-        self.ready.notify_one();
     }
 
     fn recover(&self) -> Result<Recovered, Error> {
-        let mut entries = Vec::new();
-        for (key, bytes) in self.store.scan_blocking(records::SPOOL)? {
-            match SpoolEntry::from_bytes(&key, &bytes) {
-                Ok(entry) => entries.push(entry),
-                // its file is adopted like any other that the index does not know
-                Err(error) => tracing::warn!(%error, "a record of the shelf cannot be read"),
-            }
-        }
-        entries.sort_by_key(|entry| entry.order);
-        self.state().last_order = entries.last().map_or(0, |entry| entry.order);
-
         let mut recovered = Recovered::default();
-        let mut files = self.files(&mut recovered)?;
+        // the folders are read while the index is: both take their time with a full shelf
+        let (files, entries) = std::thread::scope(|scope| {
+            let reading = scope.spawn(|| self.files(&mut recovered));
+            let entries = self.entries();
+            (reading.join(), entries)
+        });
+        let mut files = files.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let mut entries = entries?;
+        self.state().last_order = entries.last().map_or(0, |entry| entry.order);
         self.believe_journals(&recovered, &mut files, &mut entries)?;
         for step in recovery::plan(&files, &entries) {
             self.recover_step(step, &mut recovered)?;
         }
+        self.state().tell_size();
+        self.ready.notify_one();
+        // a folder that was made in a life before is there for good: nobody needs to make it durable again
+        sync_dir(&self.dir).map_err(at(&self.dir))?;
         for (task, shelved) in &recovered.tasks {
             let Shelved { adopted, spooled, uploaded, lost, .. } = shelved;
             tracing::info!(
@@ -531,6 +538,22 @@ impl Shared {
         Ok(recovered)
     }
 
+    /// What the index says of the shelf, in the order in which it was put there.
+    fn entries(&self) -> Result<Vec<SpoolEntry>, Error> {
+        let records = self.store.scan_blocking(records::SPOOL)?;
+        let read = |(key, bytes): &(String, Vec<u8>)| match SpoolEntry::from_bytes(key, bytes) {
+            Ok(entry) => Some(entry),
+            Err(error) => {
+                // its file is adopted like any other that the index does not know
+                tracing::warn!(%error, "a record of the shelf cannot be read");
+                None
+            }
+        };
+        let mut entries: Vec<SpoolEntry> = records.par_iter().filter_map(read).collect();
+        entries.sort_by_key(|entry| entry.order);
+        Ok(entries)
+    }
+
     fn recover_step(&self, step: Step, recovered: &mut Recovered) -> Result<(), Error> {
         match step {
             Step::Keep(entry) => {
@@ -543,7 +566,7 @@ impl Shared {
                     SpoolKind::Segment(segment) => shelved.spooled.push((entry.object.clone(), segment.clone())),
                     SpoolKind::Playlist { version } => shelved.playlists.push((entry.object.clone(), *version)),
                 }
-                self.put(&entry);
+                self.place(&entry);
             }
             Step::Adopt { task, name, bytes } => {
                 let bytes = match self.open(&task, &name.to_string()) {

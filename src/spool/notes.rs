@@ -117,6 +117,7 @@ impl Shared {
         }
         shelved.shape = told.shape;
         shelved.noted_events = told.events;
+        shelved.destination = told.destination.is_some();
         for (note, name, object) in told.notes {
             match note {
                 Note::Uploaded => shelved.noted_uploaded.push((name, object)),

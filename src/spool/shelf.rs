@@ -4,6 +4,7 @@
 //! Law: HOUSE §5: a file whose sync failed is lost, and is not synced again; what could not be recorded is recorded
 //! later, since its file is safe.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::Receiver;
 
 use super::*;
@@ -11,9 +12,11 @@ use crate::model::segment::UNFINISHED;
 use crate::store::records::SealedFile;
 
 /// Orders done with one sync of each folder and one commit.
-const GROUP: usize = 64;
+const GROUP: usize = 256;
 /// After which what the disk or the index refused is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// After which the actor is looked at again that had no room for news.
+const TELL_AGAIN: Duration = Duration::from_millis(20);
 
 pub(super) struct Hands {
     shared: Arc<Shared>,
@@ -27,6 +30,9 @@ pub(super) struct Hands {
     unkept: Vec<(TaskId, String)>,
     /// Segments whose bytes are on the disk, and which could not be given their name (a full folder).
     unnamed: Vec<Order>,
+    /// News that the actor has no room for now. It may be waiting for this thread: while it takes up its tasks it hears
+    /// nothing, and hands over more files than there is room for news of.
+    untold: VecDeque<(TaskId, Fate)>,
 }
 
 /// Why a segment is not safe.
@@ -44,8 +50,8 @@ struct Safe {
 
 impl Hands {
     pub(super) fn new(shared: Arc<Shared>) -> Hands {
-        let (unrecorded, unwritten, undescribed, unkept, unnamed) = Default::default();
-        Hands { shared, unrecorded, unwritten, undescribed, unkept, unnamed }
+        let (unrecorded, unwritten, undescribed, unkept, unnamed, untold) = Default::default();
+        Hands { shared, unrecorded, unwritten, undescribed, unkept, unnamed, untold }
     }
 
     /// The life of the thread: until the shelf's last holder is gone, or the index has stopped.
@@ -56,8 +62,15 @@ impl Hands {
                 || !self.undescribed.is_empty()
                 || !self.unkept.is_empty()
                 || !self.unnamed.is_empty();
-            let first = match if owed { from.recv_timeout(AGAIN) } else { from.recv().map_err(Into::into) } {
+            self.tell_on();
+            let wait = match self.untold.is_empty() {
+                false => Some(TELL_AGAIN),
+                true => owed.then_some(AGAIN),
+            };
+            let received = wait.map_or_else(|| from.recv().map_err(Into::into), |wait| from.recv_timeout(wait));
+            let first = match received {
                 Ok(order) => Some(order),
+                Err(RecvTimeoutError::Timeout) if !self.untold.is_empty() => continue,
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
@@ -224,10 +237,13 @@ impl Hands {
         {
             tracing::warn!(path = %from.display(), %error, "a sealed segment stays without its end");
         }
-        self.shared.hardware.sync(&file).map_err(|error| {
-            self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync: {error}"));
-            Unsafe::Lost(format!("sync: {error}"))
-        })?;
+        // one that has its name already has got it after its sync
+        if from != &last {
+            self.shared.hardware.sync(&file).map_err(|error| {
+                self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync: {error}"));
+                Unsafe::Lost(format!("sync: {error}"))
+            })?;
+        }
         let sealed = sealed(&input, &file).map_err(lost("read"))?;
         if from != &last {
             fs::rename(from, &last).map_err(|error| {
@@ -333,7 +349,7 @@ impl Hands {
         Ok(())
     }
 
-    fn lose(&self, object: String, segment: ClosedSegment, why: String) -> Result<(), Error> {
+    fn lose(&mut self, object: String, segment: ClosedSegment, why: String) -> Result<(), Error> {
         let LaneRun { task, lane, run } = segment.run.clone();
         tracing::error!(%task, ?lane, run, segment = segment.index, object, why, "a segment is lost");
         metrics::counter!("holdfast_segments_lost_total").increment(1);
@@ -373,9 +389,21 @@ impl Hands {
         self.shared.state().dequeue(&playlist.task, of_playlist(playlist));
     }
 
-    fn tell(&self, task: TaskId, fate: Fate) {
-        // nobody listens any more only while the process ends; recovery tells it again
-        let _ = self.shared.fates.blocking_send((task, fate));
+    fn tell(&mut self, task: TaskId, fate: Fate) {
+        self.untold.push_back((task, fate));
+        self.tell_on();
+    }
+
+    /// In their order, as long as there is room.
+    fn tell_on(&mut self) {
+        while let Some(news) = self.untold.pop_front() {
+            match self.shared.fates.try_send(news) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(news)) => return self.untold.push_front(news),
+                // nobody listens any more only while the process ends; recovery tells it again
+                Err(mpsc::error::TrySendError::Closed(_)) => return self.untold.clear(),
+            }
+        }
     }
 }
 

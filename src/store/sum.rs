@@ -89,7 +89,7 @@ impl Sum {
         format!("{:020} {:020} {:020}\n", self.commits, self.records, self.crcs).into_bytes()
     }
 
-    fn from_bytes(bytes: &[u8]) -> Option<Sum> {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Sum> {
         let mut fields = std::str::from_utf8(bytes).ok()?.split_whitespace().map(str::parse);
         let mut field = || fields.next()?.ok();
         Some(Sum { commits: field()?, records: field()?, crcs: field()? })

@@ -160,6 +160,8 @@ pub struct Uploader {
     pacer: Arc<Pacer>,
     health: Reporter,
     clients: Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>,
+    /// Where tasks' files go, which never changes.
+    lines: Mutex<BTreeMap<TaskId, Line>>,
     /// Of files that go up in parts.
     sums: Mutex<BTreeMap<String, Arc<Sums>>>,
     /// Destinations whose last try failed, and how.
@@ -195,8 +197,8 @@ impl Uploader {
         health: Reporter,
     ) -> Uploader {
         let pacer = Pacer::new(config.upload.the_budget(), clock);
-        let (clients, sums, down) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Uploader { config, store, spool, box_key, fates, pacer, health, clients, sums, down }
+        let (clients, lines, sums, down) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
+        Uploader { config, store, spool, box_key, fates, pacer, health, clients, lines, sums, down }
     }
 
     /// Until `cancel`: then nothing more is leased, and what flies gets five seconds.
@@ -263,6 +265,8 @@ impl Uploader {
         let fate = match self.try_carry(&job, &line).await {
             Ok(Went::Up) => {
                 self.is_well(&line);
+                // the next file flies while this one is noted: that takes some turns of the disk
+                job.landed();
                 self.landed(job).await
             }
             Ok(Went::On) => {
@@ -413,8 +417,24 @@ impl Uploader {
         }
     }
 
-    /// The destination of a task: the local one, or a client that tasks of the same destination and keys share.
+    /// The destination of a task, which is read once: the index may be at a commit.
     async fn line_of(&self, task: &TaskId) -> Result<Line, PutError> {
+        let lines = || self.lines.lock().expect("nothing panics while it holds this lock");
+        let known = lines().get(task).cloned();
+        if let Some(line) = known {
+            return Ok(line);
+        }
+        let line = self.find_line(task).await?;
+        let mut lines = lines();
+        if lines.len() >= CLIENTS {
+            lines.clear();
+        }
+        lines.insert(task.clone(), line.clone());
+        Ok(line)
+    }
+
+    /// The local destination, or a client that tasks of the same destination and keys share.
+    async fn find_line(&self, task: &TaskId) -> Result<Line, PutError> {
         let ours = |e: store::Error| PutError::new(Class::Later, "InternalError", e.to_string());
         let missing = || PutError::new(Class::Refused, "InternalError", "the destination of the task is not known");
         let entry = records::load_destination(&self.store, task).await.map_err(ours)?.ok_or_else(missing)?;

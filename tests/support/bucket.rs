@@ -7,6 +7,7 @@ use std::path::Path;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_smithy_http_client::tls;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -43,6 +44,11 @@ impl S3 {
     /// Takes it off the network, as an outage would. (moto forgets what it had.)
     pub async fn stop(&mut self) {
         self.running.kill().await;
+    }
+
+    /// SIGSTOP and SIGCONT: a server that takes calls and answers none.
+    pub fn signal(&self, signal: Signal) {
+        self.running.signal(signal);
     }
 
     /// Brings it back on the same port with the same files.

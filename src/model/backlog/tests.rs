@@ -102,8 +102,15 @@ fn a_forgotten_task_leaves_the_others() {
 
 #[derive(Debug, Clone)]
 enum Move {
-    Put { line: u8, object: u8, playlist: bool },
+    Put {
+        line: u8,
+        object: u8,
+        playlist: bool,
+    },
     Lease,
+    Land(usize),
+    /// Of one that has landed: written down, or not.
+    Settle(usize, bool),
     Done(usize),
     Again(usize),
     Fail(usize, u8, u8),
@@ -117,7 +124,9 @@ fn any_move() -> impl Strategy<Value = Move> {
         3 => (0..3u8, 0..12u8, any::<bool>())
             .prop_map(|(line, object, playlist)| Move::Put { line, object, playlist }),
         4 => Just(Move::Lease),
-        2 => (0..9usize).prop_map(Move::Done),
+        2 => (0..9usize).prop_map(Move::Land),
+        2 => (0..9usize, any::<bool>()).prop_map(|(n, done)| Move::Settle(n, done)),
+        1 => (0..9usize).prop_map(Move::Done),
         1 => (0..9usize).prop_map(Move::Again),
         2 => (0..9usize, 0..3u8, any::<u8>()).prop_map(|(n, line, wait)| Move::Fail(n, line, wait)),
         1 => (0..9usize).prop_map(Move::Return),
@@ -132,6 +141,7 @@ proptest! {
         let mut backlog = Backlog::default();
         let (mut now, mut order) = (Duration::ZERO, 0);
         let (mut flying, mut there) = (Vec::<Waiting>::new(), BTreeSet::<Waiting>::new());
+        let mut landed = Vec::<Waiting>::new();
         for step in moves {
             let pick = |n: usize, flying: &mut Vec<Waiting>| {
                 (!flying.is_empty()).then(|| flying.swap_remove(n % flying.len()))
@@ -145,11 +155,23 @@ proptest! {
                     there.insert(who);
                 }
                 Move::Lease => if let Some(lease) = backlog.lease(now, LIMITS) {
-                    prop_assert!(!flying.contains(&lease.waiting));
+                    prop_assert!(!flying.contains(&lease.waiting) && !landed.contains(&lease.waiting));
                     flying.push(lease.waiting.clone());
                     let of_line = flying.iter().filter(|w| w.task == lease.waiting.task).count();
                     let segments = flying.iter().filter(|w| w.task == lease.waiting.task && w.object.ends_with("false"));
                     prop_assert!(of_line <= 3 && segments.count() <= 2);
+                },
+                Move::Land(n) => if let Some(who) = pick(n, &mut flying) {
+                    backlog.landed(&who, now);
+                    landed.push(who);
+                },
+                Move::Settle(n, done) => if let Some(who) = pick(n, &mut landed) {
+                    if done {
+                        backlog.done(&who, now);
+                        there.remove(&who);
+                    } else {
+                        backlog.failed(&who, Fault::File, now + SECOND);
+                    }
                 },
                 Move::Done(n) => if let Some(who) = pick(n, &mut flying) {
                     backlog.done(&who, now);
@@ -170,7 +192,8 @@ proptest! {
             prop_assert_eq!(backlog.total().segments + backlog.total().playlists, there.len());
         }
         // everything still there can be carried in the end, one way or the other
-        for who in flying {
+        for who in flying.into_iter().chain(landed) {
+            prop_assert!(!backlog.remove_idle(&who));
             backlog.returned(&who);
         }
         while let Some(at) = backlog.next_wake(now).filter(|_| !there.is_empty()) {
@@ -243,6 +266,25 @@ fn every_fourth_segment_is_the_newest_of_one_task_after_the_other_that_is_record
     let next: Vec<_> =
         std::iter::from_fn(|| backlog.lease(SECOND, Limits::per_line(9))).map(|l| l.waiting.object).collect();
     assert_eq!(next, ["012", "013", "014", "015", "016", "017", "018", "019", "020"]);
+}
+
+#[test]
+fn what_has_landed_gives_its_place_to_the_next_and_stays_until_it_is_written_down() {
+    let mut backlog = overloaded(0);
+    let limits = Limits::per_line(1);
+    let mut landed = Vec::new();
+    while let Some(lease) = backlog.lease(SECOND, limits) {
+        assert_eq!(backlog.lease(SECOND, limits), None, "one flies at a time");
+        backlog.landed(&lease.waiting, SECOND);
+        landed.push(lease.waiting);
+    }
+    assert_eq!(landed.len(), LANDED, "a disk that does not take it down stops it");
+    assert_eq!(backlog.total().segments, 200);
+    backlog.done(&landed[0], SECOND);
+    assert_eq!(backlog.total().segments, 199);
+    // the index refused it: it goes up once more
+    backlog.failed(&landed[1], Fault::File, SECOND);
+    assert_eq!(backlog.lease(SECOND, limits).unwrap().waiting, landed[1]);
 }
 
 #[test]

@@ -84,6 +84,11 @@ pub(super) struct Record {
     /// The list, which the disk has lost, is made again then.
     #[serde(skip)]
     pub(super) again_at: Option<Timestamp>,
+    /// When it was last published in this life, and when what has arrived since is.
+    #[serde(skip)]
+    pub(super) listed: Option<Timestamp>,
+    #[serde(skip)]
+    pub(super) list_at: Option<Timestamp>,
 }
 
 impl Record {
@@ -105,6 +110,8 @@ impl Record {
             not_before: None,
             merge_since: None,
             again_at: None,
+            listed: None,
+            list_at: None,
         }
     }
 

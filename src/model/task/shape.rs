@@ -115,8 +115,17 @@ impl RecordingTask {
         if !std::mem::take(&mut self.reshaped) {
             return None;
         }
-        self.edition += 1;
+        if self.lies_there.take().is_some_and(|there| *there == self.shape()) {
+            return None;
+        }
+        self.edition = self.edition.saturating_add(1);
         Some(self.shape())
+    }
+
+    /// The folder lacks something beside the shape: both are written again.
+    pub fn describe_anew(&mut self) {
+        self.lies_there = None;
+        self.reshaped = true;
     }
 
     /// There is something to take.
@@ -154,6 +163,13 @@ impl RecordingTask {
     /// The folder's word beside the index's, before `restore`, and whether the index was believed. It is not when it
     /// knows nothing, or only an older state: then the task is made of the shape, without its pieces.
     pub fn reconcile_index(indexed: Option<RecordingTask>, shape: Shape) -> (RecordingTask, bool) {
+        let there = Some(Box::new(shape.clone()));
+        let (mut task, known) = RecordingTask::of_both(indexed, shape);
+        task.lies_there = there;
+        (task, known)
+    }
+
+    fn of_both(indexed: Option<RecordingTask>, shape: Shape) -> (RecordingTask, bool) {
         match indexed {
             Some(mut task) if task.edition >= shape.edition => {
                 task.told = shape.told.into_iter().map(|told| task.event(told)).collect();
@@ -244,8 +260,8 @@ impl RecordingTask {
     }
 
     pub(super) fn note_told(&mut self, event: &Event) {
-        if self.next_seq + RESERVE_LEFT > self.seq_limit {
-            self.seq_limit = self.next_seq + RESERVE;
+        if self.next_seq.saturating_add(RESERVE_LEFT) > self.seq_limit {
+            self.seq_limit = self.next_seq.saturating_add(RESERVE);
             self.reshaped = true;
         }
         if event.body.is_state() {

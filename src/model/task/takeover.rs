@@ -106,7 +106,7 @@ impl RecordingTask {
         let Some(took) = &mut self.took_up else { return true };
         if self.next_run > took.next_run {
             took.next_run = self.next_run;
-            took.fruitless += 1;
+            took.fruitless = took.fruitless.saturating_add(1);
             self.reshaped = true;
         }
         took.fruitless < FRUITLESS
@@ -131,13 +131,13 @@ impl RecordingTask {
         let counts = before.is_none() || self.has_recorded();
         self.took_up = Some(TookUp {
             at: now,
-            times: before.map_or(0, |took| took.times) + 1,
+            times: before.map_or(0, |took| took.times).saturating_add(1),
             fruitless: before.filter(|_| !counts).map_or(0, |took| took.fruitless),
             next_run: self.next_run,
         });
         self.reshaped = true;
         if counts {
-            self.takeover += 1;
+            self.takeover = self.takeover.saturating_add(1);
             effects.push(self.announce(EventBody::Failover, now));
         }
     }

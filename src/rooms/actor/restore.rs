@@ -5,6 +5,8 @@
 //! Law: the index is believed where it is not behind the folder; what it lacks is made again and committed before
 //! anything is told to a task. Doors open only after what was taken up is on the disk.
 
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+
 use crate::model::event::Event;
 use crate::model::segment::{ClosedSegment, oldest_first};
 use crate::model::task::{Found, Shape};
@@ -23,11 +25,21 @@ struct TakenIn {
     repaired: usize,
 }
 
+/// What the index says of a task: its record, byte by byte, and its segments.
+struct Indexed {
+    saved: Vec<u8>,
+    pieces: Vec<Piece>,
+}
+
+/// Files without a record that are handed to the shelf before it is waited for.
+const ADOPTED_AT_ONCE: usize = 1024;
+
 impl Actor {
     /// Takes up the tasks of the index and of the shelf. `recovered` is what the spool found on the disk.
     pub async fn restore(parts: Parts, mut recovered: Recovered) -> Result<Actor, Error> {
         let mut actor = Actor::new(parts);
         let mut indexed = actor.indexed().await?;
+        let mut pieces = actor.pieces().await?;
         let mut ids: BTreeSet<TaskId> = indexed.keys().cloned().collect();
         ids.extend(recovered.tasks.iter().filter(|(_, found)| found.shape.is_some()).map(|(id, _)| id.clone()));
         let mut untaken = actor.untaken().await?;
@@ -35,7 +47,8 @@ impl Actor {
         for id in ids {
             let mut found = recovered.tasks.remove(&id).unwrap_or_default();
             let shape = actor.shape_of(&id, &found);
-            let (task, known) = match (indexed.remove(&id), shape) {
+            let (indexed, saved) = indexed.remove(&id).unzip();
+            let (mut task, known) = match (indexed, shape) {
                 (indexed, Some(shape)) => RecordingTask::reconcile_index(indexed, shape),
                 (Some(_), None) if !actor.parts.store.was_whole() && found.is_of_nobody() => {
                     warn!(task = %id, "the index has gone back to a task that was over: forgotten once more");
@@ -49,14 +62,24 @@ impl Actor {
                     continue;
                 }
             };
+            if !found.destination {
+                task.describe_anew();
+            }
             found.shape = None;
             let untaken = untaken.remove(&id).unwrap_or_default();
-            taken_in.push(actor.take_in(task, known, found, untaken).await?);
+            let indexed = Indexed { saved: saved.unwrap_or_default(), pieces: pieces.remove(&id).unwrap_or_default() };
+            taken_in.push(actor.take_in(task, known, found, indexed, untaken).await?);
         }
         // what has waited longest goes first, whoever's it is
         let adopted = taken_in.iter_mut().flat_map(|taken| std::mem::take(&mut taken.adopted)).collect();
-        let told = oldest_first(adopted).into_iter().map(|s| (s.run.task.clone(), Input::SegmentClosed(s)));
-        actor.queue.extend(told);
+        for (count, segment) in oldest_first(adopted).into_iter().enumerate() {
+            actor.queue.push_back((segment.run.task.clone(), Input::SegmentClosed(segment)));
+            // the shelf takes so many at once
+            if count % ADOPTED_AT_ONCE == ADOPTED_AT_ONCE - 1 {
+                actor.drain().await;
+                actor.parts.spool.drained().await.map_err(|e| Error::Spool(e.to_string()))?;
+            }
+        }
         actor.drain().await;
         let repaired = taken_in.iter().map(|taken| taken.repaired).sum::<usize>() + forgotten;
         for TakenIn { id, here, .. } in taken_in {
@@ -91,11 +114,12 @@ impl Actor {
         }
     }
 
-    async fn indexed(&self) -> Result<BTreeMap<TaskId, RecordingTask>, Error> {
+    /// Each task of the index, and its record as it stands there.
+    async fn indexed(&self) -> Result<BTreeMap<TaskId, (RecordingTask, Vec<u8>)>, Error> {
         let mut indexed = BTreeMap::new();
         for (key, bytes) in self.parts.store.scan(records::TASKS).await.map_err(failed)? {
             match serde_json::from_slice::<RecordingTask>(&bytes) {
-                Ok(task) => drop(indexed.insert(task.id.clone(), task)),
+                Ok(task) => drop(indexed.insert(task.id.clone(), (task, bytes))),
                 Err(e) => {
                     error!(%key, error = %e, "a task's record cannot be read; its folder may tell more");
                     self.parts.health.degraded("index", "a task's record cannot be read");
@@ -103,6 +127,28 @@ impl Actor {
             }
         }
         Ok(indexed)
+    }
+
+    /// The segments of every task, all at once: with a full shelf that takes less than task by task.
+    async fn pieces(&self) -> Result<BTreeMap<TaskId, Vec<Piece>>, Error> {
+        let records = self.parts.store.scan(records::PIECES).await.map_err(failed)?;
+        let read = |(key, bytes): &(String, Vec<u8>)| {
+            let task = key.strip_prefix(records::PIECES)?.split('/').next()?;
+            match (TaskId::parse(task), serde_json::from_slice(bytes)) {
+                (Ok(task), Ok(piece)) => Some((task, piece)),
+                (_, Err(e)) => {
+                    error!(%key, error = %e, "a segment's record cannot be read");
+                    None
+                }
+                (Err(_), Ok(_)) => None,
+            }
+        };
+        let read: Vec<(TaskId, Piece)> = records.par_iter().filter_map(read).collect();
+        let mut pieces: BTreeMap<TaskId, Vec<Piece>> = BTreeMap::new();
+        for (task, piece) in read {
+            pieces.entry(task).or_default().push(piece);
+        }
+        Ok(pieces)
     }
 
     fn shape_of(&self, id: &TaskId, found: &Shelved) -> Option<Shape> {
@@ -138,17 +184,12 @@ impl Actor {
         mut task: RecordingTask,
         known: bool,
         found: Shelved,
+        indexed: Indexed,
         untaken: Vec<Event>,
     ) -> Result<TakenIn, Error> {
         let id = task.id.clone();
         let store = self.parts.store.clone();
-        let mut pieces: Vec<Piece> = Vec::new();
-        for (key, bytes) in store.scan(records::segments_prefix(&id)).await.map_err(failed)? {
-            match serde_json::from_slice(&bytes) {
-                Ok(piece) => pieces.push(piece),
-                Err(e) => error!(%key, error = %e, "a segment's record cannot be read"),
-            }
-        }
+        let Indexed { saved, pieces } = indexed;
         let Shelved { adopted, spooled, uploaded, lost, playlists, noted_uploaded, noted_lost, noted_events, .. } =
             found;
         let kept = noted_events.iter().filter_map(|text| serde_json::from_str::<Event>(text).ok());
@@ -183,9 +224,13 @@ impl Actor {
         let (task, restored) = task.restore(pieces, self.policy(), self.now());
         effects.extend(restored);
         info!(task = %id, phase = ?task.phase, takeover = task.takeover, "task taken in");
-        let dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
+        // recovery has found most folders, and made them durable
+        let mut dir = self.parts.spool.task_dir(&id);
+        if !dir.is_dir() {
+            dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
+        }
         let base = self.parts.media_clock.now();
-        self.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base });
+        self.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base, saved });
         self.perform(&id, effects).await;
         // the process died before they were kept
         for event in untaken.into_iter().filter(|event| !event.body.is_state() && !kept.contains(event)) {

@@ -1,0 +1,7 @@
+//! Addresses that a layout names.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::address(bytes));

@@ -1,0 +1,7 @@
+//! A configuration, which may come from afar.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::config(bytes));

@@ -1,0 +1,7 @@
+//! Payloads of a publisher's packets.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::payloads(bytes));

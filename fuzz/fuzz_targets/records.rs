@@ -1,0 +1,7 @@
+//! Records of the index.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::records(bytes));

@@ -1,0 +1,7 @@
+//! What a folder says of its task.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::shape(bytes));

@@ -1,0 +1,7 @@
+//! Signatures of strangers.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::signature(bytes));
