@@ -33,8 +33,8 @@ use super::{Lane, LaneRun, TaskId, Timestamp};
 use record::{Live, LiveState, Record};
 pub use record::{Piece, PieceFate};
 pub use shape::{Found, Shape};
-pub use takeover::TAKEOVERS;
 use takeover::TookUp;
+pub use takeover::{TAKEOVERS, WAITS};
 
 /// So many different upload errors are announced within one time of quiet.
 const ERROR_CODES: usize = 8;
@@ -62,6 +62,8 @@ pub struct Policy {
     pub error_quiet: Duration,
     /// A closed list that the disk has lost is made again after so long.
     pub list_again: Duration,
+    /// Between two takeovers: see [`WAITS`].
+    pub takeover_waits: [Duration; 3],
 }
 
 impl Default for Policy {
@@ -76,6 +78,7 @@ impl Default for Policy {
             grace: Duration::from_secs(60),
             error_quiet: Duration::from_secs(600),
             list_again: Duration::from_secs(30),
+            takeover_waits: WAITS,
         }
     }
 }

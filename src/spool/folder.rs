@@ -21,6 +21,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Sync;
+use crate::crash;
 use crate::model::segment::{LocalName, UNFINISHED};
 
 pub const TASK: &str = "task.json";
@@ -148,6 +149,7 @@ pub fn note(dir: &Path, journal: u32, note: Note, name: &str, object: &str, sync
         sync(&File::open(dir)?)?;
     }
     file.write_all(line(note, name, object).as_bytes())?;
+    crash::point("journal.written");
     Ok(file)
 }
 
@@ -168,8 +170,12 @@ pub fn replace(dir: &Path, name: &str, bytes: &[u8], sync: Sync) -> io::Result<(
     let unfinished = dir.join(format!("{name}{}", UNFINISHED));
     let mut file = File::create(&unfinished)?;
     file.write_all(bytes)?;
+    crash::point("folder.written");
     sync(&file)?;
-    fs::rename(&unfinished, dir.join(name))
+    crash::point("folder.synced");
+    fs::rename(&unfinished, dir.join(name))?;
+    crash::point("folder.renamed");
+    Ok(())
 }
 
 #[cfg(test)]

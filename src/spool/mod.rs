@@ -43,6 +43,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 pub use disk::Standing;
 pub use lease::{ShelfFile, UploadJob};
 
+use crate::crash;
 use crate::model::backlog::{Backlog, Class, Limits, Pending, Waiting};
 use crate::model::disk::{Fault, Limits as DiskLimits};
 use crate::model::recording::Fate;
@@ -257,7 +258,9 @@ impl Spool {
         let (shared, dir) = (self.shared.clone(), self.task_dir(task));
         blocking(move || {
             let made = fs::create_dir_all(&dir).map_err(at(&dir));
+            crash::point("task.folder-made");
             let made = made.and_then(|()| sync_dir(&shared.dir).map_err(at(&shared.dir)));
+            crash::point("task.folder-synced");
             if let Err(Error::Io { path, source }) = &made
                 && let Some(fault) = disk::fault_of(source)
             {
@@ -365,6 +368,7 @@ impl Spool {
             state.playlists.retain(|waiting, _| waiting.task != *task);
         }
         self.shared.journals().remove(task);
+        crash::point("forget.committed");
         let (shared, task) = (self.shared.clone(), task.clone());
         blocking(move || {
             let _describing = shared.describing.lock().expect("nothing panics while it holds this lock");
@@ -492,6 +496,7 @@ impl Shared {
         let mut recovered = Recovered::default();
         let mut files = self.files(&mut recovered)?;
         self.believe_journals(&recovered, &mut files, &mut entries)?;
+        crash::point("recover.planned");
         for step in recovery::plan(&files, &entries) {
             self.recover_step(step, &mut recovered)?;
         }
@@ -545,6 +550,7 @@ impl Shared {
                 };
                 match trim(&mut input, &path, wants_picture(&name)).map_err(at(&path))? {
                     Some(usable) => {
+                        crash::point("recover.trimmed");
                         tracing::info!(%task, lane = ?name.lane, segment = name.index, ?usable, "a torn segment is adopted");
                         metrics::counter!("holdfast_segments_adopted_total").increment(1);
                         recovered.of(&task).adopted.push(name.closed(&task, usable.duration, usable.bytes));
@@ -731,7 +737,10 @@ fn remove_folder(dir: &Path, task: &TaskId) -> Result<(), Error> {
     // First, and for sure: a folder that says what its task was would bring it back.
     let shape = dir.join(folder::TASK);
     match fs::remove_file(&shape) {
-        Ok(()) => sync_dir(dir).map_err(at(dir))?,
+        Ok(()) => {
+            sync_dir(dir).map_err(at(dir))?;
+            crash::point("forget.undescribed");
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(at(&shape)(e)),
     }
@@ -752,6 +761,7 @@ fn remove_folder(dir: &Path, task: &TaskId) -> Result<(), Error> {
         tracing::warn!(%task, left, "the task is forgotten, and its folder holds files that nobody knows");
         return Ok(());
     }
+    crash::point("forget.emptied");
     fs::remove_dir(dir).map_err(at(dir))
 }
 

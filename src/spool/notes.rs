@@ -22,6 +22,7 @@ impl Shared {
         }
         drop(journals);
         let synced = (self.sync)(&written?);
+        crash::point("journal.synced");
         if synced.is_err() {
             let mut journals = self.journals();
             if journals.get(task).copied().unwrap_or(1) == number {

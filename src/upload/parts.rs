@@ -49,8 +49,10 @@ impl Uploader {
             };
             metrics::histogram!("holdfast_upload_seconds").record(began.elapsed().as_secs_f64());
             tracing::debug!(task = %entry.task, object = entry.object, number, of = sums.parts.len(), "a part has arrived");
+            crash::point("parts.put");
             record.parts.push(PartEntry { tag, md5: hex::encode(md5) });
             self.commit(Batch::new().put(record.key(), record.to_bytes())).await?;
+            crash::point("parts.counted");
             if record.parts.len() < sums.parts.len() {
                 return Ok(Went::On);
             }
@@ -74,6 +76,7 @@ impl Uploader {
                 return Err(self.part_failed(job, &record, parts, error).await);
             }
         };
+        crash::point("parts.completed");
         match self.confirm(entry, line, &expected, &answered).await {
             Ok(()) => {
                 self.sums().remove(&record.key());
@@ -123,6 +126,7 @@ impl Uploader {
 
     async fn begin(&self, entry: &SpoolEntry, part_bytes: u64, parts: &dyn PartStore) -> Result<PartsEntry, Broken> {
         let upload = parts.begin(&entry.object_key, content_type(&entry.object)).await?;
+        crash::point("parts.begun");
         tracing::info!(task = %entry.task, object = entry.object, bytes = entry.bytes, "a large file goes up in parts");
         let record = PartsEntry {
             task: entry.task.clone(),
@@ -135,6 +139,7 @@ impl Uploader {
             parts: Vec::new(),
         };
         self.commit(Batch::new().put(record.key(), record.to_bytes())).await?;
+        crash::point("parts.recorded");
         Ok(record)
     }
 

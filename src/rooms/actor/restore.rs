@@ -134,6 +134,7 @@ impl Actor {
         let base = self.parts.media_clock.now();
         self.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base });
         self.perform(&id, effects).await;
+        crash::point("takeover.restored");
 
         // The shelf's own word on each file comes first; what neither it nor recovery knows is lost.
         let mut here: BTreeSet<(u32, u32)> = BTreeSet::new();
@@ -153,13 +154,16 @@ impl Actor {
             tell(Input::SegmentClosed(segment));
         }
         self.drain().await;
+        crash::point("takeover.told");
         let now = self.now();
         let Some(running) = self.tasks.get_mut(&id) else { return Ok(repaired) };
         let effects = running.task.settle_unfound(&here, now);
         self.perform(&id, effects).await;
+        crash::point("takeover.settled");
         self.reconcile_task(&id).await;
         self.drain().await;
         self.save(&id).await;
+        crash::point("takeover.saved");
         Ok(repaired)
     }
 
