@@ -205,7 +205,7 @@ async fn dies_with_half_an_index(point: &str) {
     scene.s3.as_mut().expect("the scene has one").start_again().await;
     scene.daemon.start_again().await;
     let log = scene.daemon.log();
-    assert!(!log.contains("the index does not open") && !log.contains("the index had lost records"), "{log}");
+    assert!(!log.contains("the index does not open"), "{log}");
     assert!(!disk.state_dir().join("index.new").exists(), "there is one index");
     // the task may have ended with its disk, or goes on
     let _ = scene.sdk.delete(&task).await;

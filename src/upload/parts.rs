@@ -157,16 +157,23 @@ impl Uploader {
         if record.parts.is_empty() || error.class == Class::Paused {
             return error.into();
         }
+        let mut let_in = false;
         let forgotten = error.code == NO_SUCH_UPLOAD
             || spoilt
             || (error.class != Class::Later || job.attempts() >= BLIPS)
                 && match parts.knows(&entry.object_key, &record.upload).await {
-                    Ok(known) => !known,
+                    Ok(known) => {
+                        let_in = known && error.class == Class::Refused;
+                        !known || let_in && job.attempts() >= HOPELESS
+                    }
                     // it may not be asked: then it is enough that a new one can be begun
                     Err(_) => job.attempts() >= HOPELESS,
                 };
         if !forgotten {
-            return error.into();
+            // who may ask for the parts is let in: it is this upload that cannot go on (a storage that died while it put
+            // the parts together, say), and its failures are its own
+            let class = if let_in { Class::Doubtful } else { error.class };
+            return PutError { class, ..error }.into();
         }
         match self.begin(entry, record.part_bytes, parts).await {
             Ok(anew) => {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -126,6 +127,12 @@ impl Daemon {
             }
             () = halted(self.running.id()) => false,
         }
+    }
+
+    /// It does nothing more, and has all its files open still.
+    pub async fn freeze(&mut self) {
+        self.running.signal(Signal::SIGSTOP);
+        halted(self.running.id()).await;
     }
 
     pub async fn kill(&mut self) {

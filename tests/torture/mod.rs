@@ -258,6 +258,8 @@ impl Subject<'_> {
         let spool = self.daemon.state_dir().join("spool");
         let mut death = Death { what, at_ms, power: self.plan.power, recording, ..Death::default() };
         if let Some(disk) = &self.disk {
+            // as one that met a point: what is written down here must be all that was written
+            self.daemon.freeze().await;
             (death.finished, death.parts) = lying(&spool);
             let journals = power::journals(&spool);
             disk.cut_power();
