@@ -17,6 +17,8 @@ const SWEEP: Duration = Duration::from_secs(600);
 const BLIPS: u32 = 2;
 /// After so many failures in a row parts that cannot be asked for are taken for lost.
 const HOPELESS: u32 = 10;
+/// After so many, parts that the storage shows and refuses to go on with.
+const STUCK: u32 = 5;
 /// Files whose sums are kept in memory.
 const SUMS: usize = 64;
 
@@ -164,7 +166,7 @@ impl Uploader {
                 && match parts.knows(&entry.object_key, &record.upload).await {
                     Ok(known) => {
                         let_in = known && error.class == Class::Refused;
-                        !known || let_in && job.attempts() >= HOPELESS
+                        !known || let_in && job.attempts() >= STUCK
                     }
                     // it may not be asked: then it is enough that a new one can be begun
                     Err(_) => job.attempts() >= HOPELESS,

@@ -17,7 +17,7 @@ pub type Objects = BTreeMap<String, Vec<u8>>;
 const KEPT_MS: i64 = 1000 + 3000;
 /// Between what was published and what is kept lie publishers, encoders and mixing, which are late on a machine that does
 /// other things, too. Past it something has stopped.
-const BUSY_MS: i64 = 20_000;
+const BUSY_MS: i64 = 60_000;
 
 /// A file that was written when the box died.
 #[derive(Debug, Clone)]
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(facts(name), Some(("dXNlcg.._main_video".into(), 0, 1000, Some(2000))));
         let death = Death {
             what: "a death".into(),
-            at_ms: 60_000,
+            at_ms: 90_000,
             recording: true,
             finished: BTreeMap::from([(name.to_owned(), vec![0x47; 188])]),
             objects: Objects::from([("gone.ts".into(), vec![1])]),
