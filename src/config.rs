@@ -150,6 +150,9 @@ pub struct Recording {
     pub sync_seconds: u64,
     /// What an orderly stop of the daemon does to running tasks.
     pub on_stop: OnStop,
+    /// After a failure a task is taken up again: the first time, the second, and every later one so long after the one
+    /// before began.
+    pub takeover_seconds: [u64; 3],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -163,7 +166,13 @@ pub enum OnStop {
 
 impl Default for Recording {
     fn default() -> Self {
-        Recording { segment_seconds: 10, gap_seconds: 3, sync_seconds: 2, on_stop: OnStop::End }
+        Recording {
+            segment_seconds: 10,
+            gap_seconds: 3,
+            sync_seconds: 2,
+            on_stop: OnStop::End,
+            takeover_seconds: [0, 30, 120],
+        }
     }
 }
 
@@ -400,6 +409,12 @@ impl Config {
             within("recording.segment_seconds", self.recording.segment_seconds, 1, 3600),
             within("recording.gap_seconds", self.recording.gap_seconds, 1, 60),
             within("recording.sync_seconds", self.recording.sync_seconds, 1, 60),
+            within(
+                "recording.takeover_seconds",
+                self.recording.takeover_seconds.into_iter().fold(0, u64::max),
+                0,
+                3600,
+            ),
             within("disk.low_percent", self.disk.low_percent, 0, 90),
             within("upload.concurrency", self.upload.concurrency as u64, 1, 64),
             within("upload.per_destination", self.upload.per_destination as u64, 1, 64),

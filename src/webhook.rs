@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
+use crate::crash;
 use crate::health::Reporter;
 use crate::model::backlog::backoff;
 use crate::model::event::Event;
@@ -341,8 +342,12 @@ impl Webhook {
             // an address may hold a password
             Err(error) => return Outcome::Failed(chain(&error.without_url())),
         }
+        crash::point("webhook.sent");
         match self.store.commit(Batch::new().delete(key)).await {
-            Ok(()) => Outcome::Taken,
+            Ok(()) => {
+                crash::point("webhook.forgotten");
+                Outcome::Taken
+            }
             Err(error) => {
                 tracing::error!(%error, key, "an event that was taken cannot be deleted");
                 Outcome::Unrecorded

@@ -8,16 +8,17 @@ use std::path::Path;
 /// What each module may name besides itself. `app`, `demo`, `main` and `lib` may name all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
-    ("store", &["model"]),
+    ("crash", &[]),
+    ("store", &["model", "crash"]),
     ("config", &["model"]),
     ("health", &["model"]),
     ("vault", &[]),
-    ("spool", &["model", "store", "vault"]),
-    ("media", &["model", "vault"]),
-    ("upload", &["model", "config", "health", "store", "spool", "vault"]),
-    ("webhook", &["model", "config", "health", "store"]),
+    ("spool", &["model", "crash", "store", "vault"]),
+    ("media", &["model", "crash", "vault"]),
+    ("upload", &["model", "config", "crash", "health", "store", "spool", "vault"]),
+    ("webhook", &["model", "config", "crash", "health", "store"]),
     ("images", &["model", "config", "media"]),
-    ("rooms", &["model", "config", "health", "store", "spool", "media"]),
+    ("rooms", &["model", "config", "crash", "health", "store", "spool", "media"]),
     ("api", &["model", "config", "health", "rooms", "media"]),
 ];
 

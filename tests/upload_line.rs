@@ -114,6 +114,25 @@ async fn an_upload_that_the_storage_forgot_begins_anew_and_leaves_nothing() {
     drop(appliance.stop().await);
 }
 
+/// A storage that died while it put the parts together may show them, and refuse all that could go on with them.
+#[tokio::test]
+async fn an_upload_that_cannot_go_on_begins_anew() {
+    let server = Server::s3s().await;
+    let (mut appliance, proxy, task) = halfway(&server).await;
+    let begun = |path: &std::path::PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(".upload-");
+    let there = std::fs::read_dir(server._dir.path()).unwrap().map(|file| file.unwrap().path());
+    let uploads: Vec<_> = there.filter(begun).collect();
+    assert_eq!(uploads.len(), 1, "{uploads:?}");
+    std::fs::remove_file(&uploads[0]).unwrap();
+    proxy.set(Mode::Pass);
+    in_parts(&mut appliance, &proxy.endpoint);
+    let refused = appliance.until_uploaded(1).await;
+    let failures = refused.iter().filter(|(_, fate)| matches!(fate, Fate::UploadFailed { .. })).count();
+    assert!(failures >= 3, "it is not given up in haste: {refused:?}");
+    assert!(server.read("clinic", &format!("p1/{task}/0.ts")).await == large());
+    drop(appliance.stop().await);
+}
+
 #[tokio::test]
 async fn a_large_file_that_rots_halfway_is_lost_and_its_parts_are_given_up() {
     let server = Server::moto().await;

@@ -16,6 +16,7 @@ use super::picture::{PictureUnit, StreamId};
 use super::sound::SoundFrame;
 use super::ts::{Streams, TsWriter};
 use super::{LaneOrder, MediaClock, MediaError, MediaNews, Teller};
+use crate::crash;
 use crate::model::disk::Fault;
 use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName, identity};
 use crate::model::{MediaTime, Timestamp};
@@ -266,6 +267,7 @@ impl Segmenter {
             }
             return Err(self.refused(&what, &e, Some(Fault::Failed)));
         }
+        crash::point("segment.synced");
         tell_slowest(began.elapsed());
         open.listed = true;
         open.unsynced = false;
@@ -293,6 +295,7 @@ impl Segmenter {
             // what was handed over is readable without its end
             warn!(file = %open.name, error = %e, "a sealed segment cannot be closed");
         }
+        crash::point("segment.closed");
         let segment = self.closed(&open, next.unwrap_or(open.end));
         let run = &self.order.run;
         debug!(
@@ -342,6 +345,7 @@ impl Segmenter {
         let of = identity(&run.task, &name.to_string());
         let file = (self.disk.create)(&self.order.vault, &path, &of);
         let file = file.map_err(|e| self.refused(&name.to_string(), &e, None))?;
+        crash::point("segment.created");
         self.ts.begin(streams, self.broken && self.index > 0, &mut self.out);
         if self.index == 0 {
             info!(task = %run.task, lane = ?run.lane, run = run.run, ?size, "first media");

@@ -33,8 +33,8 @@ use super::{Lane, LaneRun, TaskId, Timestamp};
 use record::{Live, LiveState, Record};
 pub use record::{Piece, PieceFate};
 pub use shape::{Found, Shape};
-pub use takeover::TAKEOVERS;
 use takeover::TookUp;
+pub use takeover::{TAKEOVERS, WAITS};
 
 /// So many different upload errors are announced within one time of quiet.
 const ERROR_CODES: usize = 8;
@@ -67,6 +67,8 @@ pub struct Policy {
     pub list_again: Duration,
     /// While more of its pieces wait on the shelf a list is published so often at most.
     pub list_pause: Duration,
+    /// Between two takeovers: see [`WAITS`].
+    pub takeover_waits: [Duration; 3],
 }
 
 impl Default for Policy {
@@ -82,6 +84,7 @@ impl Default for Policy {
             error_quiet: Duration::from_secs(600),
             list_again: Duration::from_secs(30),
             list_pause: Duration::from_secs(2),
+            takeover_waits: WAITS,
         }
     }
 }

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 
 use super::{Ask, Error, TaskStatus, TaskView};
 use crate::config::{Config, OnStop};
+use crate::crash;
 use crate::health::Reporter;
 use crate::media::stills::Stills;
 use crate::media::{LaneEnd, LaneFeed, LaneOrder, MediaClock, MediaEngine, MediaNews};
@@ -73,6 +74,15 @@ struct Running {
 
 fn to_bytes(record: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(record).expect("records have text keys and no floats")
+}
+
+/// What an effect has to tell, as it lies in the outbox.
+fn outbox_record(effect: &Effect) -> Option<(String, Vec<u8>)> {
+    let Effect::Announce(event) = effect else { return None };
+    info!(task = %event.task, event = event.body.event_type(), seq = event.seq, "event");
+    metrics::counter!("holdfast_events_total", "type" => event.body.event_type().to_string()).increment(1);
+    let key = records::outbox_key(event.app, &event.task, event.seq);
+    Some((key, OutboxEntry { event: event.clone() }.to_bytes()))
 }
 
 /// What sound alone takes is not counted.
@@ -198,6 +208,7 @@ impl Actor {
             segment_length: Duration::from_secs(config.recording.segment_seconds),
             streams: config.limits.streams_per_task,
             grace: Duration::from_secs(config.upload.grace_seconds),
+            takeover_waits: config.recording.takeover_seconds.map(Duration::from_secs),
             ..Policy::default()
         }
     }
@@ -406,21 +417,30 @@ impl Actor {
         let batch = Batch::new().put(records::task_key(&id), to_bytes(&task));
         let destination = &task.spec.destination;
         let batch = records::put_destination(batch, &id, destination, &keys, &user_sig, &self.parts.box_key);
+        // with the task: one that a crash leaves behind has told that it began
+        let told: Vec<_> = effects.iter().filter_map(outbox_record).collect();
+        let batch = told.iter().fold(batch, |batch, (key, bytes)| batch.put(key.clone(), bytes.clone()));
         self.parts.store.commit(batch).await.map_err(|e| {
             self.index_refused(&e);
             Error::Store(e.to_string())
         })?;
+        crash::point("task.committed");
         if let Some(shape) = shape
             && let Err(e) = self.parts.spool.describe_task(&id, shape.to_text()).await
         {
             // who is told that there is no task must not find one after the next start
+            self.unsaved.extend(told.into_iter().map(|(key, _)| (key, None)));
             self.forget(&id).await;
             return Err(Error::Spool(e.to_string()));
         }
+        crash::point("task.described");
         info!(task = %id, %room, recorder = %task.spec.recorder, "task created");
         let base = self.parts.media_clock.now();
         self.tasks.insert(id.clone(), Running { task, keys: Some(keys), dir, base, saved: Vec::new() });
-        self.perform(&id, effects).await;
+        self.parts.outbox.notify_one();
+        for effect in effects {
+            self.act(&id, effect).await;
+        }
         self.queue.extend(replaced.into_iter().map(|old| (old, Input::Stop(LeaveCode::SameUserEntered))));
         self.reconcile_task(&id).await;
         Ok(id)
@@ -634,12 +654,14 @@ impl Actor {
         if let Err(e) = self.parts.spool.forget_task(id).await {
             warn!(task = %id, error = %e, "something of a finished task stays on the shelf");
         }
+        crash::point("forget.removed");
         let mut writes = BTreeMap::from([(records::task_key(id), None)]);
         match self.parts.store.scan(records::segments_prefix(id)).await {
             Ok(pieces) => writes.extend(pieces.into_iter().map(|(key, _)| (key, None))),
             Err(e) => error!(task = %id, error = %e, "a finished task's segments could not be listed"),
         }
         self.commit(writes).await;
+        crash::point("forget.forgotten");
         self.tasks.remove(id);
         self.let_images_go();
     }

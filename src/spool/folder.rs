@@ -22,6 +22,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Disk;
+use crate::crash;
 use crate::model::segment::{LocalName, UNFINISHED};
 
 pub const TASK: &str = "task.json";
@@ -182,6 +183,7 @@ pub fn note(dir: &Path, journal: u32, rest: &str, disk: &dyn Disk) -> io::Result
         disk.sync(&File::open(dir)?)?;
     }
     file.write_all(line(rest).as_bytes())?;
+    crash::point("journal.written");
     Ok(file)
 }
 
@@ -203,8 +205,12 @@ pub fn replace(dir: &Path, name: &str, bytes: &[u8], disk: &dyn Disk) -> io::Res
     let unfinished = dir.join(format!("{name}{}", UNFINISHED));
     let mut file = File::create(&unfinished)?;
     file.write_all(bytes)?;
+    crash::point("folder.written");
     disk.sync(&file)?;
-    fs::rename(&unfinished, dir.join(name))
+    crash::point("folder.synced");
+    fs::rename(&unfinished, dir.join(name))?;
+    crash::point("folder.renamed");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -180,6 +180,7 @@ impl UploadJob {
             self.ack_failed(Fault::File, wait);
             return Err(error.into());
         }
+        crash::point("upload.recorded");
         let path = self.path();
         let unlinked = tokio::task::spawn_blocking(move || fs::remove_file(path)).await;
         if let Ok(Err(error)) = unlinked
@@ -188,6 +189,7 @@ impl UploadJob {
             tracing::warn!(task = %self.entry.task, file = self.entry.file, %error, "an uploaded file stays on the disk");
             self.shared.state().leftovers.push(self.path());
         }
+        crash::point("upload.unlinked");
         self.settled = true;
         self.leave();
         Ok(fate)

@@ -44,6 +44,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 pub use disk::{Disk, RealDisk, Standing, make_room_to_start};
 pub use lease::{ShelfFile, UploadJob};
 
+use crate::crash;
 use crate::model::backlog::{Backlog, Class, Limits, Pending, Waiting};
 use crate::model::disk::{Fault, Limits as DiskLimits};
 use crate::model::recording::Fate;
@@ -273,7 +274,9 @@ impl Spool {
         let (shared, dir) = (self.shared.clone(), self.task_dir(task));
         blocking(move || {
             let made = fs::create_dir_all(&dir).map_err(at(&dir));
+            crash::point("task.folder-made");
             let made = made.and_then(|()| sync_dir(&shared.dir).map_err(at(&shared.dir)));
+            crash::point("task.folder-synced");
             if let Err(Error::Io { path, source }) = &made
                 && let Some(fault) = disk::fault_of(source)
             {
@@ -390,6 +393,7 @@ impl Spool {
             state.playlists.retain(|waiting, _| waiting.task != *task);
         }
         self.shared.journals().remove(task);
+        crash::point("forget.committed");
         let (shared, task) = (self.shared.clone(), task.clone());
         blocking(move || {
             let _describing = shared.describing.lock().expect("nothing panics while it holds this lock");
@@ -517,6 +521,7 @@ impl Shared {
         let mut entries = entries?;
         self.state().last_order = entries.last().map_or(0, |entry| entry.order);
         self.believe_journals(&recovered, &mut files, &mut entries)?;
+        crash::point("recover.planned");
         for step in recovery::plan(&files, &entries) {
             self.recover_step(step, &mut recovered)?;
         }
@@ -590,6 +595,7 @@ impl Shared {
                 };
                 match trim(&mut input, &path, wants_picture(&name)).map_err(at(&path))? {
                     Some(usable) => {
+                        crash::point("recover.trimmed");
                         tracing::info!(%task, lane = ?name.lane, segment = name.index, ?usable, "a torn segment is adopted");
                         metrics::counter!("holdfast_segments_adopted_total").increment(1);
                         recovered.of(&task).adopted.push(name.closed(&task, usable.duration, usable.bytes));
@@ -776,7 +782,10 @@ fn remove_folder(dir: &Path, task: &TaskId) -> Result<(), Error> {
     // First, and for sure: a folder that says what its task was would bring it back.
     let shape = dir.join(folder::TASK);
     match fs::remove_file(&shape) {
-        Ok(()) => sync_dir(dir).map_err(at(dir))?,
+        Ok(()) => {
+            sync_dir(dir).map_err(at(dir))?;
+            crash::point("forget.undescribed");
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(at(&shape)(e)),
     }
@@ -797,6 +806,7 @@ fn remove_folder(dir: &Path, task: &TaskId) -> Result<(), Error> {
         tracing::warn!(%task, left, "the task is forgotten, and its folder holds files that nobody knows");
         return Ok(());
     }
+    crash::point("forget.emptied");
     fs::remove_dir(dir).map_err(at(dir))
 }
 

@@ -31,6 +31,7 @@ impl Shared {
         }
         drop(journals);
         let synced = self.hardware.sync(&written?);
+        crash::point("journal.synced");
         if synced.is_err() {
             let mut journals = self.journals();
             if journals.get(task).copied().unwrap_or(1) == number {

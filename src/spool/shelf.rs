@@ -140,6 +140,9 @@ impl Hands {
                 Some((task.clone(), error.to_string()))
             })
             .collect();
+        if renamed.iter().any(|safe| matches!(safe.entry.kind, SpoolKind::Segment(_))) {
+            crash::point("shelf.folder-synced");
+        }
         for Safe { entry, counted } in renamed {
             let Some(why) = failed.get(&entry.task) else {
                 self.unrecorded.push(Safe { entry, counted });
@@ -245,6 +248,7 @@ impl Hands {
             })?;
         }
         let sealed = sealed(&input, &file).map_err(lost("read"))?;
+        crash::point("shelf.synced");
         if from != &last {
             fs::rename(from, &last).map_err(|error| {
                 self.met("rename", &error);
@@ -254,6 +258,7 @@ impl Hands {
                 }
             })?;
         }
+        crash::point("shelf.renamed");
         Ok(SpoolEntry {
             task: segment.run.task.clone(),
             object,
@@ -285,10 +290,13 @@ impl Hands {
         let mut output = self.shared.vault.create(&unfinished, &identity(task, &file_name))?;
         output.write(text.as_bytes())?;
         output.finish()?;
+        crash::point("playlist.written");
         self.shared.hardware.sync(output.file())?;
+        crash::point("playlist.synced");
         let bytes = output.file().metadata()?.len();
         let sealed = self.shared.vault.current().map(|key| SealedFile { bytes, key: key.to_string() });
         fs::rename(&unfinished, &last)?;
+        crash::point("playlist.renamed");
         Ok(Some(SpoolEntry {
             task: task.clone(),
             object: object.clone(),
@@ -331,6 +339,9 @@ impl Hands {
                 return Ok(());
             }
         }
+        if self.unrecorded.iter().any(|safe| matches!(safe.entry.kind, SpoolKind::Segment(_))) {
+            crash::point("shelf.recorded");
+        }
         for Safe { entry, counted } in std::mem::take(&mut self.unrecorded) {
             self.shared.put(&entry);
             self.shared.state().dequeue(&entry.task, counted);
@@ -340,8 +351,10 @@ impl Hands {
             let LaneRun { task, lane, run } = &segment.run;
             tracing::debug!(%task, ?lane, run, segment = segment.index, bytes = entry.bytes, "spooled");
             self.tell(entry.task, Fate::Spooled(segment));
+            crash::point("shelf.told");
         }
         for path in replaced {
+            crash::point("playlist.replaced");
             if let Err(error) = fs::remove_file(&path) {
                 tracing::debug!(path = %path.display(), %error, "an older playlist is gone already");
             }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::sum::{self, Sum};
 use super::{Error, Records, SLED_IS_HELD, count, open_fenced, patiently};
+use crate::crash;
 use crate::model::disk::Fault;
 
 /// A disk that refused is left alone for so long before the records are written anew.
@@ -94,8 +95,12 @@ impl Index {
             }
         }
         batch.insert(sum::KEY, after.to_bytes());
-        let flushed = db.apply_batch(batch).and_then(|()| db.flush().map(|_| ())).map_err(Error::from);
+        let applied = db.apply_batch(batch).map_err(Error::from);
+        crash::point("index.applied");
+        let flushed = applied.and_then(|()| db.flush().map(|_| ()).map_err(Error::from));
+        crash::point("index.flushed");
         let done = flushed.and_then(|()| (self.sync)(&file?).map_err(|e| refused(&e)));
+        crash::point("index.synced");
         if let Err(error @ Error::Disk { .. }) = &done {
             self.refused = Some((Instant::now(), error.clone()));
         }
@@ -161,8 +166,12 @@ impl Index {
         if let Some(old) = self.open.take() {
             let_go(old);
         }
+        crash::point("refound.written");
         // from here on the new files are the index, whatever name they have: `settle` knows
-        let moved = fs::remove_dir_all(&self.dir).and_then(|()| fs::rename(&new, &self.dir));
+        let removed = fs::remove_dir_all(&self.dir);
+        crash::point("refound.removed");
+        let moved = removed.and_then(|()| fs::rename(&new, &self.dir));
+        crash::point("refound.renamed");
         let opened = moved.map_err(|e| refused(&e)).and_then(|()| patient_open(&self.dir, began));
         let opened = opened.and_then(|db| Open::new(db, &self.dir).map_err(|e| refused(&e)));
         match opened {

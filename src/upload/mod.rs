@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use body::Body;
 
 use crate::config::{Config, StorageKind};
+use crate::crash;
 use crate::health::Reporter;
 use crate::model::backlog::{Fault, Limits, backoff};
 use crate::model::budget::Rate;
@@ -322,7 +323,9 @@ impl Uploader {
         };
         let began = std::time::Instant::now();
         let answered = line.store.put(&entry.object_key, &body, content_type(&entry.object)).await?;
+        crash::point("upload.put");
         self.confirm(entry, line, &body.tag(), &answered).await?;
+        crash::point("upload.confirmed");
         metrics::histogram!("holdfast_upload_seconds").record(began.elapsed().as_secs_f64());
         Ok(Went::Up)
     }

@@ -17,6 +17,8 @@ const SWEEP: Duration = Duration::from_secs(600);
 const BLIPS: u32 = 2;
 /// After so many failures in a row parts that cannot be asked for are taken for lost.
 const HOPELESS: u32 = 10;
+/// After so many, parts that the storage shows and refuses to go on with.
+const STUCK: u32 = 5;
 /// Files whose sums are kept in memory.
 const SUMS: usize = 64;
 
@@ -49,8 +51,10 @@ impl Uploader {
             };
             metrics::histogram!("holdfast_upload_seconds").record(began.elapsed().as_secs_f64());
             tracing::debug!(task = %entry.task, object = entry.object, number, of = sums.parts.len(), "a part has arrived");
+            crash::point("parts.put");
             record.parts.push(PartEntry { tag, md5: hex::encode(md5) });
             self.commit(Batch::new().put(record.key(), record.to_bytes())).await?;
+            crash::point("parts.counted");
             if record.parts.len() < sums.parts.len() {
                 return Ok(Went::On);
             }
@@ -74,6 +78,7 @@ impl Uploader {
                 return Err(self.part_failed(job, &record, parts, error).await);
             }
         };
+        crash::point("parts.completed");
         match self.confirm(entry, line, &expected, &answered).await {
             Ok(()) => {
                 self.sums().remove(&record.key());
@@ -123,6 +128,7 @@ impl Uploader {
 
     async fn begin(&self, entry: &SpoolEntry, part_bytes: u64, parts: &dyn PartStore) -> Result<PartsEntry, Broken> {
         let upload = parts.begin(&entry.object_key, content_type(&entry.object)).await?;
+        crash::point("parts.begun");
         tracing::info!(task = %entry.task, object = entry.object, bytes = entry.bytes, "a large file goes up in parts");
         let record = PartsEntry {
             task: entry.task.clone(),
@@ -135,6 +141,7 @@ impl Uploader {
             parts: Vec::new(),
         };
         self.commit(Batch::new().put(record.key(), record.to_bytes())).await?;
+        crash::point("parts.recorded");
         Ok(record)
     }
 
@@ -152,16 +159,23 @@ impl Uploader {
         if record.parts.is_empty() || error.class == Class::Paused {
             return error.into();
         }
+        let mut let_in = false;
         let forgotten = error.code == NO_SUCH_UPLOAD
             || spoilt
             || (error.class != Class::Later || job.attempts() >= BLIPS)
                 && match parts.knows(&entry.object_key, &record.upload).await {
-                    Ok(known) => !known,
+                    Ok(known) => {
+                        let_in = known && error.class == Class::Refused;
+                        !known || let_in && job.attempts() >= STUCK
+                    }
                     // it may not be asked: then it is enough that a new one can be begun
                     Err(_) => job.attempts() >= HOPELESS,
                 };
         if !forgotten {
-            return error.into();
+            // who may ask for the parts is let in: it is this upload that cannot go on (a storage that died while it put
+            // the parts together, say), and its failures are its own
+            let class = if let_in { Class::Doubtful } else { error.class };
+            return PutError { class, ..error }.into();
         }
         match self.begin(entry, record.part_bytes, parts).await {
             Ok(anew) => {

@@ -1,6 +1,7 @@
 """Drives a box with the official Python SDK, unmodified: one JSON request per line in, one JSON answer per line out.
 
 {"do": "call", "action": "CreateCloudRecording", "params": {…}}  → {"ok": {…}} or {"error": {"code", "message"}}
+"endpoint": "host:port" in a call asks another box.
 {"do": "user_sig", "user": "…", "expire": 3600}                 → {"ok": "…"}
 Arguments: endpoint (host:port), secret id, secret key, SdkAppId, the app's secret key.
 """
@@ -18,14 +19,14 @@ from tencentcloud.trtc.v20190722 import models, trtc_client
 endpoint, secret_id, secret_key, app, app_key = sys.argv[1:6]
 
 
-def client(sign_method, http_method):
-    http = HttpProfile(protocol="http", endpoint=endpoint, reqMethod=http_method, reqTimeout=30)
+def client(sign_method, http_method, box):
+    http = HttpProfile(protocol="http", endpoint=box, reqMethod=http_method, reqTimeout=30)
     profile = ClientProfile(httpProfile=http, signMethod=sign_method)
     return trtc_client.TrtcClient(credential.Credential(secret_id, secret_key), "ap-guangzhou", profile)
 
 
 def call(order):
-    box = client(order.get("sign", "TC3-HMAC-SHA256"), order.get("method", "POST"))
+    box = client(order.get("sign", "TC3-HMAC-SHA256"), order.get("method", "POST"), order.get("endpoint", endpoint))
     request = getattr(models, order["action"] + "Request")()
     request.from_json_string(json.dumps(order["params"]))
     try:

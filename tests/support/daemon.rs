@@ -4,11 +4,12 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::{API_ID, API_KEY, APP, APP_KEY, CALLBACK_KEY, Running};
+use super::{API_ID, API_KEY, APP, APP_KEY, CALLBACK_KEY, Running, halted};
 
 /// What a test wants different from the plain box.
 #[derive(Debug, Clone)]
@@ -28,6 +29,11 @@ pub struct Settings {
     pub log: String,
     /// Further TOML, whole tables.
     pub more: String,
+    /// Further lines of the tables `[recording]` and `[upload]`.
+    pub more_recording: String,
+    pub more_upload: String,
+    /// The point at which the next life dies (`HOLDFAST_CRASH`).
+    pub crash: Option<String>,
 }
 
 impl Default for Settings {
@@ -43,6 +49,9 @@ impl Default for Settings {
             user_sigs: true,
             log: "info,holdfast=debug".to_owned(),
             more: String::new(),
+            more_recording: String::new(),
+            more_upload: String::new(),
+            crash: None,
         }
     }
 }
@@ -104,6 +113,26 @@ impl Daemon {
         let (running, doors) = launch(self.dir.path(), &self.settings, self.doors).await;
         self.running = running;
         self.doors = doors;
+    }
+
+    /// Whether it got its doors open before it came to a halt.
+    pub async fn try_start_again(&mut self) -> bool {
+        self.earlier.push(self.running.lines.text());
+        self.running = spawn(self.dir.path(), &self.settings, self.doors);
+        let lines = self.running.lines.clone();
+        tokio::select! {
+            doors = lines.wait_for("the line 'ready http=…'", Doors::parse) => {
+                self.doors = doors;
+                true
+            }
+            () = halted(self.running.id()) => false,
+        }
+    }
+
+    /// It does nothing more, and has all its files open still.
+    pub async fn freeze(&mut self) {
+        self.running.signal(Signal::SIGSTOP);
+        halted(self.running.id()).await;
     }
 
     pub async fn kill(&mut self) {
@@ -187,13 +216,20 @@ pub fn encoded(text: &str) -> String {
 }
 
 async fn launch(dir: &Path, settings: &Settings, doors: Doors) -> (Running, Doors) {
+    let running = spawn(dir, settings, doors);
+    let doors = running.lines.wait_for("the line 'ready http=…'", Doors::parse).await;
+    (running, doors)
+}
+
+fn spawn(dir: &Path, settings: &Settings, doors: Doors) -> Running {
     let config = dir.join("holdfast.toml");
     std::fs::write(&config, toml_of(dir, settings, doors)).expect("the folder is ours");
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
     command.arg("run").arg("--config").arg(&config).env("RUST_LOG", &settings.log).env("NO_COLOR", "1");
-    let running = Running::start("holdfast", &mut command);
-    let doors = running.lines.wait_for("the line 'ready http=…'", Doors::parse).await;
-    (running, doors)
+    if let Some(crash) = &settings.crash {
+        command.env("HOLDFAST_CRASH", crash);
+    }
+    Running::start("holdfast", &mut command)
 }
 
 fn state_of(dir: &Path, settings: &Settings) -> PathBuf {
@@ -240,6 +276,7 @@ secret_key = "{API_KEY}"
 [recording]
 segment_seconds = {segment}
 gap_seconds = {gap}
+{more_recording}
 
 [storage]
 {storage}
@@ -247,6 +284,7 @@ gap_seconds = {gap}
 retry_first_seconds = 1
 retry_longest_seconds = 2
 grace_seconds = {grace}
+{more_upload}
 
 [callbacks]
 retry_first_seconds = 1
@@ -263,5 +301,7 @@ retry_longest_seconds = 2
         gap = settings.gap_seconds,
         grace = settings.upload_grace_seconds,
         more = more,
+        more_recording = settings.more_recording,
+        more_upload = settings.more_upload,
     )
 }

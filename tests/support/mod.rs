@@ -140,6 +140,19 @@ impl Lines {
     }
 }
 
+/// Returns when a child is dead, or is stopped (SIGSTOP).
+pub async fn halted(id: i32) {
+    // nobody tells of a child that is stopped; /proc does when it is asked
+    let runs = || {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+        state.is_some_and(|state| !"TZX".contains(state))
+    };
+    while runs() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// A child process with its own process group; it and its children die with this value.
 pub struct Running {
     pub lines: Lines,

@@ -23,7 +23,8 @@ pub struct Scene {
     began_ms: i64,
 }
 
-fn now_ms() -> i64 {
+/// Of the wall clock.
+pub fn now_ms() -> i64 {
     #[expect(clippy::disallowed_methods, reason = "what a recording says of its time is compared with the real one")]
     let now = std::time::SystemTime::now();
     let since = now.duration_since(std::time::UNIX_EPOCH).expect("the clock is set");

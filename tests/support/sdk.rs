@@ -23,6 +23,8 @@ pub struct Sdk {
     running: Arc<Running>,
     /// Its stdin, and how many answers were read.
     line: Arc<Mutex<(ChildStdin, usize)>>,
+    /// Of the box, where it is not the one that it was started for.
+    endpoint: Option<String>,
 }
 
 impl Sdk {
@@ -30,17 +32,31 @@ impl Sdk {
         Sdk::with_key(daemon, API_KEY).await
     }
 
+    /// For boxes that are named later, by [`Sdk::of`].
+    pub async fn alone() -> Sdk {
+        Sdk::of_endpoint("127.0.0.1:9", API_KEY).await
+    }
+
+    /// The same process as the client of this box.
+    pub fn of(&self, daemon: &Daemon) -> Sdk {
+        Sdk { endpoint: Some(daemon.doors.http.to_string()), ..self.clone() }
+    }
+
     /// With another secret key than the box knows, say.
     pub async fn with_key(daemon: &Daemon, secret_key: &str) -> Sdk {
+        Sdk::of_endpoint(&daemon.doors.http.to_string(), secret_key).await
+    }
+
+    async fn of_endpoint(endpoint: &str, secret_key: &str) -> Sdk {
         let mut command = Command::new(program(".venv/bin/python"));
         command
             .arg("-u")
             .arg(project().join("tests/sdk/drive.py"))
-            .args([&daemon.doors.http.to_string(), API_ID, secret_key, &APP.to_string(), APP_KEY])
+            .args([endpoint, API_ID, secret_key, &APP.to_string(), APP_KEY])
             .stdin(std::process::Stdio::piped());
         let mut running = Running::start("the Python SDK", &mut command);
         let stdin = running.stdin().expect("stdin is piped");
-        let sdk = Sdk { running: Arc::new(running), line: Arc::new(Mutex::new((stdin, 0))) };
+        let sdk = Sdk { running: Arc::new(running), line: Arc::new(Mutex::new((stdin, 0))), endpoint: None };
         sdk.answer(0).await;
         sdk.line.lock().await.1 = 1;
         sdk
@@ -56,11 +72,18 @@ impl Sdk {
             .await
     }
 
-    async fn ask(&self, order: Value) -> Result<Value, ApiError> {
-        let mut line = self.line.lock().await;
-        line.0.write_all(format!("{order}\n").as_bytes()).await.expect("the Python process reads");
-        let mut answer = self.answer(line.1).await;
-        line.1 += 1;
+    async fn ask(&self, mut order: Value) -> Result<Value, ApiError> {
+        if let Some(endpoint) = &self.endpoint {
+            order["endpoint"] = json!(endpoint);
+        }
+        let n = {
+            let mut line = self.line.lock().await;
+            // counted before it is awaited: who gives up waiting leaves the answer to nobody
+            line.1 += 1;
+            line.0.write_all(format!("{order}\n").as_bytes()).await.expect("the Python process reads");
+            line.1 - 1
+        };
+        let mut answer = self.answer(n).await;
         if let Some(error) = answer.get("error") {
             let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
             return Err(ApiError { code: text("code"), message: text("message") });

@@ -28,7 +28,7 @@ pub struct SmallDisk {
     dir: TempDir,
     device: String,
     sectors: u64,
-    ballast: std::cell::Cell<u32>,
+    ballast: std::sync::atomic::AtomicU32,
 }
 
 fn tool(name: &str) -> Command {
@@ -109,8 +109,8 @@ impl SmallDisk {
     }
 
     fn next_ballast(&self) -> PathBuf {
-        self.ballast.set(self.ballast.get() + 1);
-        self.path().join(format!("ballast-{}", self.ballast.get()))
+        let next = self.ballast.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        self.path().join(format!("ballast-{next}"))
     }
 
     /// Leaves so many bytes free, or somewhat more. In one step: whoever fills slowly eats what the box gives free.

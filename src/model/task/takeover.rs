@@ -18,8 +18,8 @@ use crate::model::event::{EventBody, LeaveCode};
 /// How often a task is taken up again after the box failed (RECORDING.md §11).
 pub const TAKEOVERS: u8 = 3;
 
-/// Since the last one began, before the first, second, third and every later one.
-const WAITS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(30), Duration::from_secs(120)];
+/// The waits before the first, the second, and the third and every later one, each counted since the one before began.
+pub const WAITS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(30), Duration::from_secs(120)];
 
 /// So many times in a row a lane may begin and leave nothing behind. Then it is the task that brings the box down.
 const FRUITLESS: u32 = 10;
@@ -118,8 +118,9 @@ impl RecordingTask {
     }
 
     fn wait_left(&self, now: Timestamp) -> Duration {
-        let Some(took) = self.took_up else { return WAITS[0] };
-        let wait = WAITS[(took.times as usize).min(WAITS.len() - 1)];
+        let waits = self.policy.takeover_waits;
+        let Some(took) = self.took_up else { return waits[0] };
+        let wait = waits[(took.times as usize).min(waits.len() - 1)];
         wait.saturating_sub(now.since(took.at))
     }
 

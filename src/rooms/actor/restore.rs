@@ -232,6 +232,7 @@ impl Actor {
         let base = self.parts.media_clock.now();
         self.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base, saved });
         self.perform(&id, effects).await;
+        crash::point("takeover.restored");
         // the process died before they were kept
         for event in untaken.into_iter().filter(|event| !event.body.is_state() && !kept.contains(event)) {
             self.shelve(&id, Effect::Announce(event));
@@ -252,6 +253,7 @@ impl Actor {
         }
         here.extend(found.adopted.iter().map(|segment| (segment.run.run, segment.index)));
         self.drain().await;
+        crash::point("takeover.told");
         Ok(TakenIn { id, here, adopted: found.adopted, repaired })
     }
 
@@ -261,9 +263,11 @@ impl Actor {
         let Some(running) = self.tasks.get_mut(id) else { return };
         let effects = running.task.settle_unfound(here, now);
         self.perform(id, effects).await;
+        crash::point("takeover.settled");
         self.reconcile_task(id).await;
         self.drain().await;
         self.save(id).await;
+        crash::point("takeover.saved");
     }
 
     async fn leave_unknown(&self, recovered: Recovered) {

@@ -106,26 +106,20 @@ impl Actor {
             return;
         }
         for (id, effect) in steps.iter().flat_map(|(id, effects)| effects.iter().map(move |effect| (id, effect))) {
-            match effect {
-                Effect::SavePiece(piece) => {
-                    writes.insert(records::segment_key(id, &piece.object), Some(to_bytes(piece)));
-                    // The shelf's entry goes in the commit that notes its fate, so that no crash hides the news.
-                    if matches!(piece.fate, PieceFate::Uploaded | PieceFate::Lost) {
-                        writes.insert(records::spool_key(id, &piece.object), None);
-                    }
+            if let Effect::SavePiece(piece) = effect {
+                writes.insert(records::segment_key(id, &piece.object), Some(to_bytes(piece)));
+                // The shelf's entry goes in the commit that notes its fate, so that no crash hides the news.
+                if matches!(piece.fate, PieceFate::Uploaded | PieceFate::Lost) {
+                    writes.insert(records::spool_key(id, &piece.object), None);
                 }
-                Effect::Announce(event) => {
-                    info!(task = %id, event = event.body.event_type(), seq = event.seq, "event");
-                    metrics::counter!("holdfast_events_total", "type" => event.body.event_type().to_string())
-                        .increment(1);
-                    let key = records::outbox_key(event.app, &event.task, event.seq);
-                    writes.insert(key, Some(OutboxEntry { event: event.clone() }.to_bytes()));
-                    announced = true;
-                }
-                _ => {}
             }
+            let told = outbox_record(effect);
+            announced |= told.is_some();
+            writes.extend(told.map(|(key, bytes)| (key, Some(bytes))));
         }
+        crash::point("rooms.decided");
         self.save_with(changed, writes).await;
+        crash::point("rooms.committed");
         if announced {
             self.parts.outbox.notify_one();
         }
@@ -134,5 +128,6 @@ impl Actor {
                 self.act(&id, effect).await;
             }
         }
+        crash::point("rooms.acted");
     }
 }

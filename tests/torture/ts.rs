@@ -1,0 +1,68 @@
+//! A transport stream as the checker reads it, apart from the box's own reader.
+//!
+//! Sources: ISO/IEC 13818-1 §2.4.3.2 (packet), §2.4.3.6 (PES header).
+
+use std::collections::BTreeMap;
+
+/// What a stream is made of.
+#[derive(Debug, Default)]
+pub struct Ts {
+    /// Whole packets, each of which begins as one, tables first.
+    pub whole: bool,
+    /// Of pictures and of sounds: the times, in 1/90000 s, as they follow each other.
+    pictures: Vec<i64>,
+    sounds: BTreeMap<u16, Vec<i64>>,
+    keyframe: bool,
+}
+
+impl Ts {
+    pub fn read(bytes: &[u8]) -> Ts {
+        let mut ts = Ts { whole: !bytes.is_empty() && bytes.len().is_multiple_of(188), ..Ts::default() };
+        for (at, packet) in bytes.chunks_exact(188).enumerate() {
+            let pid = u16::from_be_bytes([packet[1], packet[2]]) & 0x1fff;
+            ts.whole &= packet[0] == 0x47 && (at > 0 || pid == 0);
+            if packet[0] != 0x47 || packet[1] & 0x40 == 0 || packet[3] & 0x10 == 0 {
+                continue;
+            }
+            let adaptation = if packet[3] & 0x20 != 0 { 1 + usize::from(packet[4]) } else { 0 };
+            let random_access = adaptation > 1 && packet[5] & 0x40 != 0;
+            let Some(pes) = packet.get(4 + adaptation..).filter(|pes| pes.len() >= 14 && pes.starts_with(&[0, 0, 1]))
+            else {
+                continue;
+            };
+            if pes[7] & 0x80 == 0 {
+                continue;
+            }
+            let byte = |n: usize| i64::from(pes[n]);
+            let pts = (byte(9) >> 1 & 7) << 30 | byte(10) << 22 | (byte(11) >> 1) << 15 | byte(12) << 7 | byte(13) >> 1;
+            match pes[3] {
+                0xe0..=0xef => {
+                    ts.keyframe |= random_access;
+                    ts.pictures.push(pts);
+                }
+                0xc0..=0xdf => ts.sounds.entry(pid).or_default().push(pts),
+                _ => {}
+            }
+        }
+        ts
+    }
+
+    /// Something of it can be shown or heard.
+    pub fn plays(&self, needs_picture: bool) -> bool {
+        self.keyframe || !needs_picture && !self.sounds.is_empty()
+    }
+
+    /// From the first time to the last, the last frame's own length counted in; of the pictures where there are any.
+    pub fn span_ms(&self) -> i64 {
+        let times = Some(&self.pictures).filter(|all| !all.is_empty()).or(self.sounds.values().next());
+        let Some((first, rest)) = times.and_then(|all| all.split_first()) else { return 0 };
+        let (mut low, mut high) = (0, 0);
+        for pts in rest {
+            let after = (pts - first + (1 << 32)).rem_euclid(1 << 33) - (1 << 32);
+            (low, high) = (low.min(after), high.max(after));
+        }
+        let span = high - low;
+        let frame = if rest.is_empty() { 0 } else { span / rest.len() as i64 };
+        (span + frame) / 90
+    }
+}
