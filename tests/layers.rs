@@ -14,10 +14,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("vault", &[]),
     ("spool", &["model", "store", "vault"]),
     ("media", &["model", "vault"]),
-    ("upload", &["model", "config", "health", "store", "spool", "vault"]),
+    ("package", &["model", "media", "vault"]),
+    ("upload", &["model", "config", "health", "store", "spool", "vault", "package"]),
     ("webhook", &["model", "config", "health", "store"]),
     ("images", &["model", "config", "media"]),
-    ("rooms", &["model", "config", "health", "store", "spool", "media"]),
+    ("rooms", &["model", "config", "health", "store", "spool", "media", "package"]),
     ("api", &["model", "config", "health", "rooms", "media"]),
 ];
 
@@ -25,7 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 const ABOVE_ALL: &[&str] = &["app", "demo", "main", "lib"];
 
 /// Parts of a module that another may name; without an entry: all of it.
-const ONLY_PARTS: &[(&str, &str, &[&str])] = &[("api", "media", &["whip"]), ("images", "media", &["stills"])];
+const ONLY_PARTS: &[(&str, &str, &[&str])] = &[("api", "media", &["whip"]), ("images", "media", &["stills"]), ("package", "media", &["stream_size"])];
 
 /// The session's side of `media`; the recording side knows packets, not peers.
 const WEBRTC: &[&str] = &["media/whip", "media/mux", "media/peer", "media/session", "media/publish"];
@@ -48,6 +49,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_smithy_runtime_api", &["upload/"]),
     ("http_body", &["upload/"]),
     ("image", &["media/stills"]),
+    ("mp4_atom", &["package/layout"]),
+    ("rustix", &["package/"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),
     ("tracing_journald", &["main.rs"]),

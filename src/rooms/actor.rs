@@ -27,6 +27,7 @@ use crate::model::recording::{Fate, RecordingSpec, StorageKeys};
 use crate::model::room::{Feed, Room, Track};
 use crate::model::segment::object_key;
 use crate::model::task::{Effect, Input, Phase, Piece, PieceFate, Policy, RecordingTask};
+use crate::package::Packer;
 use crate::model::{LaneKind, LaneRun, MediaTime, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackKind};
 use crate::spool::{Recovered, Spool};
 use crate::store::records::{self, OutboxEntry};
@@ -48,6 +49,9 @@ pub struct Parts {
     pub engine: Arc<dyn MediaEngine>,
     pub media_clock: MediaClock,
     pub box_key: Arc<BoxKey>,
+    /// Packs what tasks recorded, and tells it by `fates`.
+    pub packer: Packer,
+    pub fates: mpsc::Sender<(TaskId, Fate)>,
     /// What mixed recordings are admitted by; `None`: all are.
     pub board: Option<Arc<Board>>,
     /// Told whenever an event was committed.
@@ -190,6 +194,7 @@ impl Actor {
             segment_length: Duration::from_secs(config.recording.segment_seconds),
             streams: config.limits.streams_per_task,
             grace: Duration::from_secs(config.upload.grace_seconds),
+            gap: Duration::from_secs(config.recording.gap_seconds),
             ..Policy::default()
         }
     }
@@ -401,7 +406,8 @@ impl Actor {
         self.disk_takes_tasks()?;
         self.admit(&spec, &replaced)?;
         let id = TaskId::from_random(uuid::Uuid::new_v4().as_bytes());
-        let dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
+        let dir = self.parts.spool.begin_holding(&id, spec.output.hold()).await;
+        let dir = dir.map_err(|e| Error::Spool(e.to_string()))?;
         let (mut task, effects) = RecordingTask::create(id.clone(), spec, self.policy(), self.now());
         let shape = task.take_shape();
         let batch = Batch::new().put(records::task_key(&id), to_bytes(&task));
@@ -601,6 +607,7 @@ impl Actor {
                         writes.insert(records::spool_key(id, &piece.object), None);
                     }
                 }
+                Effect::PackageSettled { object } => drop(writes.insert(records::spool_key(id, object), None)),
                 Effect::Announce(event) => {
                     info!(task = %id, event = event.body.event_type(), seq = event.seq, "event");
                     metrics::counter!("holdfast_events_total", "type" => event.body.event_type().to_string())
@@ -625,7 +632,7 @@ impl Actor {
         let Some(running) = self.tasks.get(id) else { return };
         let spec = &running.task.spec;
         match effect {
-            Effect::SavePiece(_) | Effect::Announce(_) => {}
+            Effect::SavePiece(_) | Effect::Announce(_) | Effect::PackageSettled { .. } => {}
             Effect::StartLane { run, feed } => {
                 let feed = match (feed, &spec.mix) {
                     (Feed::Mixed(scene), Some(mix)) => {
@@ -663,7 +670,11 @@ impl Actor {
                 metrics::counter!("holdfast_lanes_wedged_total").increment(1);
                 self.parts.health.degraded("media", "a pipeline is wedged");
             }
-            Effect::Spool { .. } | Effect::PublishPlaylist { .. } => self.shelve(id, effect),
+            Effect::Spool { .. }
+            | Effect::PublishPlaylist { .. }
+            | Effect::Package(_)
+            | Effect::SpoolPackage { .. }
+            | Effect::LetGo => self.shelve(id, effect),
             Effect::Forget => {
                 info!(task = %id, "task done");
                 self.ended.insert(id.clone());
@@ -695,6 +706,25 @@ impl Actor {
             Effect::PublishPlaylist { object, version, text } => {
                 let key = key(&object);
                 spool.accept_playlist(id, object, key, version, text)
+            }
+            Effect::SpoolPackage { object, bytes, crc32, plan } => {
+                let key = key(&object);
+                spool.accept_package(id, object, key, (bytes, crc32), plan)
+            }
+            Effect::LetGo => spool.let_go(id),
+            Effect::Package(order) => {
+                let (told, task) = (self.parts.fates.clone(), id.clone());
+                let done = move |packed| {
+                    // nobody listens any more only while the process ends; after the next start it is asked again
+                    let _ = told.blocking_send((task, Fate::Packaged(packed)));
+                };
+                let vault = spool.vault().clone();
+                let asked = self.parts.packer.plan(id, running.dir.clone(), vault, order, done);
+                if let Err(e) = asked {
+                    warn!(task = %id, error = %e, "packing waits");
+                    self.unshelved.push((id.clone(), effect));
+                }
+                return;
             }
             _ => return,
         };
@@ -728,6 +758,7 @@ impl Actor {
 
     /// A part is well when no lane that runs says otherwise of it.
     fn tell_troubles(&self) {
+        self.parts.packer.press(self.troubles.values().any(|of_part| !of_part.is_empty()));
         for (part, of_part) in &self.troubles {
             match of_part.values().next() {
                 Some(why) => self.parts.health.degraded(part, why.as_str()),
@@ -748,10 +779,14 @@ impl Actor {
         match fate {
             Fate::Lost { why, .. } => health.degraded("spool", format!("a segment was lost: {why}")),
             Fate::PlaylistLost { object, .. } => health.degraded("spool", format!("a list was lost: {object}")),
+            Fate::PackageLost { object, .. } => health.degraded("spool", format!("{object} cannot be packed")),
             // the uploader, who knows the destinations, speaks of them
             Fate::Spooled(_)
             | Fate::SegmentUploaded { .. }
             | Fate::PlaylistUploaded { .. }
+            | Fate::Packaged(_)
+            | Fate::PackageWaits { .. }
+            | Fate::PackageUploaded { .. }
             | Fate::UploadFailed { .. } => {}
         }
     }

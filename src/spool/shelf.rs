@@ -23,6 +23,8 @@ pub(super) struct Hands {
     unwritten: BTreeMap<Waiting, Playlist>,
     /// What could not be written into tasks' folders.
     undescribed: BTreeMap<TaskId, String>,
+    /// Plans of packed files that could not be written.
+    unplanned: Vec<Package>,
     /// Segments whose bytes are on the disk, and which could not be given their name (a full folder).
     unnamed: Vec<Order>,
 }
@@ -42,8 +44,8 @@ struct Safe {
 
 impl Hands {
     pub(super) fn new(shared: Arc<Shared>) -> Hands {
-        let (unrecorded, unwritten, undescribed, unnamed) = Default::default();
-        Hands { shared, unrecorded, unwritten, undescribed, unnamed }
+        let (unrecorded, unwritten, undescribed, unplanned, unnamed) = Default::default();
+        Hands { shared, unrecorded, unwritten, undescribed, unplanned, unnamed }
     }
 
     /// The life of the thread: until the shelf's last holder is gone, or the index has stopped.
@@ -52,6 +54,7 @@ impl Hands {
             let owed = !self.unrecorded.is_empty()
                 || !self.unwritten.is_empty()
                 || !self.undescribed.is_empty()
+                || !self.unplanned.is_empty()
                 || !self.unnamed.is_empty();
             let first = match if owed { from.recv_timeout(AGAIN) } else { from.recv().map_err(Into::into) } {
                 Ok(order) => Some(order),
@@ -72,6 +75,7 @@ impl Hands {
         let mut drains = Vec::new();
         let mut playlists = std::mem::take(&mut self.unwritten);
         let mut shapes = std::mem::take(&mut self.undescribed);
+        let mut packages = std::mem::take(&mut self.unplanned);
         for order in std::mem::take(&mut self.unnamed).into_iter().chain(orders) {
             match order {
                 Order::Segment { segment, object, object_key } => {
@@ -95,6 +99,8 @@ impl Hands {
                         None => drop(playlists.insert(waiting, playlist)),
                     }
                 }
+                Order::Package(package) => packages.push(package),
+                Order::LetGo(task) => self.shared.let_go(&task)?,
                 Order::Task { task, shape } => drop(shapes.insert(task, shape)),
                 Order::Drain(reply) => drains.push(reply),
             }
@@ -108,6 +114,18 @@ impl Hands {
                     self.met("playlist", &error);
                     metrics::counter!("holdfast_spool_errors_total").increment(1);
                     self.unwritten.insert(waiting, playlist);
+                }
+            }
+        }
+
+        for package in packages {
+            match self.shared.write_plan(&package) {
+                Ok(entry) => renamed.push(Safe { entry, counted: of_package(&package) }),
+                Err(error) => {
+                    tracing::error!(task = %package.task, object = package.object, %error, "a plan cannot be written");
+                    self.met("plan", &error);
+                    metrics::counter!("holdfast_spool_errors_total").increment(1);
+                    self.unplanned.push(package);
                 }
             }
         }
@@ -138,6 +156,11 @@ impl Hands {
                     metrics::counter!("holdfast_spool_errors_total").increment(1);
                     self.shared.state().dequeue(&entry.task, counted);
                     self.tell(entry.task, Fate::PlaylistLost { object: entry.object, version });
+                }
+                SpoolKind::Package => {
+                    self.shared.state().dequeue(&entry.task, counted);
+                    let why = format!("sync of the folder: {why}");
+                    self.tell(entry.task, Fate::PackageLost { object: entry.object, why });
                 }
             }
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::packing::Packing;
 use super::record::{Piece, PieceFate, Record};
 use super::takeover::TookUp;
 use super::{Effect, Phase, Policy, RecordingTask};
@@ -44,6 +45,8 @@ pub struct Shape {
     seq_limit: u64,
     lists: Vec<List>,
     told: Vec<Told>,
+    #[serde(default, skip_serializing_if = "Packing::is_new")]
+    packing: Packing,
 }
 
 /// A playlist; its name follows from the rest.
@@ -142,6 +145,7 @@ impl RecordingTask {
             seq_limit: self.seq_limit,
             lists: self.records.iter().map(list).collect(),
             told: self.told.iter().map(|e| Told { seq: e.seq, at: e.at, body: e.body.clone() }).collect(),
+            packing: self.packing.clone(),
         }
     }
 
@@ -159,7 +163,7 @@ impl RecordingTask {
     }
 
     fn from_shape(shape: Shape) -> RecordingTask {
-        let Shape { id, edition, spec, created, takeover, phase, took_up, next_run, seq_limit, lists, told, .. } =
+        let Shape { id, edition, spec, created, takeover, phase, took_up, next_run, seq_limit, lists, told, packing, .. } =
             shape;
         let slice = |file: &str| {
             told.iter().any(|t| matches!(&t.body, EventBody::FileSlice { playlist, .. } if playlist == file))
@@ -186,6 +190,8 @@ impl RecordingTask {
         task.next_run = next_run;
         task.next_seq = seq_limit;
         task.seq_limit = seq_limit;
+        task.packing = packing;
+        task.told_stop = told.iter().any(|t| matches!(t.body, EventBody::UploadStop { status: 0 | 2 }));
         task.told_left_behind = told.iter().any(|t| matches!(t.body, EventBody::UploadStop { status: 1 }));
         task.records = records;
         task.told = told.into_iter().map(|told| task.event(told)).collect();

@@ -102,7 +102,8 @@ impl Actor {
                 Err(e) => error!(%key, error = %e, "a segment's record cannot be read"),
             }
         }
-        let Shelved { adopted, spooled, uploaded, lost, playlists, noted_uploaded, noted_lost, .. } = found;
+        let Shelved { adopted, spooled, uploaded, lost, playlists, packages, packed, .. } = found;
+        let (noted_uploaded, noted_lost) = (found.noted_uploaded, found.noted_lost);
         let gone = lost.iter().map(|(object, segment, _)| (object.clone(), segment.clone()));
         let found = Found {
             uploaded: noted_uploaded,
@@ -130,7 +131,8 @@ impl Actor {
         let (task, restored) = task.restore(pieces, self.policy(), self.now());
         effects.extend(restored);
         info!(task = %id, phase = ?task.phase, takeover = task.takeover, "task taken in");
-        let dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
+        let dir = self.parts.spool.begin_holding(&id, task.spec.output.hold()).await;
+        let dir = dir.map_err(|e| Error::Spool(e.to_string()))?;
         let base = self.parts.media_clock.now();
         self.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base });
         self.perform(&id, effects).await;
@@ -144,6 +146,12 @@ impl Actor {
         }
         for object in uploaded {
             tell(Input::Fate(Fate::SegmentUploaded { object }));
+        }
+        for object in packages {
+            tell(Input::Fate(Fate::PackageWaits { object }));
+        }
+        for object in packed {
+            tell(Input::Fate(Fate::PackageUploaded { object }));
         }
         for (_, segment, why) in lost {
             tell(Input::Fate(Fate::Lost { segment, why }));
