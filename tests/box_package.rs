@@ -52,10 +52,10 @@ fn told(callback: &Callback) -> Vec<(String, String, String, i64, i64)> {
 
 /// Awaits the 310 of this status, and that the shelf holds nothing of the task any more.
 async fn stopped(scene: &Scene, task: &str, status: u8) -> Callback {
-    let told = scene.receiver.wait_for(&format!("310 with {status}"), |all| {
+    let said = |all: &[Callback]| {
         all.iter().find(|c| c.task() == task && c.event() == 310 && c.payload()["Status"] == status).cloned()
-    });
-    told.await
+    };
+    scene.receiver.wait_for(&format!("310 with {status}"), said).await
 }
 
 async fn shelf_is_empty(scene: &Scene, task: &str) {
