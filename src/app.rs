@@ -31,6 +31,7 @@ use crate::media::tracks::Tracks;
 use crate::media::whip::{WhipServer, WhipSettings};
 use crate::media::{self, MediaClock};
 use crate::model::{MediaTime, Secret, Timestamp, WallClock};
+use crate::package::Packer;
 use crate::rooms::{Actor, Parts, Rooms};
 use crate::spool::{self, Spool};
 use crate::store::seal::BoxKey;
@@ -174,6 +175,7 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
     let (image_failures_in, image_failures) = mpsc::channel(256);
     let images = Images::new(&config.images, stills.clone()).map_err(failed("images"))?;
 
+    let packer = Packer::new();
     let outbox = Arc::new(Notify::new());
     let webhook = Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone(), health.clone())
         .map_err(failed("callbacks"))?;
@@ -184,6 +186,8 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         engine: Arc::new(engine),
         media_clock,
         box_key: box_key.clone(),
+        packer: packer.clone(),
+        fates: fates_in.clone(),
         board,
         outbox,
         images: images_in,
@@ -196,7 +200,8 @@ pub async fn start(config: Config) -> Result<RunningBox, Error> {
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let rooms_task = tokio::spawn(actor.run(asks, news, fates, image_failures, rooms_cancel.clone()));
     let uploader =
-        Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone());
+        Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone())
+            .packing_with(packer);
     let work_tasks = vec![
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),

@@ -15,6 +15,7 @@ use holdfast::api::error::{Code, Whose};
 use holdfast::api::schema;
 use holdfast::config::Config;
 use holdfast::model::board::Overload;
+use holdfast::model::package::Output;
 use holdfast::model::recording::{MediaFilter, StreamType, Subscribers, Subscription, Vendor};
 use holdfast::model::signature::{PrivateMap, PrivateRoom, V1Method, gen_private_map_key, gen_user_sig, sign_v1};
 use holdfast::model::{RoomId, RoomKey, Secret, Timestamp, UserId};
@@ -113,6 +114,28 @@ async fn create_becomes_a_spec() {
     assert_eq!(spec.subscription.audio, Subscribers::Only(vec!["alice".into(), "bob.*$".into()]));
     assert_eq!(spec.subscription.video, Subscribers::AllBut(vec!["carol".into()]));
     assert_eq!(spec.destination.vendor, Vendor::S3);
+}
+
+#[tokio::test]
+async fn formats_of_output_and_lengths_of_files_are_taken_as_asked() {
+    let bench = Bench::with(Config { limits: generous(), ..door::config() });
+    let formats = [Output::Hls, Output::HlsMp4, Output::HlsAac, Output::Mp4, Output::Aac];
+    for (number, format) in formats.into_iter().enumerate() {
+        let mut params = with(create(), "RecordParams/OutputFormat", json!(number));
+        params = with(params, "RecordParams/MaxMediaFileDuration", json!(number + 1));
+        assert_eq!(bench.code("CreateCloudRecording", &params).await, "ok");
+        let Heard::Create { spec, .. } = bench.last() else { panic!("a Create") };
+        assert_eq!((spec.output, spec.file_length), (format, Duration::from_secs((number as u64 + 1) * 60)));
+        let sound = if format == Output::Aac { StreamType::Audio } else { StreamType::AudioVideo };
+        assert_eq!(spec.streams, sound, "{format:?}");
+        // there is no aac of pictures
+        let silent = with(params, "RecordParams/StreamType", json!(2));
+        let code = if matches!(number, 2 | 4) { "InvalidParameter.OutputFormat" } else { "ok" };
+        assert_eq!(bench.code("CreateCloudRecording", &silent).await, code, "{format:?}");
+    }
+    assert_eq!(bench.code("CreateCloudRecording", &create()).await, "ok");
+    let Heard::Create { spec, .. } = bench.last() else { panic!("a Create") };
+    assert_eq!((spec.output, spec.file_length), (Output::Hls, Duration::from_secs(24 * 3600)));
 }
 
 #[tokio::test]
@@ -270,11 +293,7 @@ async fn what_the_box_does_not_do_is_refused_after_all_else_was_found_good() {
         "Procedure": "p", "ExpireTime": 86400, "StorageRegion": "ap-chongqing", "ClassId": 0, "SubAppId": 1500000001,
         "SessionContext": "s", "SourceContext": "s", "MediaType": 0, "UserDefineRecordId": "rec-1_a",
     }}});
-    let refused = [
-        ("RecordParams/OutputFormat", json!(1), "OutputFormat"),
-        ("RecordParams/OutputFormat", json!(4), "OutputFormat"),
-        ("StorageParams", vod.clone(), "CloudVod"),
-    ];
+    let refused = [("StorageParams", vod.clone(), "CloudVod")];
     for (path, value, named) in refused {
         let params = with(create(), path, value);
         let got = bench.call("CreateCloudRecording", &params).await;

@@ -517,8 +517,8 @@ async fn what_is_required_is_told_by_its_name() {
         assert_eq!(bench.code(CREATE, &with(full(), &path, json!({}))).await, format!("InvalidParameter.{list}"));
     }
     // Other things the box does not do stay refused.
-    let mp4 = with(full(), "RecordParams/OutputFormat", json!(1));
-    assert_eq!(bench.code(CREATE, &mp4).await, "UnsupportedOperation");
+    let vod = with(full(), "StorageParams", json!({ "CloudVod": { "TencentVod": {} } }));
+    assert_eq!(bench.code(CREATE, &vod).await, "UnsupportedOperation");
 }
 
 #[tokio::test]

@@ -103,7 +103,7 @@ async fn the_official_sdk_speaks_with_the_box() {
         ("wrong key", "AuthFailure.SignatureFailure"),
         ("unknown id", "AuthFailure.SecretIdNotFound"),
         ("unknown action", "InvalidAction"),
-        ("mp4", "UnsupportedOperation"),
+        ("mp4", "ok"),
         ("no layout list", "MissingParameter.MixLayoutList"),
         ("no room", "MissingParameter.RoomId"),
         ("wrong ticket", "InvalidParameter.UserSig"),

@@ -199,8 +199,12 @@ async fn the_sdk_sees_errors_by_their_codes() {
     };
     let fps = code(scene.sdk.create("r", "rec", mixed).await);
     assert!(fps.code == "InvalidParameter.OutOfRange" && fps.message.contains("Fps"), "{fps:?}");
-    let mp4 = code(scene.sdk.create("r", "rec", |p| p["RecordParams"]["OutputFormat"] = json!(3)).await);
-    assert!(mp4.code.starts_with("UnsupportedOperation"), "{mp4:?}");
+    let aac = |p: &mut serde_json::Value| {
+        p["RecordParams"]["OutputFormat"] = json!(4);
+        p["RecordParams"]["StreamType"] = json!(2);
+    };
+    let aac = code(scene.sdk.create("r", "rec", aac).await);
+    assert!(aac.code == "InvalidParameter.OutputFormat", "{aac:?}");
     let idle = code(scene.sdk.create("r", "rec", |p| p["RecordParams"]["MaxIdleTime"] = json!(4)).await);
     assert!(idle.code.starts_with("InvalidParameter") && idle.message.contains("MaxIdleTime"), "{idle:?}");
     let bucket =

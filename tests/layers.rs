@@ -15,10 +15,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("vault", &[]),
     ("spool", &["model", "crash", "store", "vault"]),
     ("media", &["model", "crash", "vault"]),
-    ("upload", &["model", "config", "crash", "health", "store", "spool", "vault"]),
+    ("package", &["model", "crash", "media", "vault"]),
+    ("upload", &["model", "config", "crash", "health", "store", "spool", "vault", "package"]),
     ("webhook", &["model", "config", "crash", "health", "store"]),
     ("images", &["model", "config", "media"]),
-    ("rooms", &["model", "config", "crash", "health", "store", "spool", "media"]),
+    ("rooms", &["model", "config", "crash", "health", "store", "spool", "media", "package"]),
     ("api", &["model", "config", "health", "rooms", "media"]),
 ];
 
@@ -26,7 +27,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 const ABOVE_ALL: &[&str] = &["app", "demo", "main", "lib"];
 
 /// Parts of a module that another may name; without an entry: all of it.
-const ONLY_PARTS: &[(&str, &str, &[&str])] = &[("api", "media", &["whip"]), ("images", "media", &["stills"])];
+const ONLY_PARTS: &[(&str, &str, &[&str])] =
+    &[("api", "media", &["whip"]), ("images", "media", &["stills"]), ("package", "media", &["stream_size"])];
 
 /// The session's side of `media`; the recording side knows packets, not peers.
 const WEBRTC: &[&str] = &["media/whip", "media/mux", "media/peer", "media/session", "media/publish"];
@@ -50,6 +52,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("http_body", &["upload/"]),
     ("image", &["media/stills"]),
     ("opus", &["media/sound"]),
+    ("mp4_atom", &["package/layout"]),
+    ("rustix", &["package/"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),
     ("tracing_journald", &["main.rs"]),

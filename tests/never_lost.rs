@@ -435,6 +435,8 @@ fn spec(room: u32, bucket: &str) -> RecordingSpec {
         max_idle: Duration::from_secs(3600),
         av_merge: false,
         fill_black: false,
+        output: Default::default(),
+        file_length: Duration::from_secs(24 * 3600),
         call_expiry: Duration::from_secs(10_000 * 3600),
         destination: Destination {
             vendor: Vendor::S3,

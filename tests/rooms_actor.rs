@@ -23,6 +23,7 @@ use holdfast::model::{
     Codec, LaneRun, MediaId, RoomId, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackId, TrackKind,
     UserId,
 };
+use holdfast::package::Packer;
 use holdfast::rooms::{Actor, Error, Parts, Rooms, TaskStatus};
 use holdfast::spool::Spool;
 use holdfast::store::records::{self, OutboxEntry};
@@ -112,6 +113,8 @@ impl Life {
             engine: engine.clone(),
             media_clock: MediaClock::new(Instant::now(), Timestamp::from_ms(1_800_000_000_000)),
             box_key,
+            packer: Packer::new(),
+            fates: fates.clone(),
             board,
             outbox: outbox.clone(),
             images: images_in,
@@ -241,6 +244,8 @@ fn spec() -> RecordingSpec {
         av_merge: false,
         fill_black: false,
         call_expiry: Duration::from_secs(72 * 3600),
+        output: Default::default(),
+        file_length: Duration::from_secs(24 * 3600),
         destination: Destination {
             vendor: Vendor::S3,
             region: "r".into(),

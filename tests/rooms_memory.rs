@@ -19,6 +19,7 @@ use holdfast::model::segment::{ClosedSegment, LocalName};
 use holdfast::model::{
     Codec, LaneRun, MediaId, RoomId, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
 };
+use holdfast::package::Packer;
 use holdfast::rooms::{Actor, Error, Parts, Rooms, TaskStatus};
 use holdfast::spool::Spool;
 use holdfast::store::records::{self, OutboxEntry};
@@ -106,6 +107,8 @@ impl Life {
             engine: Arc::new(ScriptedEngine(asked_in)),
             media_clock: clock,
             box_key: box_key.clone(),
+            packer: Packer::new(),
+            fates: fates.clone(),
             board: None,
             outbox: outbox.clone(),
             images,
@@ -253,6 +256,8 @@ fn spec() -> RecordingSpec {
         av_merge: false,
         fill_black: false,
         call_expiry: Duration::from_secs(72 * 3600),
+        output: Default::default(),
+        file_length: Duration::from_secs(24 * 3600),
         destination: Destination {
             vendor: Vendor::S3,
             region: "r".into(),

@@ -89,6 +89,8 @@ fn spec(streams: StreamType, room: RoomId) -> RecordingSpec {
         av_merge: false,
         fill_black: false,
         call_expiry: Duration::from_secs(72 * 3600),
+        output: Default::default(),
+        file_length: Duration::from_secs(24 * 3600),
         destination: Destination { vendor: Vendor::S3, region: "r".into(), bucket: "b".into(), prefix: vec![] },
     }
 }
@@ -310,6 +312,9 @@ impl World {
                 Effect::PublishPlaylist { object, version, text } => {
                     self.lists.insert(object.clone(), text);
                     fates.push(Fate::PlaylistUploaded { object, version });
+                }
+                Effect::Package(_) | Effect::SpoolPackage { .. } | Effect::PackageSettled { .. } | Effect::LetGo => {
+                    panic!("hls alone is not packed")
                 }
                 Effect::Forget => assert_eq!(self.task.phase, Phase::Done),
             }

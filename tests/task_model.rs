@@ -30,6 +30,8 @@ fn spec(av_merge: bool) -> RecordingSpec {
         av_merge,
         fill_black: false,
         call_expiry: Duration::from_secs(72 * 3600),
+        output: Default::default(),
+        file_length: Duration::from_secs(24 * 3600),
         destination: Destination { vendor: Vendor::S3, region: "r".into(), bucket: "b".into(), prefix: vec![] },
     }
 }
@@ -229,6 +231,9 @@ impl World {
                 }
                 Effect::ChangeScene { .. } => panic!("single streams have no scene"),
                 Effect::FetchImage { .. } => panic!("single streams show no image"),
+                Effect::Package(_) | Effect::SpoolPackage { .. } | Effect::PackageSettled { .. } | Effect::LetGo => {
+                    panic!("hls alone is not packed")
+                }
                 Effect::Forget => {
                     assert_eq!(self.task.phase, Phase::Done);
                     self.forgotten = true;

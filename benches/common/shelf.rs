@@ -21,6 +21,7 @@ use holdfast::model::segment::{ClosedSegment, LocalName};
 use holdfast::model::{
     Codec, LaneRun, MediaId, RoomId, SdkAppId, Secret, SessionId, TaskId, TrackId, TrackKind, UserId,
 };
+use holdfast::package::Packer;
 use holdfast::rooms::{Actor, Parts, Rooms};
 use holdfast::spool::Spool;
 use holdfast::store::Store;
@@ -90,7 +91,7 @@ pub async fn fill(state: &Path, shelf: Shelf) {
     let (asked_in, asked) = mpsc::channel(1024);
     let (images, _images_out) = mpsc::channel(64);
     let (_image_failures_in, image_failures) = mpsc::channel(64);
-    let spool = Spool::open(&config.spool_dir(), store.clone(), fates).expect("a new shelf opens");
+    let spool = Spool::open(&config.spool_dir(), store.clone(), fates.clone()).expect("a new shelf opens");
     let recovered = spool.recover().await.expect("it is empty");
     let (outbox, clock) = (Arc::new(Notify::new()), MediaClock::new(Instant::now(), wall_clock()()));
     let parts = Parts {
@@ -100,6 +101,8 @@ pub async fn fill(state: &Path, shelf: Shelf) {
         engine: Arc::new(ScriptedEngine(asked_in)),
         media_clock: clock,
         box_key,
+        packer: Packer::new(),
+        fates,
         board: None,
         outbox: outbox.clone(),
         images,
@@ -198,6 +201,8 @@ fn spec(number: u32) -> RecordingSpec {
         max_idle: Duration::from_secs(3600),
         av_merge: false,
         fill_black: false,
+        output: Default::default(),
+        file_length: Duration::from_secs(24 * 3600),
         call_expiry: Duration::from_secs(72 * 3600),
         destination: Destination {
             vendor: Vendor::S3,

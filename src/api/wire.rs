@@ -17,6 +17,7 @@ use super::fields::Fields;
 use super::mix;
 use super::schema::{self, Field};
 use crate::model::mix::{Layout, MixSpec};
+use crate::model::package::{Container, Output};
 use crate::model::recording::{
     Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
 };
@@ -191,13 +192,16 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
             "must be at most 512 bytes long when joined",
         ));
     }
-    refuse_what_is_not_done(record, storage)?;
+    let output = output(record, stream_type)?;
+    refuse_what_is_not_done(storage)?;
     let spec = RecordingSpec {
         app: given.app(),
         room,
         recorder,
         mix: (record.int("RecordMode", 1) == 2).then_some(mix),
         streams: match stream_type {
+            // what is not to be written is not recorded
+            _ if output == Output::Aac => StreamType::Audio,
             1 => StreamType::Audio,
             2 => StreamType::Video,
             _ => StreamType::AudioVideo,
@@ -212,6 +216,8 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
         av_merge: record.int("AvMerge", 0) == 1,
         fill_black: record.int("FillType", 0) == 1,
         call_expiry: Duration::from_secs(given.int("ResourceExpiredHour", 72).unsigned_abs() * 3600),
+        output,
+        file_length: Duration::from_secs(record.int("MaxMediaFileDuration", 1440).unsigned_abs() * 60),
         destination: Destination {
             vendor: if cloud.int("Vendor", 0) == 1 { Vendor::S3 } else { Vendor::Cos },
             region: cloud.text("Region").to_owned(),
@@ -228,16 +234,30 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
     })
 }
 
+/// `OutputFormat`; aac needs sound.
+fn output(record: Fields<'_>, stream_type: i64) -> Result<Output, ApiError> {
+    let output = match record.int("OutputFormat", 0) {
+        1 => Output::HlsMp4,
+        2 => Output::HlsAac,
+        3 => Output::Mp4,
+        4 => Output::Aac,
+        _ => Output::Hls,
+    };
+    if output.container() == Some(Container::Adts) && stream_type == 2 {
+        return Err(ApiError::invalid(
+            "OutputFormat",
+            "RecordParams.OutputFormat",
+            "must not be 2 or 4 (aac) when StreamType is 2 (video only)",
+        ));
+    }
+    Ok(output)
+}
+
 /// What is well-formed, and not (yet) within the box's power.
-fn refuse_what_is_not_done(record: Fields<'_>, storage: Fields<'_>) -> Result<(), ApiError> {
+fn refuse_what_is_not_done(storage: Fields<'_>) -> Result<(), ApiError> {
     if storage.has("CloudVod") {
         return Err(ApiError::unsupported(
             "StorageParams.CloudVod is not done by this version of the box: give StorageParams.CloudStorage",
-        ));
-    }
-    if record.int("OutputFormat", 0) != 0 {
-        return Err(ApiError::unsupported(
-            "RecordParams.OutputFormat other than 0 (hls) is not done by this version of the box",
         ));
     }
     Ok(())

@@ -44,7 +44,12 @@ pub struct Waiting {
 pub enum Class {
     Playlist,
     Segment,
+    /// Large, and made while it goes up: after everything else.
+    Package,
 }
+
+/// So many packed files go up at once: each has its tables in memory, and one that was begun is finished first.
+pub const PACKAGES: usize = 2;
 
 /// What a task still has on the shelf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,7 +66,7 @@ impl Pending {
 
     fn files(&mut self, class: Class) -> &mut usize {
         match class {
-            Class::Playlist => &mut self.playlists,
+            Class::Playlist | Class::Package => &mut self.playlists,
             Class::Segment => &mut self.segments,
         }
     }
@@ -129,6 +134,7 @@ struct Ready {
 struct Line {
     playlists: Ready,
     segments: Ready,
+    packages: Ready,
     /// (when, who)
     later: BTreeSet<(Duration, Waiting)>,
     in_flight: usize,
@@ -185,6 +191,8 @@ pub struct Backlog {
     /// Tasks that are being recorded.
     live: BTreeSet<TaskId>,
     turns: u64,
+    /// Packed files that fly.
+    packages: usize,
 }
 
 impl Backlog {
@@ -227,6 +235,7 @@ impl Backlog {
     /// The next file to carry. Of several destinations the one with the fewest in flight goes first, then the one whose
     /// turn was longest ago.
     pub fn lease(&mut self, now: Duration, limits: Limits) -> Option<Lease> {
+        let packages = self.packages;
         let (mut well, mut lagging) = (0, 0);
         for line in self.lines.values_mut() {
             line.promote(now, &mut self.places, &self.live);
@@ -239,7 +248,8 @@ impl Backlog {
                 let segments = limits.segments && flying < limits.at_once;
                 // one place more, here and in the line: a playlist does not wait until a segment on a thin line lands
                 let playlists = flying <= limits.at_once;
-                let pick = line.pick(now, limits.per_line, segments, playlists)?;
+                let packages = segments && packages < PACKAGES;
+                let pick = line.pick(now, limits.per_line, segments, playlists, packages)?;
                 Some((line, pick))
             })
             .min_by_key(|(line, _)| (line.in_flight, line.turn))?;
@@ -250,6 +260,7 @@ impl Backlog {
             line.moved_at = now;
         }
         line.in_flight += 1;
+        self.packages += usize::from(pick.class == Class::Package);
         line.playlist_went_last = pick.class == Class::Playlist;
         let failures = line.failures;
         let ready = line.of(pick.class);
@@ -323,6 +334,9 @@ impl Backlog {
     /// Takes a file out of the line, leased or not.
     pub fn remove(&mut self, waiting: &Waiting) {
         let Some(place) = self.places.remove(waiting) else { return };
+        if !place.state.is_idle() {
+            self.packages -= usize::from(place.class == Class::Package);
+        }
         if let Some(line) = self.lines.get_mut(&place.line) {
             match place.state {
                 PlaceState::Ready => line.of(place.class).remove(place.order, waiting),
@@ -414,6 +428,7 @@ impl Backlog {
             _ => line.in_flight -= 1,
         }
         place.state = next(place);
+        self.packages -= usize::from(place.class == Class::Package);
         match place.state {
             PlaceState::Later(at) => {
                 line.later.insert((at, waiting.clone()));
@@ -465,9 +480,11 @@ impl Ready {
         let every = match class {
             Class::Playlist => FRESH_PLAYLISTS,
             Class::Segment => FRESH_SEGMENTS,
+            // one that was begun is gone on with
+            Class::Package => usize::MAX,
         };
         let oldest = self.all.first()?;
-        let fresh = (self.all.len() > every && self.since_fresh + 1 >= every).then(|| self.freshest()).flatten();
+        let fresh = (self.all.len() > every && self.since_fresh >= every - 1).then(|| self.freshest()).flatten();
         let (order, waiting) = fresh.unwrap_or(oldest).clone();
         Some(Pick { class, order, waiting, fresh: fresh.is_some() })
     }
@@ -494,12 +511,13 @@ impl Line {
         match class {
             Class::Playlist => &mut self.playlists,
             Class::Segment => &mut self.segments,
+            Class::Package => &mut self.packages,
         }
     }
 
     fn is_empty(&self) -> bool {
-        let waiting = !self.playlists.all.is_empty() || !self.segments.all.is_empty() || !self.later.is_empty();
-        !waiting && self.in_flight == 0 && self.landed == 0
+        let ready = [&self.playlists, &self.segments, &self.packages];
+        ready.iter().all(|ready| ready.all.is_empty()) && self.later.is_empty() && self.in_flight + self.landed == 0
     }
 
     /// It fails, or what flies to it does not land.
@@ -520,14 +538,16 @@ impl Line {
 
     /// A playlist, unless one went last and a segment waits: neither starves the other. While the destination fails, one
     /// file at a time finds out whether it is back.
-    fn pick(&self, now: Duration, per_line: usize, segments: bool, playlists: bool) -> Option<Pick> {
+    fn pick(&self, now: Duration, per_line: usize, segments: bool, playlists: bool, packages: bool) -> Option<Pick> {
         if self.not_before > now || (self.failures > 0 && self.in_flight > 0) || self.landed >= LANDED {
             return None;
         }
         let per_line = per_line.max(1);
         let playlist = || self.playlists.front(Class::Playlist).filter(|_| playlists && self.in_flight <= per_line);
         let segment = || self.segments.front(Class::Segment).filter(|_| segments && self.in_flight < per_line);
-        if self.playlist_went_last { segment().or_else(playlist) } else { playlist().or_else(segment) }
+        let package = || self.packages.front(Class::Package).filter(|_| packages && self.in_flight < per_line);
+        let first = if self.playlist_went_last { segment().or_else(playlist) } else { playlist().or_else(segment) };
+        first.or_else(package)
     }
 }
 

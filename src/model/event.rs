@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::package::PackedFile;
 use super::{LaneKind, RoomId, SdkAppId, TaskId, Timestamp, UserId};
 
 /// Why the recorder left (302's `LeaveCode`).
@@ -60,6 +61,8 @@ pub enum EventBody {
     UploadError { code: String, message: String },
     /// 309: an image of the layout could not be fetched or decoded
     ImageError { url: String },
+    /// 310: 0 all packed files are there, 1 at least one is left behind, 2 none could be made
+    Mp4Stop { status: u8, files: Vec<PackedFile> },
 }
 
 impl EventBody {
@@ -74,6 +77,7 @@ impl EventBody {
             EventBody::FileSlice { .. } => 307,
             EventBody::UploadError { .. } => 308,
             EventBody::ImageError { .. } => 309,
+            EventBody::Mp4Stop { .. } => 310,
         }
     }
 
@@ -92,7 +96,7 @@ impl EventBody {
             EventBody::FileSlice { .. } => 3,
             EventBody::UploadStart { .. } => 4,
             EventBody::RecorderStart { .. } | EventBody::Failover => 5,
-            EventBody::RecorderStop { .. } | EventBody::UploadStop { .. } => 6,
+            EventBody::RecorderStop { .. } | EventBody::UploadStop { .. } | EventBody::Mp4Stop { .. } => 6,
         }
     }
 
@@ -110,6 +114,11 @@ impl EventBody {
             }),
             EventBody::UploadError { code, message } => json!({ "Code": code, "Message": message }),
             EventBody::ImageError { url } => json!({ "Url": url }),
+            EventBody::Mp4Stop { status, files } => {
+                let names: Vec<&str> = files.iter().map(|file| file.object.as_str()).collect();
+                let messages: Vec<Value> = files.iter().map(file_message).collect();
+                json!({ "Status": status, "FileList": names, "FileMessage": messages })
+            }
         }
     }
 
@@ -121,6 +130,18 @@ impl EventBody {
             _ => Value::from(at.secs()),
         }
     }
+}
+
+/// One of 310's `FileMessage`.
+fn file_message(file: &PackedFile) -> Value {
+    json!({
+        "FileName": file.object,
+        "UserId": file.user,
+        "TrackType": file.kind.track_type(),
+        "MediaId": file.media.as_str(),
+        "StartTimeStamp": file.start.ms(),
+        "EndTimeStamp": file.end.ms(),
+    })
 }
 
 /// A fact to announce: written in the same commit as the change that it reports.

@@ -14,6 +14,7 @@ pub mod event;
 pub mod fit;
 pub mod layout;
 pub mod mix;
+pub mod package;
 pub mod playlist;
 pub mod recording;
 pub mod room;

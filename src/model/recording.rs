@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::mix::MixSpec;
+use super::package::{LONGEST, Output, Packed};
 use super::segment::ClosedSegment;
 use super::{MediaId, RoomId, RoomKey, SdkAppId, Secret, TrackKind, UserId};
 
@@ -110,7 +111,17 @@ pub struct RecordingSpec {
     pub fill_black: bool,
     /// `ResourceExpiredHour`: after so long Describe, Modify and Delete refuse.
     pub call_expiry: Duration,
+    /// `OutputFormat`
+    #[serde(default)]
+    pub output: Output,
+    /// `MaxMediaFileDuration`: no packed file is longer.
+    #[serde(default = "a_day")]
+    pub file_length: Duration,
     pub destination: Destination,
+}
+
+fn a_day() -> Duration {
+    LONGEST
 }
 
 impl RecordingSpec {
@@ -132,6 +143,14 @@ pub enum Fate {
     PlaylistUploaded { object: String, version: u64 },
     /// This version of a playlist cannot be had any more, and did not reach the destination.
     PlaylistLost { object: String, version: u64 },
+    /// What the task's segments are packed into.
+    Packaged(Packed),
+    /// The plan of a packed file waits on the shelf, as it did before the restart.
+    PackageWaits { object: String },
+    /// The destination has the packed file.
+    PackageUploaded { object: String },
+    /// A packed file cannot be made any more as it was planned, and did not reach the destination.
+    PackageLost { object: String, why: String },
     /// The destination refused or did not answer; the file stays on the shelf and will be tried again.
     UploadFailed { code: String, message: String },
 }
@@ -154,6 +173,8 @@ pub(crate) mod tests {
             av_merge: false,
             fill_black: false,
             call_expiry: Duration::from_secs(72 * 3600),
+            output: Output::Hls,
+            file_length: LONGEST,
             destination: Destination {
                 vendor: Vendor::S3,
                 region: "local".into(),

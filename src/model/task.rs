@@ -12,6 +12,7 @@
 //! ```
 //! Sources: RECORDING.md §1–3, §5, §8, §11.
 
+mod packing;
 mod record;
 mod shape;
 mod takeover;
@@ -24,12 +25,14 @@ use serde::{Deserialize, Serialize};
 use super::event::{Event, EventBody, LeaveCode};
 use super::layout::Scene;
 use super::mix::Layout;
+use super::package::{self, Output};
 use super::playlist::Playlist;
 use super::recording::{Fate, RecordingSpec, Subscription};
 use super::room::{Begin, Feed, Room, WantedLane, wanted_lanes};
 use super::segment::{ClosedSegment, LaneFile, segment_name};
 use super::{Lane, LaneRun, TaskId, Timestamp};
 
+use packing::Packing;
 use record::{Live, LiveState, Record};
 pub use record::{Piece, PieceFate};
 pub use shape::{Found, Shape};
@@ -69,6 +72,10 @@ pub struct Policy {
     pub list_pause: Duration,
     /// Between two takeovers: see [`WAITS`].
     pub takeover_waits: [Duration; 3],
+    /// No packed file is larger.
+    pub file_bytes: u64,
+    /// A packed file is filled with black where pictures stop for so long, if that was asked for.
+    pub gap: Duration,
 }
 
 impl Default for Policy {
@@ -82,6 +89,8 @@ impl Default for Policy {
             kill_limit: Duration::from_secs(4),
             grace: Duration::from_secs(60),
             error_quiet: Duration::from_secs(600),
+            file_bytes: package::LARGEST,
+            gap: Duration::from_secs(3),
             list_again: Duration::from_secs(30),
             list_pause: Duration::from_secs(2),
             takeover_waits: WAITS,
@@ -160,6 +169,21 @@ pub enum Effect {
         version: u64,
         text: String,
     },
+    /// Pack the segments; `Fate::Packaged` follows.
+    Package(package::Order),
+    /// Put the plan of a packed file on the shelf, so that it goes to the destination.
+    SpoolPackage {
+        object: String,
+        bytes: u64,
+        crc32: u32,
+        plan: String,
+    },
+    /// The task has noted that the destination has this packed file: the shelf's record of it goes in the same commit.
+    PackageSettled {
+        object: String,
+    },
+    /// Segments that were held for packing are not needed any more.
+    LetGo,
     /// A lane did not answer to being killed: its thread is given up.
     Wedged(LaneRun),
     /// The task is over and everything is where it belongs: drop its records and its folder.
@@ -184,6 +208,11 @@ pub struct RecordingTask {
     next_seq: u64,
     /// 305 with Status 1 was sent.
     told_left_behind: bool,
+    /// 305 was sent that says how it ended.
+    #[serde(default)]
+    told_stop: bool,
+    #[serde(default)]
+    packing: Packing,
     records: Vec<Record>,
     #[serde(skip)]
     objects: BTreeMap<String, (usize, (u32, u32))>,
@@ -241,6 +270,8 @@ impl RecordingTask {
             next_run: 0,
             next_seq: 0,
             told_left_behind: false,
+            told_stop: false,
+            packing: Packing::default(),
             records: Vec::new(),
             objects: BTreeMap::new(),
             wanted: BTreeMap::new(),
@@ -267,8 +298,12 @@ impl RecordingTask {
         self.records.iter().any(|record| record.begin.is_some())
     }
 
-    /// The playlists, in the order in which they came to be (Describe's `StorageFileList`).
+    /// The playlists, in the order in which they came to be (Describe's `StorageFileList`). Where only packed files go to
+    /// the destination there are none.
     pub fn files(&self) -> Vec<LaneFile> {
+        if !self.spec.output.hls() {
+            return Vec::new();
+        }
         let file = |record: &Record| {
             let begin = record.begin?;
             Some(LaneFile { lane: record.lane.clone(), file_name: record.file_name.clone(), begin })
@@ -289,7 +324,12 @@ impl RecordingTask {
                 due.extend(self.idle_since.map(|since| since.plus(self.spec.max_idle)));
                 due.extend(self.held_until);
             }
-            Phase::Draining { since } if !self.told_left_behind => due.push(since.plus(self.policy.grace)),
+            Phase::Draining { since } => {
+                if !self.told_left_behind && !self.told_stop {
+                    due.push(since.plus(self.policy.grace));
+                }
+                due.extend(self.packing.deadline(&self.policy));
+            }
             _ => {}
         }
         for record in &self.records {
@@ -330,6 +370,7 @@ impl RecordingTask {
             step(since);
         }
         self.took_up.iter_mut().for_each(|took| step(&mut took.at));
+        self.packing.waits().for_each(step);
         self.told_errors.values_mut().for_each(step);
         [&mut self.idle_since, &mut self.nobody_since, &mut self.held_until].into_iter().flatten().for_each(step);
         for record in &mut self.records {
@@ -548,6 +589,10 @@ impl RecordingTask {
                 }
                 Vec::new()
             }
+            Fate::Packaged(packed) => self.packaged(packed, now),
+            Fate::PackageWaits { object } => self.package_waits(&object),
+            Fate::PackageUploaded { object } => self.package_uploaded(&object),
+            Fate::PackageLost { object, why } => self.package_lost(&object, &why, now),
             Fate::UploadFailed { code, message } => {
                 self.told_errors.retain(|_, at| now.since(*at) < self.policy.error_quiet);
                 if self.told_errors.contains_key(&code) || self.told_errors.len() >= ERROR_CODES {
@@ -562,6 +607,9 @@ impl RecordingTask {
     /// 307, once for each playlist.
     fn first_slice(&mut self, object: &str, now: Timestamp) -> Option<Effect> {
         let (at, key) = self.objects.get(object).copied()?;
+        if !self.spec.output.hls() {
+            return None;
+        }
         let record = &mut self.records[at];
         if std::mem::replace(&mut record.told_slice, true) {
             return None;
@@ -595,6 +643,9 @@ impl RecordingTask {
     }
 
     fn publish(&mut self, at: usize, ended: bool, now: Timestamp) -> Option<Effect> {
+        if !self.spec.output.hls() {
+            return None;
+        }
         let record = &mut self.records[at];
         record.list_at = None;
         let items = record.items();
@@ -730,7 +781,11 @@ impl RecordingTask {
 
     fn drive_end(&mut self, since: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
         self.close_settled(u8::MAX, now, effects);
-        if self.records.iter().all(Record::complete) {
+        let packed = self.drive_packing(now, effects);
+        let hls = !self.spec.output.hls() || self.records.iter().all(Record::complete);
+        // the files of the task: its lists and segments, or only what they are packed into
+        let all_there = hls && (self.spec.output.hls() || packed);
+        if all_there && !self.told_stop {
             let lost = self.records.iter().flat_map(|r| r.pieces.values()).any(|p| p.fate == PieceFate::Lost);
             // A lost piece never arrives: the task ends with Status 1, said once.
             let status = match (lost, self.told_left_behind) {
@@ -739,15 +794,22 @@ impl RecordingTask {
                 (true, false) => Some(1),
                 (true, true) => None,
             };
+            self.told_stop = true;
+            self.reshaped = true;
             if let Some(status) = status {
                 effects.push(self.announce(EventBody::UploadStop { status }, now));
             }
-            self.phase = Phase::Done;
-            self.reshaped = true;
-            effects.push(Effect::Forget);
-        } else if !self.told_left_behind && now >= since.plus(self.policy.grace) {
+        } else if !all_there && !self.told_left_behind && now >= since.plus(self.policy.grace) {
             self.told_left_behind = true;
             effects.push(self.announce(EventBody::UploadStop { status: 1 }, now));
+        }
+        if all_there && packed {
+            self.phase = Phase::Done;
+            self.reshaped = true;
+            if self.spec.output != Output::Hls {
+                effects.push(Effect::LetGo);
+            }
+            effects.push(Effect::Forget);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Law: the saves and announcements of one step are one commit, made before anything else of that step is done ([`steps`]).
 
 mod disk;
+mod pack;
 mod restore;
 mod steps;
 
@@ -30,6 +31,7 @@ use crate::model::room::{Feed, Room, Track};
 use crate::model::segment::object_key;
 use crate::model::task::{Effect, Input, Phase, Piece, PieceFate, Policy, RecordingTask};
 use crate::model::{LaneKind, LaneRun, MediaTime, RoomKey, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackKind};
+use crate::package::Packer;
 use crate::spool::{Recovered, Spool};
 use crate::store::records::{self, OutboxEntry};
 use crate::store::seal::BoxKey;
@@ -50,6 +52,9 @@ pub struct Parts {
     pub engine: Arc<dyn MediaEngine>,
     pub media_clock: MediaClock,
     pub box_key: Arc<BoxKey>,
+    /// Packs what tasks recorded, and tells it by `fates`.
+    pub packer: Packer,
+    pub fates: mpsc::Sender<(TaskId, Fate)>,
     /// What mixed recordings are admitted by; `None`: all are.
     pub board: Option<Arc<Board>>,
     /// Told whenever an event was committed.
@@ -209,6 +214,7 @@ impl Actor {
             streams: config.limits.streams_per_task,
             grace: Duration::from_secs(config.upload.grace_seconds),
             takeover_waits: config.recording.takeover_seconds.map(Duration::from_secs),
+            gap: Duration::from_secs(config.recording.gap_seconds),
             ..Policy::default()
         }
     }
@@ -411,7 +417,8 @@ impl Actor {
         self.disk_takes_tasks()?;
         self.admit(&spec, &replaced)?;
         let id = TaskId::from_random(uuid::Uuid::new_v4().as_bytes());
-        let dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
+        let dir = self.parts.spool.begin_holding(&id, spec.output.hold()).await;
+        let dir = dir.map_err(|e| Error::Spool(e.to_string()))?;
         let (mut task, effects) = RecordingTask::create(id.clone(), spec, self.policy(), self.now());
         let shape = task.take_shape();
         let batch = Batch::new().put(records::task_key(&id), to_bytes(&task));
@@ -559,7 +566,7 @@ impl Actor {
         match effect {
             // the shape has the others
             Effect::Announce(ref event) if !event.body.is_state() => self.shelve(id, effect),
-            Effect::SavePiece(_) | Effect::Announce(_) => {}
+            Effect::SavePiece(_) | Effect::Announce(_) | Effect::PackageSettled { .. } => {}
             Effect::StartLane { run, feed } => {
                 let feed = match (feed, &spec.mix) {
                     (Feed::Mixed(scene), Some(mix)) => {
@@ -597,7 +604,11 @@ impl Actor {
                 metrics::counter!("holdfast_lanes_wedged_total").increment(1);
                 self.parts.health.degraded("media", "a pipeline is wedged");
             }
-            Effect::Spool { .. } | Effect::PublishPlaylist { .. } => self.shelve(id, effect),
+            Effect::Spool { .. }
+            | Effect::PublishPlaylist { .. }
+            | Effect::Package(_)
+            | Effect::SpoolPackage { .. }
+            | Effect::LetGo => self.shelve(id, effect),
             Effect::Forget => {
                 info!(task = %id, "task done");
                 self.ended.insert(id.clone());
@@ -634,6 +645,12 @@ impl Actor {
                 let event = serde_json::to_string(&event).expect("events have text keys and no floats");
                 spool.keep_event(id, event)
             }
+            Effect::SpoolPackage { object, bytes, crc32, plan } => {
+                let key = key(&object);
+                spool.accept_package(id, object, key, (bytes, crc32), plan)
+            }
+            Effect::LetGo => spool.let_go(id),
+            Effect::Package(order) => return self.pack(id, order),
             _ => return,
         };
         if let Err(e) = shelved {
@@ -668,6 +685,7 @@ impl Actor {
 
     /// A part is well when no lane that runs says otherwise of it.
     fn tell_troubles(&self) {
+        self.parts.packer.press(self.troubles.values().any(|of_part| !of_part.is_empty()));
         for (part, of_part) in &self.troubles {
             match of_part.values().next() {
                 Some(why) => self.parts.health.degraded(part, why.as_str()),
@@ -688,10 +706,14 @@ impl Actor {
         match fate {
             Fate::Lost { why, .. } => health.degraded("spool", format!("a segment was lost: {why}")),
             Fate::PlaylistLost { object, .. } => health.degraded("spool", format!("a list was lost: {object}")),
+            Fate::PackageLost { object, .. } => health.degraded("spool", format!("{object} cannot be packed")),
             // the uploader, who knows the destinations, speaks of them
             Fate::Spooled(_)
             | Fate::SegmentUploaded { .. }
             | Fate::PlaylistUploaded { .. }
+            | Fate::Packaged(_)
+            | Fate::PackageWaits { .. }
+            | Fate::PackageUploaded { .. }
             | Fate::UploadFailed { .. } => {}
         }
     }

@@ -332,7 +332,8 @@ fn useless_and_waiting(shared: &Shared) -> Shelf<PathBuf> {
         Some((path, bytes))
     };
     let state = shared.state();
-    let (uploaded, waiting) = (state.leftovers.clone(), state.backlog.idle_segments());
+    let (uploaded, mut waiting) = (state.leftovers.clone(), state.backlog.idle_segments());
+    waiting.extend(state.held.values().cloned());
     drop(state);
     let useless = uploaded.into_iter().chain(set_aside_files(&shared.dir)).filter_map(sized).collect();
     Shelf { useless, waiting }
@@ -379,7 +380,11 @@ fn give_up(shared: &Shared, waiting: &Waiting) -> bool {
     };
     let Some(segment) = entry.segment().cloned() else { return false };
     // nobody leases it from now on
-    if !shared.state().backlog.remove_idle(waiting) {
+    let idle = {
+        let mut state = shared.state();
+        state.held.remove(&entry.order).is_some() || state.backlog.remove_idle(waiting)
+    };
+    if !idle {
         return false;
     }
     let why = "given up to make room on the disk".to_owned();

@@ -10,6 +10,7 @@
 //! ```text
 //! task.json         the shape of the task (model::task::Shape)
 //! destination.json  {"v":1,"destination":<record dest/<task>>,"keys":"<record keys/<task>, hex>"}
+//! hold.txt          which segments stay until they are packed: copies | all; without it none
 //! uploaded.txt      <crc32 of the rest> up|lost <local name> <object>
 //!                   <crc32 of the rest> told <event>
 //! ```
@@ -23,10 +24,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Disk;
 use crate::crash;
+use crate::model::package::Hold;
 use crate::model::segment::{LocalName, UNFINISHED};
 
 pub const TASK: &str = "task.json";
 pub const DESTINATION: &str = "destination.json";
+/// Says which segments stay until their task lets them go: `copies`, or `all`.
+pub const HOLD: &str = "hold.txt";
 const JOURNAL: &str = "uploaded";
 
 /// What the journal says of a segment.
@@ -79,7 +83,7 @@ struct DestinationFile {
 
 /// Whether a file of a task's folder is of this module.
 pub fn is_ours(name: &str) -> bool {
-    name == TASK || name == DESTINATION || journal_number(name).is_some()
+    name == TASK || name == DESTINATION || name == HOLD || journal_number(name).is_some()
 }
 
 fn journal_name(number: u32) -> String {
@@ -198,6 +202,29 @@ pub fn read_destination(bytes: &[u8]) -> Option<Destination> {
 pub fn destination_text(records: &Destination) -> Option<Vec<u8>> {
     let destination = serde_json::from_slice(&records.destination).ok()?;
     serde_json::to_vec(&DestinationFile { v: 1, destination, keys: hex::encode(&records.keys) }).ok()
+}
+
+/// How a task's folder holds its segments.
+pub fn read_hold(dir: &Path) -> io::Result<Hold> {
+    match fs::read_to_string(dir.join(HOLD)) {
+        Ok(text) => match text.trim() {
+            "copies" => Ok(Hold::Copies),
+            "all" => Ok(Hold::All),
+            other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{HOLD} says '{other}'"))),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Hold::Nothing),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whoever calls syncs the folder afterwards.
+pub fn write_hold(dir: &Path, hold: Hold, disk: &dyn Disk) -> io::Result<()> {
+    let word = match hold {
+        Hold::Nothing => return Ok(()),
+        Hold::Copies => "copies",
+        Hold::All => "all",
+    };
+    replace(dir, HOLD, word.as_bytes(), disk)
 }
 
 /// Writes a file whole or not at all; whoever calls syncs the folder afterwards.

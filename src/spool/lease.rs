@@ -133,6 +133,11 @@ impl UploadJob {
         }
     }
 
+    /// The task's folder, and by what its files are read.
+    pub fn folder(&self) -> (PathBuf, &Vault) {
+        (self.shared.task_dir(&self.entry.task), &self.shared.vault)
+    }
+
     /// Where the file lies; what lies there may be sealed.
     pub fn path(&self) -> PathBuf {
         self.shared.task_dir(&self.entry.task).join(&self.entry.file)
@@ -174,6 +179,12 @@ impl UploadJob {
                 let object = self.entry.object.clone();
                 (Batch::new().delete(key), Fate::PlaylistUploaded { object, version })
             }
+            SpoolKind::Package => {
+                self.entry.state = SpoolState::Uploaded;
+                let parts = records::parts_key(&self.entry.task, &self.entry.object);
+                let batch = Batch::new().put(key, self.entry.to_bytes()).delete(parts);
+                (batch, Fate::PackageUploaded { object: self.entry.object.clone() })
+            }
         };
         if let Err(error) = self.shared.store.commit(batch).await {
             let wait = Duration::from_secs(5);
@@ -181,8 +192,8 @@ impl UploadJob {
             return Err(error.into());
         }
         crash::point("upload.recorded");
-        let path = self.path();
-        let unlinked = tokio::task::spawn_blocking(move || fs::remove_file(path)).await;
+        let (shared, task, file) = (self.shared.clone(), self.entry.task.clone(), self.entry.file.clone());
+        let unlinked = tokio::task::spawn_blocking(move || shared.unlink(&task, &file)).await;
         if let Ok(Err(error)) = unlinked
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -214,7 +225,7 @@ impl UploadJob {
             SpoolKind::Playlist { version } => {
                 self.shared.state().playlists.get(&self.lease.waiting).is_some_and(|newest| *newest > version)
             }
-            SpoolKind::Segment(_) => false,
+            SpoolKind::Segment(_) | SpoolKind::Package => false,
         }
     }
 
@@ -269,6 +280,9 @@ impl UploadJob {
             }
             SpoolKind::Playlist { version } => {
                 (Batch::new().delete(key), Fate::PlaylistLost { object: self.entry.object.clone(), version })
+            }
+            SpoolKind::Package => {
+                (Batch::new().delete(key), Fate::PackageLost { object: self.entry.object.clone(), why })
             }
         };
         self.shared.store.commit(batch).await?;

@@ -82,6 +82,7 @@ impl TaskFolder {
         let file = FoundFile { task: self.task.clone(), name, bytes };
         match recovery::is_playlist(&file.name) {
             true => self.playlists.push(file),
+            false if hold::is_of_packing(&file.name) => {}
             false if file.name.ends_with(UNFINISHED) || folder::is_ours(&file.name) => {}
             false => self.others.push(file),
         }

@@ -11,7 +11,9 @@
 //! <dir>/<task>/task.json, destination.json, uploaded.txt              what a lost index is made again of: folder
 //!              <local name>.part      media writes                      model::segment::LocalName
 //!              <local name>.ts        synced, renamed, folder synced, recorded: on the shelf
+//!              <local name>.ts.kept   at its destination, and kept until it is packed
 //!              <object>.m3u8.v<n>     version n of a playlist
+//!              <object>.plan          a packed file: how it is made of segments
 //! ```
 //! With a key, files are sealed ([`crate::vault`]); sizes and checksums of records are of what is in them, and whoever
 //! reads one does so by [`open_plain`]. Plain files from before there was a key lie beside them.
@@ -26,6 +28,7 @@ pub mod recovery;
 pub mod ts;
 
 mod disk;
+mod hold;
 mod lease;
 mod notes;
 mod shelf;
@@ -47,13 +50,15 @@ pub use lease::{ShelfFile, UploadJob};
 use crate::crash;
 use crate::model::backlog::{Backlog, Class, Limits, Pending, Waiting};
 use crate::model::disk::{Fault, Limits as DiskLimits};
+use crate::model::package::Hold;
 use crate::model::recording::Fate;
-use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName, identity};
+use crate::model::segment::{ClosedSegment, KEPT_SUFFIX, LOST_SUFFIX, LocalName, identity};
 use crate::model::{LaneKind, LaneRun, TaskId, WallClock};
 use crate::store::records::{self, DestinationEntry, SpoolEntry, SpoolKind, SpoolState};
 use crate::store::{self, Batch, Store};
 use crate::vault::{self, Input, Vault};
 use folder::Note;
+use hold::Package;
 use recovery::{FoundFile, Step};
 
 /// Files that may wait for the thread; past it the actor is told.
@@ -86,6 +91,9 @@ enum Order {
         object_key: String,
     },
     Playlist(Playlist),
+    Package(Package),
+    /// What was held of a task goes.
+    LetGo(TaskId),
     /// What the task's folder says of the task.
     Task {
         task: TaskId,
@@ -122,6 +130,10 @@ pub struct Shelved {
     pub lost: Vec<(String, ClosedSegment, String)>,
     /// Playlists that wait for the destination, and their versions.
     pub playlists: Vec<(String, u64)>,
+    /// Packed files that wait for the destination.
+    pub packages: Vec<String>,
+    /// Packed files that are at the destination since, which the task may not have heard.
+    pub packed: Vec<String>,
     /// What the folder says of the task ([`Spool::describe_task`]).
     pub shape: Option<String>,
     /// The folder holds the task's destination and keys, too.
@@ -186,6 +198,9 @@ struct State {
     /// The destination's line of each task.
     lines: BTreeMap<TaskId, String>,
     last_order: u64,
+    /// How tasks hold their segments, and those that go nowhere: by their order.
+    holds: BTreeMap<TaskId, Hold>,
+    held: BTreeMap<u64, (Waiting, u64)>,
     /// Uploaded files that could not be unlinked.
     leftovers: Vec<PathBuf>,
 }
@@ -379,6 +394,7 @@ impl Spool {
         if !pending.is_empty() {
             return Err(Error::NotEmpty { segments: pending.segments, playlists: pending.playlists });
         }
+        self.let_go_now(task).await?;
         let mut batch = Batch::new().delete(records::destination_key(task)).delete(records::keys_key(task));
         for prefix in [records::spool_prefix(task), records::parts_prefix(task)] {
             for (key, _) in self.shared.store.scan(prefix).await? {
@@ -390,6 +406,7 @@ impl Spool {
             let mut state = self.shared.state();
             state.backlog.remove_task(task);
             state.lines.remove(task);
+            state.holds.remove(task);
             state.playlists.retain(|waiting, _| waiting.task != *task);
         }
         self.shared.journals().remove(task);
@@ -501,8 +518,14 @@ impl Shared {
         let class = match entry.kind {
             SpoolKind::Segment(_) => Class::Segment,
             SpoolKind::Playlist { .. } => Class::Playlist,
+            SpoolKind::Package => Class::Package,
         };
         let mut state = self.state();
+        if class == Class::Segment && state.hold_of(&entry.task) == Hold::All {
+            state.held.insert(entry.order, (waiting, entry.bytes));
+            state.tell_size();
+            return;
+        }
         if let SpoolKind::Playlist { version } = entry.kind {
             state.playlists.insert(waiting.clone(), version);
         }
@@ -570,6 +593,7 @@ impl Shared {
                 match &entry.kind {
                     SpoolKind::Segment(segment) => shelved.spooled.push((entry.object.clone(), segment.clone())),
                     SpoolKind::Playlist { version } => shelved.playlists.push((entry.object.clone(), *version)),
+                    SpoolKind::Package => shelved.packages.push(entry.object.clone()),
                 }
                 self.place(&entry);
             }
@@ -623,13 +647,11 @@ impl Shared {
                     (SpoolState::Lost { why }, SpoolKind::Segment(segment)) => {
                         shelved.lost.push((entry.object, segment, why));
                     }
+                    (_, SpoolKind::Package) => shelved.packed.push(entry.object),
                     _ => shelved.uploaded.push(entry.object),
                 }
             }
-            Step::Unlink { task, name } => {
-                let path = self.task_dir(&task).join(name);
-                fs::remove_file(&path).map_err(at(&path))?;
-            }
+            Step::Unlink { task, name } => self.unlink(&task, &name).map_err(at(&self.task_dir(&task).join(&name)))?,
             Step::Drop(entry) => self.store.commit_blocking(Batch::new().delete(entry.key()))?,
             Step::Leave { task, name } => {
                 tracing::warn!(%task, name, "a file on the shelf that nobody knows is left alone");
@@ -668,10 +690,14 @@ impl Shared {
                     shelved.noted_lost.push(lost);
                     continue;
                 }
+                if name.strip_suffix(KEPT_SUFFIX).and_then(LocalName::parse).is_some() {
+                    continue;
+                }
                 let bytes = file.metadata().map_err(at(&file.path()))?.len();
                 files.push(FoundFile { task: task.clone(), name, bytes });
             }
             self.hear(&task, &ours, shelved)?;
+            self.hear_hold(&task);
         }
         files.sort_by(|a, b| (&a.task, &a.name).cmp(&(&b.task, &b.name)));
         Ok(files)
@@ -708,7 +734,9 @@ impl State {
     }
 
     fn tell_size(&self) {
-        let total = self.backlog.total();
+        let mut total = self.backlog.total();
+        total.segments += self.held.len();
+        total.bytes += self.held.values().map(|(_, bytes)| bytes).sum::<u64>();
         metrics::gauge!("holdfast_spool_files").set((total.segments + total.playlists) as f64);
         metrics::gauge!("holdfast_spool_bytes").set(total.bytes as f64);
     }
@@ -796,7 +824,10 @@ fn remove_folder(dir: &Path, task: &TaskId) -> Result<(), Error> {
         if name == folder::TASK {
             continue;
         }
-        if folder::is_ours(&name) || path.extension().is_some_and(|ext| ext == "lost" || ext == "tmp") {
+        if folder::is_ours(&name)
+            || hold::is_of_packing(&name)
+            || path.extension().is_some_and(|ext| ext == "lost" || ext == "tmp")
+        {
             fs::remove_file(&path).map_err(at(&path))?;
         } else {
             left += 1;

@@ -87,8 +87,7 @@ impl Shared {
             }
         }
         for file in files.iter().filter(|file| is_uploaded(&file.task, &file.name)) {
-            let path = self.task_dir(&file.task).join(&file.name);
-            fs::remove_file(&path).map_err(at(&path))?;
+            self.unlink(&file.task, &file.name).map_err(at(&self.task_dir(&file.task).join(&file.name)))?;
         }
         files.retain(|file| !is_uploaded(&file.task, &file.name));
         Ok(())

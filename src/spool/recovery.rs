@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::hold::PLAN_SUFFIX;
 use crate::model::TaskId;
 use crate::model::segment::{LocalName, UNFINISHED};
 use crate::store::records::{SpoolEntry, SpoolKind, SpoolState};
@@ -72,6 +73,17 @@ pub fn plan(files: &[FoundFile], entries: &[SpoolEntry]) -> Vec<Step> {
                 steps.push(Step::Tell(entry.clone()));
             }
             (SpoolKind::Segment(_), SpoolState::Lost { .. }) => steps.push(Step::Tell(entry.clone())),
+            // its length is not the record's: who reads it finds out whether it is whole
+            (SpoolKind::Package, SpoolState::Spooled) if found.is_some() => steps.push(Step::Keep(entry.clone())),
+            (SpoolKind::Package, SpoolState::Uploaded) => {
+                steps.extend(found.map(|_| unlink()));
+                steps.push(Step::Tell(entry.clone()));
+            }
+            // its task plans it again
+            (SpoolKind::Package, SpoolState::Spooled | SpoolState::Lost { .. }) => {
+                steps.extend(found.map(|_| unlink()));
+                steps.push(Step::Drop(entry.clone()));
+            }
             (SpoolKind::Playlist { version }, state) => {
                 let wanted = *state == SpoolState::Spooled
                     && newest.get(&(&entry.task, &entry.object)) == Some(version)
@@ -96,7 +108,9 @@ pub fn plan(files: &[FoundFile], entries: &[SpoolEntry]) -> Vec<Step> {
         match LocalName::parse(&name) {
             Some(local) if local.duration.is_some() => adopted.push((task, local, Some(file.bytes))),
             Some(local) => adopted.push((task, local, None)),
-            None if name.ends_with(UNFINISHED) || is_playlist(&name) => steps.push(Step::Unlink { task, name }),
+            None if name.ends_with(UNFINISHED) || is_playlist(&name) || name.ends_with(PLAN_SUFFIX) => {
+                steps.push(Step::Unlink { task, name })
+            }
             None => steps.push(Step::Leave { task, name }),
         }
     }

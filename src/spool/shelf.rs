@@ -28,6 +28,8 @@ pub(super) struct Hands {
     undescribed: BTreeMap<TaskId, String>,
     /// Events that could not be written into tasks' folders.
     unkept: Vec<(TaskId, String)>,
+    /// Plans of packed files that could not be written.
+    unplanned: Vec<Package>,
     /// Segments whose bytes are on the disk, and which could not be given their name (a full folder).
     unnamed: Vec<Order>,
     /// News that the actor has no room for now. It may be waiting for this thread: while it takes up its tasks it hears
@@ -50,8 +52,8 @@ struct Safe {
 
 impl Hands {
     pub(super) fn new(shared: Arc<Shared>) -> Hands {
-        let (unrecorded, unwritten, undescribed, unkept, unnamed, untold) = Default::default();
-        Hands { shared, unrecorded, unwritten, undescribed, unkept, unnamed, untold }
+        let (unrecorded, unwritten, undescribed, unkept, unplanned, unnamed, untold) = Default::default();
+        Hands { shared, unrecorded, unwritten, undescribed, unkept, unplanned, unnamed, untold }
     }
 
     /// The life of the thread: until the shelf's last holder is gone, or the index has stopped.
@@ -61,6 +63,7 @@ impl Hands {
                 || !self.unwritten.is_empty()
                 || !self.undescribed.is_empty()
                 || !self.unkept.is_empty()
+                || !self.unplanned.is_empty()
                 || !self.unnamed.is_empty();
             self.tell_on();
             let wait = match self.untold.is_empty() {
@@ -88,6 +91,7 @@ impl Hands {
         let mut drains = Vec::new();
         let mut playlists = std::mem::take(&mut self.unwritten);
         let mut shapes = std::mem::take(&mut self.undescribed);
+        let mut packages = std::mem::take(&mut self.unplanned);
         for order in std::mem::take(&mut self.unnamed).into_iter().chain(orders) {
             match order {
                 Order::Segment { segment, object, object_key } => {
@@ -111,6 +115,8 @@ impl Hands {
                         None => drop(playlists.insert(waiting, playlist)),
                     }
                 }
+                Order::Package(package) => packages.push(package),
+                Order::LetGo(task) => self.shared.let_go(&task)?,
                 Order::Task { task, shape } => drop(shapes.insert(task, shape)),
                 Order::Event { task, event } => self.unkept.push((task, event)),
                 Order::Drain(reply) => drains.push(reply),
@@ -125,6 +131,18 @@ impl Hands {
                     self.met("playlist", &error);
                     metrics::counter!("holdfast_spool_errors_total").increment(1);
                     self.unwritten.insert(waiting, playlist);
+                }
+            }
+        }
+
+        for package in packages {
+            match self.shared.write_plan(&package) {
+                Ok(entry) => renamed.push(Safe { entry, counted: package.counted() }),
+                Err(error) => {
+                    tracing::error!(task = %package.task, object = package.object, %error, "a plan cannot be written");
+                    self.met("plan", &error);
+                    metrics::counter!("holdfast_spool_errors_total").increment(1);
+                    self.unplanned.push(package);
                 }
             }
         }
@@ -158,6 +176,11 @@ impl Hands {
                     metrics::counter!("holdfast_spool_errors_total").increment(1);
                     self.shared.state().dequeue(&entry.task, counted);
                     self.tell(entry.task, Fate::PlaylistLost { object: entry.object, version });
+                }
+                SpoolKind::Package => {
+                    self.shared.state().dequeue(&entry.task, counted);
+                    let why = format!("sync of the folder: {why}");
+                    self.tell(entry.task, Fate::PackageLost { object: entry.object, why });
                 }
             }
         }

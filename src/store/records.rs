@@ -10,6 +10,7 @@
 //! | `seg/<task>/<object>` | opaque | `rooms` |
 //! | `out/<app>/<task>/<seq:010>` | [`OutboxEntry`] | `rooms` puts, `webhook` deletes |
 //! | `spool/<task>/<object>` | [`SpoolEntry`], a segment | `spool`; a settled one is deleted by `rooms` ([`settle`]) |
+//! | `spool/<task>/<object>` | [`SpoolEntry`], a packed file | as a segment |
 //! | `spool/<task>/<object>.v<version>` | [`SpoolEntry`], a playlist | `spool` |
 //! | `parts/<task>/<object>` | [`PartsEntry`] | `upload` puts, `spool` deletes with the file's fate |
 //! | `dest/<task>` | [`DestinationEntry`] | `rooms` puts ([`put_destination`]), `spool` deletes with the task |
@@ -121,7 +122,11 @@ pub struct SealedFile {
 #[serde(rename_all = "snake_case")]
 pub enum SpoolKind {
     Segment(ClosedSegment),
-    Playlist { version: u64 },
+    Playlist {
+        version: u64,
+    },
+    /// A packed file: `file` holds its plan, `bytes` are those of what is made by it, `crc32` names its contents.
+    Package,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,7 +220,7 @@ impl SpoolEntry {
     /// off at the same moment do not meet.
     pub fn key(&self) -> String {
         match self.kind {
-            SpoolKind::Segment(_) => spool_key(&self.task, &self.object),
+            SpoolKind::Segment(_) | SpoolKind::Package => spool_key(&self.task, &self.object),
             SpoolKind::Playlist { version } => spool_key(&self.task, &versioned(&self.object, version)),
         }
     }
@@ -233,7 +238,7 @@ impl SpoolEntry {
     pub fn segment(&self) -> Option<&ClosedSegment> {
         match &self.kind {
             SpoolKind::Segment(segment) => Some(segment),
-            SpoolKind::Playlist { .. } => None,
+            SpoolKind::Playlist { .. } | SpoolKind::Package => None,
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod local;
 pub mod pace;
 pub mod s3;
 
+mod packed;
 mod parts;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use crate::model::backlog::{Fault, Limits, backoff};
 use crate::model::budget::Rate;
 use crate::model::recording::{Destination, Fate, Vendor};
 use crate::model::{TaskId, WallClock};
+use crate::package::Packer;
 use crate::spool::{Spool, UploadJob};
 use crate::store::records::{self, SpoolEntry, SpoolKind, TaskKeys};
 use crate::store::seal::BoxKey;
@@ -160,6 +162,7 @@ pub struct Uploader {
     fates: mpsc::Sender<(TaskId, Fate)>,
     pacer: Arc<Pacer>,
     health: Reporter,
+    packer: Packer,
     clients: Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>,
     /// Where tasks' files go, which never changes.
     lines: Mutex<BTreeMap<TaskId, Line>>,
@@ -199,7 +202,14 @@ impl Uploader {
     ) -> Uploader {
         let pacer = Pacer::new(config.upload.the_budget(), clock);
         let (clients, lines, sums, down) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
-        Uploader { config, store, spool, box_key, fates, pacer, health, clients, lines, sums, down }
+        let packer = Packer::default();
+        Uploader { config, store, spool, box_key, fates, pacer, health, packer, clients, lines, sums, down }
+    }
+
+    /// Packed files are made by these hands, which know them already if it is they who planned them.
+    #[must_use]
+    pub fn packing_with(self, packer: Packer) -> Uploader {
+        Uploader { packer, ..self }
     }
 
     /// Until `cancel`: then nothing more is leased, and what flies gets five seconds.
@@ -309,12 +319,15 @@ impl Uploader {
 
     async fn try_carry(&self, job: &UploadJob, line: &Line) -> Result<Went, Broken> {
         let entry = job.entry();
+        if entry.kind == SpoolKind::Package {
+            return self.carry_packed(job, line).await;
+        }
         let large = entry.bytes >= self.config.upload.multipart_from_bytes;
         if let Some(parts) = line.store.parts().filter(|_| large) {
             return self.carry_part(job, line, parts).await;
         }
         let body = match entry.kind {
-            SpoolKind::Segment(_) => read(job).await?.paced(&self.pacer),
+            SpoolKind::Segment(_) | SpoolKind::Package => read(job).await?.paced(&self.pacer),
             // small, and what says that the rest is there: it waits for no budget, and is counted
             SpoolKind::Playlist { .. } => {
                 self.pacer.charge(usize::try_from(entry.bytes).unwrap_or(usize::MAX));
@@ -533,7 +546,9 @@ async fn sound(job: &UploadJob, part_bytes: Option<u64>) -> Result<(Arc<Mutex<In
 fn gone(job: &UploadJob) -> Broken {
     match job.entry().kind {
         SpoolKind::Playlist { .. } if job.is_superseded() => Broken::Superseded,
-        SpoolKind::Segment(_) | SpoolKind::Playlist { .. } => Broken::Local("the file is gone".into()),
+        SpoolKind::Segment(_) | SpoolKind::Playlist { .. } | SpoolKind::Package => {
+            Broken::Local("the file is gone".into())
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::store::Batch;
 use crate::store::records::{PartEntry, PartsEntry, SpoolState};
 
 /// S3's own limit.
-const MOST_PARTS: u64 = 10_000;
+pub(super) const MOST_PARTS: u64 = 10_000;
 /// What is not wanted any more is looked for at least so often.
 const SWEEP: Duration = Duration::from_secs(600);
 /// So many failures of the line pass before the storage is asked whether it still knows the parts.
@@ -61,6 +61,19 @@ impl Uploader {
         }
 
         let expected = sums.tag_of_parts();
+        self.complete_parts(job, line, parts, &record, &expected).await
+    }
+
+    /// All parts are there: puts them together, and asks for what came of it.
+    pub(super) async fn complete_parts(
+        &self,
+        job: &UploadJob,
+        line: &Line,
+        parts: &dyn PartStore,
+        record: &PartsEntry,
+        expected: &str,
+    ) -> Result<Went, Broken> {
+        let entry = job.entry();
         let tags: Vec<String> = record.parts.iter().map(|part| part.tag.clone()).collect();
         let answered = match parts.complete(&entry.object_key, &record.upload, &tags).await {
             Ok(answered) => answered,
@@ -70,16 +83,16 @@ impl Uploader {
                 if answered
                     && let Some(held) = line.store.head(&entry.object_key).await?
                     && held.checksum
-                    && held.is(entry.bytes, &expected, "")
+                    && held.is(entry.bytes, expected, "")
                 {
                     self.sums().remove(&record.key());
                     return Ok(Went::Up);
                 }
-                return Err(self.part_failed(job, &record, parts, error).await);
+                return Err(self.part_failed(job, record, parts, error).await);
             }
         };
         crash::point("parts.completed");
-        match self.confirm(entry, line, &expected, &answered).await {
+        match self.confirm(entry, line, expected, &answered).await {
             Ok(()) => {
                 self.sums().remove(&record.key());
                 Ok(Went::Up)
@@ -117,7 +130,7 @@ impl Uploader {
         Ok((file, sums))
     }
 
-    async fn parts_of(&self, entry: &SpoolEntry) -> Result<Option<PartsEntry>, PutError> {
+    pub(super) async fn parts_of(&self, entry: &SpoolEntry) -> Result<Option<PartsEntry>, PutError> {
         let key = records::parts_key(&entry.task, &entry.object);
         let Some(bytes) = self.store.get(&key).await.map_err(ours)? else { return Ok(None) };
         // an unreadable one is as good as none
@@ -126,7 +139,12 @@ impl Uploader {
             .ok())
     }
 
-    async fn begin(&self, entry: &SpoolEntry, part_bytes: u64, parts: &dyn PartStore) -> Result<PartsEntry, Broken> {
+    pub(super) async fn begin(
+        &self,
+        entry: &SpoolEntry,
+        part_bytes: u64,
+        parts: &dyn PartStore,
+    ) -> Result<PartsEntry, Broken> {
         let upload = parts.begin(&entry.object_key, content_type(&entry.object)).await?;
         crash::point("parts.begun");
         tracing::info!(task = %entry.task, object = entry.object, bytes = entry.bytes, "a large file goes up in parts");
@@ -146,7 +164,7 @@ impl Uploader {
     }
 
     /// What a failed step of an upload means. One that the storage has forgotten begins anew, and nobody is told.
-    async fn part_failed(
+    pub(super) async fn part_failed(
         &self,
         job: &UploadJob,
         record: &PartsEntry,
@@ -207,7 +225,7 @@ impl Uploader {
         }
     }
 
-    async fn forget_parts(&self, key: &str) {
+    pub(super) async fn forget_parts(&self, key: &str) {
         self.sums().remove(key);
         if let Err(error) = self.store.commit(Batch::new().delete(key)).await {
             tracing::warn!(key, %error, "the record of an upload in parts stays");
@@ -253,7 +271,7 @@ impl Uploader {
         Ok(())
     }
 
-    async fn commit(&self, batch: Batch) -> Result<(), PutError> {
+    pub(super) async fn commit(&self, batch: Batch) -> Result<(), PutError> {
         self.store.commit(batch).await.map_err(ours)
     }
 

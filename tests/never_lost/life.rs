@@ -15,6 +15,7 @@ use holdfast::media::stills::Stills;
 use holdfast::media::{MediaClock, MediaNews};
 use holdfast::model::disk::Space;
 use holdfast::model::{Timestamp, WallClock};
+use holdfast::package::Packer;
 use holdfast::rooms::{Actor, Parts, Rooms};
 use holdfast::spool::{Disk, Spool};
 use holdfast::store::Store;
@@ -167,6 +168,7 @@ impl Life {
             let outbox = Arc::new(Notify::new());
             let (config, to) = (site.config.clone(), health.clone());
             let webhook = Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone(), to).unwrap();
+            let packer = Packer::new();
             let parts = Parts {
                 config: config.clone(),
                 store: store.clone(),
@@ -174,6 +176,8 @@ impl Life {
                 engine: Arc::new(Engine::new(site.studio.clone(), news.clone(), media_clock)),
                 media_clock,
                 box_key: box_key.clone(),
+                packer: packer.clone(),
+                fates: fates_in.clone(),
                 board: None,
                 outbox,
                 images,
@@ -185,6 +189,7 @@ impl Life {
             let actor = handle.spawn(actor.run(asks_out, news_out, fates, image_failures, rooms_cancel.clone()));
             let uploader =
                 Uploader::new(config, store.clone(), spool.clone(), box_key, fates_in, clock, health.clone());
+            let uploader = uploader.packing_with(packer);
             let carriers =
                 vec![handle.spawn(uploader.run(work_cancel.clone())), handle.spawn(webhook.run(work_cancel.clone()))];
             (Rooms::new(asks), news, media_clock, spool, store, actor, carriers, rooms_cancel, work_cancel)

@@ -151,6 +151,10 @@ impl Daemon {
         state_of(self.dir.path(), &self.settings)
     }
 
+    pub fn spool_dir(&self) -> PathBuf {
+        self.state_dir().join("spool")
+    }
+
     /// Where the local store lays its files: `<root>/<bucket>/<key>`.
     pub fn local_root(&self) -> PathBuf {
         self.state_dir().join("files")

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::packing::Packing;
 use super::record::{Piece, PieceFate, Record};
 use super::takeover::TookUp;
 use super::{Effect, Phase, Policy, RecordingTask, SEGMENT_LOST};
@@ -47,6 +48,8 @@ pub struct Shape {
     /// 305 with Status 1 was sent. Beside `told`, which may lack what was taken before a shape had it.
     #[serde(default)]
     told_left_behind: bool,
+    #[serde(default, skip_serializing_if = "Packing::is_new")]
+    packing: Packing,
 }
 
 /// A playlist; its name follows from the rest.
@@ -157,6 +160,7 @@ impl RecordingTask {
             lists: self.records.iter().map(list).collect(),
             told: self.told.iter().map(|e| Told { seq: e.seq, at: e.at, body: e.body.clone() }).collect(),
             told_left_behind: self.told_left_behind,
+            packing: self.packing.clone(),
         }
     }
 
@@ -181,9 +185,23 @@ impl RecordingTask {
     }
 
     fn from_shape(shape: Shape) -> RecordingTask {
-        let Shape { id, edition, spec, created, takeover, phase, took_up, next_run, seq_limit, lists, told, .. } =
-            shape;
-        let left_behind = shape.told_left_behind;
+        let Shape {
+            id,
+            edition,
+            spec,
+            created,
+            takeover,
+            phase,
+            took_up,
+            next_run,
+            seq_limit,
+            lists,
+            told,
+            told_left_behind,
+            packing,
+            ..
+        } = shape;
+        let left_behind = told_left_behind;
         let slice = |file: &str| {
             told.iter().any(|t| matches!(&t.body, EventBody::FileSlice { playlist, .. } if playlist == file))
         };
@@ -209,6 +227,8 @@ impl RecordingTask {
         task.next_run = next_run;
         task.next_seq = seq_limit;
         task.seq_limit = seq_limit;
+        task.packing = packing;
+        task.told_stop = told.iter().any(|t| matches!(t.body, EventBody::UploadStop { status: 0 | 2 }));
         task.told_left_behind =
             left_behind || told.iter().any(|t| matches!(t.body, EventBody::UploadStop { status: 1 }));
         task.records = records;

@@ -14,6 +14,7 @@ use super::record::{Piece, PieceFate};
 use super::{Effect, Phase, Policy, RecordingTask, SEGMENT_LOST};
 use crate::model::Timestamp;
 use crate::model::event::{EventBody, LeaveCode};
+use crate::model::package::Output;
 
 /// How often a task is taken up again after the box failed (RECORDING.md §11).
 pub const TAKEOVERS: u8 = 3;
@@ -55,7 +56,10 @@ impl RecordingTask {
             Phase::Active => self.idle_since = Some(now),
             Phase::Leaving { .. } => {}
             Phase::Draining { since } => *since = now.min(*since),
-            Phase::Done => effects.push(Effect::Forget),
+            Phase::Done => {
+                effects.extend((self.spec.output != Output::Hls).then_some(Effect::LetGo));
+                effects.push(Effect::Forget);
+            }
         }
         // A closed list that is not known to have arrived is published again: nobody else remembers it.
         for record in &mut self.records {
@@ -70,6 +74,11 @@ impl RecordingTask {
     pub fn settle_unfound(&mut self, known: &BTreeSet<(u32, u32)>, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.recovering = false;
+        if self.phase == Phase::Done {
+            // what was held for packing may be gone already
+            return effects;
+        }
+        self.packing.settle();
         let lost: Vec<Piece> = (self.records.iter_mut())
             .flat_map(|record| record.pieces.values_mut())
             .filter(|piece| matches!(piece.fate, PieceFate::Closing | PieceFate::Spooled))

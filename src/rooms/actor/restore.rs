@@ -8,6 +8,7 @@
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::model::event::Event;
+use crate::model::package::Hold;
 use crate::model::segment::{ClosedSegment, oldest_first};
 use crate::model::task::{Found, Shape};
 use crate::spool::Shelved;
@@ -190,9 +191,9 @@ impl Actor {
         let id = task.id.clone();
         let store = self.parts.store.clone();
         let Indexed { saved, pieces } = indexed;
-        let Shelved { adopted, spooled, uploaded, lost, playlists, noted_uploaded, noted_lost, noted_events, .. } =
-            found;
-        let kept = noted_events.iter().filter_map(|text| serde_json::from_str::<Event>(text).ok());
+        let Shelved { adopted, spooled, uploaded, lost, playlists, packages, packed, .. } = found;
+        let (noted_uploaded, noted_lost) = (found.noted_uploaded, found.noted_lost);
+        let kept = found.noted_events.iter().filter_map(|text| serde_json::from_str::<Event>(text).ok());
         // told again, an event is kept again
         let kept: Vec<Event> = kept.map(|event| (event.seq, event)).collect::<BTreeMap<_, _>>().into_values().collect();
         let gone = lost.iter().map(|(object, segment, _)| (object.clone(), segment.clone()));
@@ -226,8 +227,10 @@ impl Actor {
         info!(task = %id, phase = ?task.phase, takeover = task.takeover, "task taken in");
         // recovery has found most folders, and made them durable
         let mut dir = self.parts.spool.task_dir(&id);
-        if !dir.is_dir() {
-            dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
+        let hold = task.spec.output.hold();
+        if !dir.is_dir() || hold != Hold::Nothing {
+            let begun = self.parts.spool.begin_holding(&id, hold).await;
+            dir = begun.map_err(|e| Error::Spool(e.to_string()))?;
         }
         let base = self.parts.media_clock.now();
         self.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base, saved });
@@ -247,6 +250,12 @@ impl Actor {
         }
         for object in uploaded {
             tell(Input::Fate(Fate::SegmentUploaded { object }));
+        }
+        for object in packages {
+            tell(Input::Fate(Fate::PackageWaits { object }));
+        }
+        for object in packed {
+            tell(Input::Fate(Fate::PackageUploaded { object }));
         }
         for (_, segment, why) in lost {
             tell(Input::Fate(Fate::Lost { segment, why }));

@@ -113,6 +113,9 @@ impl Actor {
                     writes.insert(records::spool_key(id, &piece.object), None);
                 }
             }
+            if let Effect::PackageSettled { object } = effect {
+                writes.insert(records::spool_key(id, object), None);
+            }
             let told = outbox_record(effect);
             announced |= told.is_some();
             writes.extend(told.map(|(key, bytes)| (key, Some(bytes))));

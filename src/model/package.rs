@@ -1,0 +1,266 @@
+//! Packed files: what a task's segments are packed into after its end, and what is told of it.
+//!
+//! Owns: which segments belong to one file, its name, its limits, the order of its sources. Must not touch: bytes.
+//! Law: a plan of the same segments and limits is the same for ever; a name has an `<Index>` only when there is more
+//! than one file.
+//! Sources: RECORDING.md §2 (names), §6 (limits), §8 (310); API.md §1.5 (OutputFormat, MaxMediaFileDuration, FillType).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::recording::RecordingSpec;
+use super::segment::{LocalName, encode_id, room_stem};
+use super::task::{Piece, PieceFate};
+use super::{LaneKind, MediaId, Timestamp};
+
+/// Times in packed files count so often a second, as those of transport streams do.
+pub const TICKS: i64 = 90_000;
+/// A file is split at these, whatever was asked for.
+pub const LONGEST: Duration = Duration::from_secs(24 * 3600);
+pub const LARGEST: u64 = 2_000_000_000;
+
+/// What a recording becomes (`OutputFormat`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Output {
+    #[default]
+    Hls,
+    HlsMp4,
+    HlsAac,
+    Mp4,
+    Aac,
+}
+
+impl Output {
+    /// Segments and playlists go to the destination.
+    pub fn hls(self) -> bool {
+        matches!(self, Output::Hls | Output::HlsMp4 | Output::HlsAac)
+    }
+
+    /// What is packed after the end.
+    pub fn container(self) -> Option<Container> {
+        match self {
+            Output::Hls => None,
+            Output::HlsMp4 | Output::Mp4 => Some(Container::Mp4),
+            Output::HlsAac | Output::Aac => Some(Container::Adts),
+        }
+    }
+
+    /// What becomes of segments on the shelf.
+    pub fn hold(self) -> Hold {
+        match (self.hls(), self.container()) {
+            (_, None) => Hold::Nothing,
+            (true, Some(_)) => Hold::Copies,
+            (false, Some(_)) => Hold::All,
+        }
+    }
+}
+
+/// Which segments of a task stay on the shelf until it lets them go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hold {
+    #[default]
+    Nothing,
+    /// Those that its destination has.
+    Copies,
+    /// All; none goes to the destination.
+    All,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Container {
+    Mp4,
+    /// AAC with an ADTS header before each frame.
+    Adts,
+}
+
+impl Container {
+    pub fn extension(self) -> &'static str {
+        match self {
+            Container::Mp4 => "mp4",
+            Container::Adts => "aac",
+        }
+    }
+}
+
+/// Bounds of one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub length: Duration,
+    pub bytes: u64,
+}
+
+/// What to pack: everything of one task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Order {
+    pub container: Container,
+    pub limits: Limits,
+    /// Where pictures stop for so long, black follows; `None`: the last one stands.
+    pub black_after: Option<Duration>,
+    pub groups: Vec<Group>,
+}
+
+/// What goes into one file, or into one and those that follow it where it is split.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Empty when mixed.
+    pub user: String,
+    pub media: MediaId,
+    /// What stands before `_<Index>` and the ending.
+    pub stem: String,
+    /// When its first segment began.
+    pub begin: Timestamp,
+    pub lives: Vec<Life>,
+}
+
+/// Segments of one life of the task: their time stamps are on one line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Life {
+    /// Where its first segment begins, after the group's.
+    pub offset: Duration,
+    /// In the order in which they were recorded, lane by lane.
+    pub pieces: Vec<Part>,
+    /// Which of them begins first.
+    pub first: usize,
+}
+
+/// One segment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Its file in the task's folder.
+    pub file: String,
+    pub kind: LaneKind,
+    pub start: Timestamp,
+}
+
+/// How to make one file. It is kept on the shelf: with the segments that it names it gives the same bytes again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FilePlan {
+    pub v: u32,
+    pub container: Container,
+    pub black_after: Option<i64>,
+    pub start: Timestamp,
+    pub sources: Vec<Source>,
+    pub bytes: u64,
+    /// CRC-32 of all that stands before its media; of a file without that, of its sources' sums.
+    pub crc32: u32,
+}
+
+pub const PLAN_VERSION: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    pub file: String,
+    /// Where on the file's line its first unit is, in ticks.
+    pub at: i64,
+    /// CRC-32 of its contents.
+    pub crc32: u32,
+    /// Which of its pictures belong to the file: the first, and the first that does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<(u32, u32)>,
+    /// Which of its frames of sound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sounds: Option<(u32, u32)>,
+}
+
+/// A file that was planned, as its task knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackedFile {
+    /// File name at the destination.
+    pub object: String,
+    pub user: String,
+    pub media: MediaId,
+    pub kind: LaneKind,
+    pub start: Timestamp,
+    pub end: Timestamp,
+    pub bytes: u64,
+    pub crc32: u32,
+    /// The destination has it.
+    #[serde(default)]
+    pub uploaded: bool,
+}
+
+/// What came of an [`Order`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Packed {
+    /// Each with the text of its plan.
+    pub files: Vec<(PackedFile, String)>,
+    /// Segments that could not be read, and why.
+    pub broken: Vec<(String, String)>,
+}
+
+/// `<stem>.mp4`, or `<stem>_<Index>.mp4` of several; `nth` counts from 0.
+pub fn file_name(stem: &str, container: Container, nth: usize, count: usize) -> String {
+    match count {
+        0 | 1 => format!("{stem}.{}", container.extension()),
+        _ => format!("{stem}_{}.{}", nth + 1, container.extension()),
+    }
+}
+
+/// The file of a piece in its task's folder.
+pub fn local_file(piece: &Piece) -> String {
+    let Piece { lane, run, index, start, size, discontinuity, duration, .. } = piece.clone();
+    LocalName { lane, run, index, start, size, discontinuity, duration: Some(duration) }.to_string()
+}
+
+/// What a task's segments are to be packed into. `pieces` in any order; lost ones are left out.
+pub fn order<'a>(
+    spec: &RecordingSpec,
+    container: Container,
+    limits: Limits,
+    gap: Duration,
+    pieces: impl Iterator<Item = &'a Piece>,
+) -> Order {
+    let usable = |piece: &&Piece| {
+        piece.fate != PieceFate::Lost && (container == Container::Mp4 || piece.lane.kind != LaneKind::Video)
+    };
+    let mut of_groups = BTreeMap::<(Option<String>, MediaId), Vec<&Piece>>::new();
+    for piece in pieces.filter(usable) {
+        let user = piece.lane.user.as_ref().map(|user| user.as_str().to_owned());
+        of_groups.entry((user, piece.lane.media)).or_default().push(piece);
+    }
+    let groups = of_groups.into_iter().map(|((user, media), mut pieces)| {
+        pieces.sort_by(|a, b| (a.takeover, &a.lane, a.run, a.index).cmp(&(b.takeover, &b.lane, b.run, b.index)));
+        let room = room_stem(spec.app, &spec.room);
+        let stem = match &user {
+            Some(user) => format!("{room}__UserId_s_{}__UserId_e_{media}", encode_id(user)),
+            None => room,
+        };
+        let (begin, lives) = lives(&pieces);
+        Group { user: user.unwrap_or_default(), media, stem, begin, lives }
+    });
+    let length = limits.length.min(LONGEST);
+    let limits = Limits { length, bytes: limits.bytes.min(LARGEST) };
+    Order { container, limits, black_after: spec.fill_black.then_some(gap), groups: groups.collect() }
+}
+
+/// Lives lie on the line by the wall clock; one that was set back does not lay one over another.
+fn lives(pieces: &[&Piece]) -> (Timestamp, Vec<Life>) {
+    let mut begin = Timestamp(0);
+    let mut lives: Vec<Life> = Vec::new();
+    let mut taken = Duration::ZERO;
+    for of_life in pieces.chunk_by(|a, b| a.takeover == b.takeover) {
+        let first = (0..of_life.len()).min_by_key(|i| (of_life[*i].start, *i)).unwrap_or(0);
+        let start = of_life[first].start;
+        if lives.is_empty() {
+            begin = start;
+        }
+        let offset = start.since(begin).max(taken);
+        let end = of_life.iter().map(|piece| piece.start.since(start) + piece.duration).max().unwrap_or_default();
+        taken = offset + end;
+        let part = |piece: &&Piece| Part { file: local_file(piece), kind: piece.lane.kind, start: piece.start };
+        lives.push(Life { offset, pieces: of_life.iter().map(part).collect(), first });
+    }
+    (begin, lives)
+}
+
+pub fn ticks(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos() * 9 / 100_000).unwrap_or(i64::MAX)
+}
+
+pub fn of_ticks(ticks: i64) -> Duration {
+    Duration::from_nanos(u64::try_from(ticks.max(0) as i128 * 100_000 / 9).unwrap_or(u64::MAX))
+}

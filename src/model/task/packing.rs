@@ -1,0 +1,180 @@
+//! The job after the end: a task's segments are packed, and its files reach the destination.
+//!
+//! Owns: how far it is, the files, what is told of them (310). Must not touch: how files are made or sent.
+//! Law: it begins when no segment can come any more, goes on where it was after a restart, and is over when the
+//! destination has every file, or none could be made; each file goes up once, and what is announced is true.
+//! Sources: RECORDING.md §6, §8 (310).
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{Piece, PieceFate};
+use super::{Effect, Policy, RecordingTask};
+use crate::model::Timestamp;
+use crate::model::event::EventBody;
+use crate::model::package::{self, Limits, Packed, PackedFile, local_file};
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Stage {
+    #[default]
+    Unmade,
+    /// The files are known.
+    Made { at: Timestamp },
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Packing {
+    stage: Stage,
+    files: Vec<PackedFile>,
+    /// 310's Status, as it was said last.
+    told: Option<u8>,
+    /// Asked for in this life of the process, and not answered.
+    #[serde(skip)]
+    asked: bool,
+    /// Not before: the last try broke off.
+    #[serde(skip)]
+    again_at: Option<Timestamp>,
+    /// Files whose plans wait on the shelf, as is known in this life.
+    #[serde(skip)]
+    here: Vec<String>,
+}
+
+impl Packing {
+    pub(super) fn is_new(&self) -> bool {
+        *self == Packing::default()
+    }
+
+    pub(super) fn deadline(&self, policy: &Policy) -> Option<Timestamp> {
+        match self.stage {
+            Stage::Unmade => self.again_at,
+            Stage::Made { at } if self.told.is_none() => Some(at.plus(policy.grace)),
+            Stage::Made { .. } => None,
+        }
+    }
+
+    /// Moments that it waits for or counts from.
+    pub(super) fn waits(&mut self) -> impl Iterator<Item = &mut Timestamp> {
+        let made = match &mut self.stage {
+            Stage::Made { at } => Some(at),
+            Stage::Unmade => None,
+        };
+        made.into_iter().chain(&mut self.again_at)
+    }
+
+    /// After a restart: a file that is neither at the destination nor on the shelf is planned again.
+    pub(super) fn settle(&mut self) {
+        let waits = |file: &PackedFile| file.uploaded || self.here.contains(&file.object);
+        if !self.files.iter().all(waits) {
+            self.stage = Stage::Unmade;
+        }
+    }
+
+    fn all_up(&self) -> bool {
+        self.files.iter().all(|file| file.uploaded)
+    }
+}
+
+impl RecordingTask {
+    /// Brings the job to where it should be; `true` when it is over, or was never wanted.
+    pub(super) fn drive_packing(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
+        let Some(container) = self.spec.output.container() else { return true };
+        match self.packing.stage {
+            Stage::Unmade => {
+                let due = self.packing.again_at.is_none_or(|at| now >= at);
+                if due && !self.packing.asked {
+                    self.packing.asked = true;
+                    self.packing.again_at = None;
+                    let limits = Limits { length: self.spec.file_length, bytes: self.policy.file_bytes };
+                    let pieces = self.records.iter().flat_map(|record| record.pieces.values());
+                    let order = package::order(&self.spec, container, limits, self.policy.gap, pieces);
+                    effects.push(Effect::Package(order));
+                }
+                false
+            }
+            Stage::Made { at } => {
+                let pieces = self.records.iter().any(|record| !record.pieces.is_empty());
+                let status = match (self.packing.files.is_empty() && pieces, self.packing.all_up()) {
+                    (true, _) => Some(2),
+                    (false, true) => Some(0),
+                    (false, false) => (now >= at.plus(self.policy.grace)).then_some(1),
+                };
+                if let Some(status) = status
+                    && self.packing.told.is_none_or(|told| told == 1 && status != 1)
+                {
+                    self.packing.told = Some(status);
+                    let files = self.packing.files.clone();
+                    effects.push(self.announce(EventBody::Mp4Stop { status, files }, now));
+                }
+                self.packing.all_up()
+            }
+        }
+    }
+
+    pub(super) fn packaged(&mut self, packed: Packed, now: Timestamp) -> Vec<Effect> {
+        if !std::mem::take(&mut self.packing.asked) {
+            return Vec::new();
+        }
+        let mut effects = Vec::new();
+        for (file, why) in packed.broken {
+            effects.extend(self.not_packed(&file, &why, now));
+        }
+        let before = std::mem::take(&mut self.packing.files);
+        for (mut file, plan) in packed.files {
+            // what is there already, and the same, is not sent again
+            file.uploaded = before
+                .iter()
+                .any(|b| b.uploaded && (&b.object, b.bytes, b.crc32) == (&file.object, file.bytes, file.crc32));
+            if !file.uploaded {
+                let (object, bytes, crc32) = (file.object.clone(), file.bytes, file.crc32);
+                effects.push(Effect::SpoolPackage { object, bytes, crc32, plan });
+            }
+            self.packing.files.push(file);
+        }
+        self.packing.stage = Stage::Made { at: now };
+        self.reshaped = true;
+        effects
+    }
+
+    /// A segment could not be read when it was its turn.
+    fn not_packed(&mut self, file: &str, why: &str, now: Timestamp) -> Vec<Effect> {
+        let pieces = self.records.iter_mut().flat_map(|record| record.pieces.values_mut());
+        let Some(piece) = pieces.into_iter().find(|piece: &&mut Piece| local_file(piece) == *file) else {
+            return Vec::new();
+        };
+        let message = format!("{}: {why}", piece.object);
+        let mut effects = Vec::new();
+        // where the destination has it as a segment it is not lost
+        if piece.fate == PieceFate::Spooled && !self.spec.output.hls() {
+            piece.fate = PieceFate::Lost;
+            effects.push(Effect::SavePiece(piece.clone()));
+        }
+        effects.push(self.announce(EventBody::UploadError { code: "SegmentNotPacked".into(), message }, now));
+        effects
+    }
+
+    pub(super) fn package_waits(&mut self, object: &str) -> Vec<Effect> {
+        self.packing.here.push(object.to_owned());
+        Vec::new()
+    }
+
+    pub(super) fn package_uploaded(&mut self, object: &str) -> Vec<Effect> {
+        if let Some(file) = self.packing.files.iter_mut().find(|file| file.object == object) {
+            file.uploaded = true;
+            self.reshaped = true;
+        }
+        vec![Effect::PackageSettled { object: object.to_owned() }]
+    }
+
+    /// A source of the file is not what it was: everything is planned again, after a while, since the disk is unwell.
+    pub(super) fn package_lost(&mut self, object: &str, why: &str, now: Timestamp) -> Vec<Effect> {
+        if !self.packing.files.iter().any(|file| file.object == *object && !file.uploaded) {
+            return Vec::new();
+        }
+        self.packing.stage = Stage::Unmade;
+        self.packing.again_at = Some(now.plus(self.policy.list_again));
+        self.reshaped = true;
+        let message = format!("{object}: {why}");
+        vec![self.announce(EventBody::UploadError { code: "FileNotPacked".into(), message }, now)]
+    }
+}

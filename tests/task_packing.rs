@@ -1,0 +1,287 @@
+//! The recording machine after the end: packing begins once, goes on over restarts, and what it tells is true.
+
+use std::time::Duration;
+
+use holdfast::model::event::{EventBody, LeaveCode};
+use holdfast::model::package::{Container, LONGEST, Output, Packed, PackedFile};
+use holdfast::model::recording::{Destination, Fate, MediaFilter, RecordingSpec, StreamType, Subscription, Vendor};
+use holdfast::model::room::{Room, Track};
+use holdfast::model::segment::{ClosedSegment, LocalName};
+use holdfast::model::task::{Effect, Found, Input, Phase, Policy, RecordingTask, Shape};
+use holdfast::model::{
+    Codec, LaneKind, LaneRun, MediaId, RoomId, SdkAppId, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
+};
+
+struct World {
+    task: RecordingTask,
+    now: Timestamp,
+    effects: Vec<Effect>,
+    shape: Option<Shape>,
+    pieces: std::collections::BTreeMap<String, holdfast::model::task::Piece>,
+}
+
+fn spec(output: Output) -> RecordingSpec {
+    RecordingSpec {
+        app: SdkAppId(1_400_000_001),
+        room: RoomId::Number(12345),
+        mix: None,
+        recorder: UserId::parse("recorder").unwrap(),
+        streams: StreamType::AudioVideo,
+        media: MediaFilter::Both,
+        subscription: Subscription::default(),
+        max_idle: Duration::from_secs(30),
+        av_merge: false,
+        fill_black: false,
+        call_expiry: Duration::from_secs(72 * 3600),
+        output,
+        file_length: LONGEST,
+        destination: Destination { vendor: Vendor::S3, region: "r".into(), bucket: "b".into(), prefix: vec![] },
+    }
+}
+
+impl World {
+    fn new(output: Output) -> World {
+        let now = Timestamp::from_ms(1_800_000_000_000);
+        let id = TaskId::from_random(b"0123456789abcdef");
+        let (task, effects) = RecordingTask::create(id, spec(output), Policy::default(), now);
+        let mut world = World { task, now, effects: Vec::new(), shape: None, pieces: Default::default() };
+        world.perform(effects);
+        world
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        if let Some(shape) = self.task.take_shape() {
+            self.shape = Some(Shape::parse(&shape.to_text()).unwrap());
+        }
+        for effect in &effects {
+            if let Effect::SavePiece(piece) = effect {
+                self.pieces.insert(piece.object.clone(), piece.clone());
+            }
+        }
+        self.effects.extend(effects);
+    }
+
+    fn apply(&mut self, input: Input) {
+        let effects = self.task.apply(input, self.now);
+        self.perform(effects);
+    }
+
+    fn wait(&mut self, by: Duration) {
+        self.now = self.now.plus(by);
+        self.apply(Input::Tick);
+    }
+
+    /// Two segments of ann's sound; then the task is ended.
+    fn record(&mut self, uploaded: bool) {
+        let mut room = Room::default();
+        room.enter(SessionId(1), UserId::parse("ann").unwrap(), MediaId::Main, [TrackKind::Audio]);
+        room.track_up(SessionId(1), TrackKind::Audio, Track { id: TrackId(1), codec: Codec::Opus });
+        let effects = self.task.reconcile(&room, self.now);
+        self.perform(effects);
+        let run =
+            self.effects.iter().find_map(|e| if let Effect::StartLane { run, .. } = e { Some(run) } else { None });
+        let run: LaneRun = run.expect("a lane starts").clone();
+        for index in 0..2 {
+            let segment = ClosedSegment {
+                run: run.clone(),
+                index,
+                start: self.now.plus(Duration::from_secs(u64::from(index))),
+                duration: Duration::from_secs(1),
+                bytes: 188,
+                size: None,
+                discontinuity: false,
+                part_name: String::new(),
+            };
+            self.apply(Input::SegmentClosed(segment));
+        }
+        let orders: Vec<(ClosedSegment, String)> = (self.effects.iter())
+            .filter_map(|e| if let Effect::Spool { segment, object } = e { Some((segment, object)) } else { None })
+            .map(|(segment, object)| (segment.clone(), object.clone()))
+            .collect();
+        for (segment, _) in &orders {
+            self.apply(Input::Fate(Fate::Spooled(segment.clone())));
+        }
+        self.apply(Input::Stop(LeaveCode::Stopped));
+        assert!(!self.effects.iter().any(|e| matches!(e, Effect::Package(_))), "something may still come");
+        self.apply(Input::LaneEnded { run, failed: false });
+        if uploaded {
+            for (_, object) in orders {
+                self.apply(Input::Fate(Fate::SegmentUploaded { object }));
+            }
+        }
+    }
+
+    fn lists_arrive(&mut self) {
+        let lists: Vec<(String, u64)> = (self.effects.iter())
+            .filter_map(|e| match e {
+                Effect::PublishPlaylist { object, version, .. } => Some((object.clone(), *version)),
+                _ => None,
+            })
+            .collect();
+        for (object, version) in lists {
+            self.apply(Input::Fate(Fate::PlaylistUploaded { object, version }));
+        }
+    }
+
+    fn told(&self) -> Vec<(u32, u8)> {
+        let one = |effect: &Effect| {
+            let Effect::Announce(event) = effect else { return None };
+            Some(match &event.body {
+                EventBody::UploadStop { status } | EventBody::Mp4Stop { status, .. } => {
+                    (event.body.event_type(), *status)
+                }
+                _ => (event.body.event_type(), 0),
+            })
+        };
+        self.effects.iter().filter_map(one).collect()
+    }
+
+    fn count(&self, pick: impl Fn(&Effect) -> bool) -> usize {
+        self.effects.iter().filter(|effect| pick(effect)).count()
+    }
+
+    /// The process dies and comes back, with the index or with the folder alone; `here`: plans on the shelf.
+    fn restart(&mut self, index: bool, here: &[&str]) {
+        let saved = serde_json::to_vec(&self.task).unwrap();
+        let indexed = index.then(|| serde_json::from_slice(&saved).unwrap());
+        let (mut task, _) = RecordingTask::reconcile_index(indexed, self.shape.clone().expect("it was written"));
+        let pieces = self.pieces.values().cloned().collect();
+        let (pieces, _) = task.mend(pieces, &Found::default());
+        let known = pieces.iter().map(|piece| (piece.run, piece.index)).collect();
+        let (task, effects) = task.restore(pieces, Policy::default(), self.now);
+        self.task = task;
+        self.effects.clear();
+        self.perform(effects);
+        for object in here {
+            self.apply(Input::Fate(Fate::PackageWaits { object: (*object).to_owned() }));
+        }
+        let effects = self.task.settle_unfound(&known, self.now);
+        self.perform(effects);
+    }
+}
+
+fn file(object: &str) -> (PackedFile, String) {
+    let file = PackedFile {
+        object: object.into(),
+        user: "ann".into(),
+        media: MediaId::Main,
+        kind: LaneKind::Audio,
+        start: Timestamp::from_ms(1_800_000_000_000),
+        end: Timestamp::from_ms(1_800_000_002_000),
+        bytes: 100,
+        crc32: 7,
+        uploaded: false,
+    };
+    (file, "{}".into())
+}
+
+fn packed(objects: &[&str]) -> Input {
+    Input::Fate(Fate::Packaged(Packed { files: objects.iter().map(|object| file(object)).collect(), broken: vec![] }))
+}
+
+fn up(object: &str) -> Input {
+    Input::Fate(Fate::PackageUploaded { object: object.into() })
+}
+
+#[test]
+fn beside_hls_the_file_is_packed_at_once_and_told_when_it_is_there() {
+    let mut world = World::new(Output::HlsMp4);
+    world.record(true);
+    let orders: Vec<&Effect> = world.effects.iter().filter(|e| matches!(e, Effect::Package(_))).collect();
+    let [Effect::Package(order)] = orders[..] else { panic!("asked once: {orders:?}") };
+    assert_eq!((order.container, order.groups.len()), (Container::Mp4, 1));
+    let life = &order.groups[0].lives[0];
+    let names: Vec<bool> = life.pieces.iter().map(|p| LocalName::parse(&p.file).is_some()).collect();
+    assert_eq!((order.groups[0].user.as_str(), names), ("ann", vec![true, true]));
+    world.lists_arrive();
+    assert_eq!(world.told().iter().filter(|(event, _)| *event == 305).collect::<Vec<_>>(), [&(305, 0)]);
+    assert!(matches!(world.task.phase, Phase::Draining { .. }), "the file is not there yet");
+    world.apply(packed(&["a.mp4"]));
+    world.apply(packed(&["a.mp4"]));
+    assert_eq!(
+        world.count(|e| matches!(e, Effect::SpoolPackage { .. })),
+        1,
+        "an answer that was not asked for is none"
+    );
+    world.apply(up("a.mp4"));
+    assert_eq!(world.told().last(), Some(&(310, 0)));
+    assert_eq!(world.task.phase, Phase::Done);
+    assert_eq!(world.count(|e| matches!(e, Effect::LetGo | Effect::Forget)), 2);
+}
+
+#[test]
+fn alone_it_is_what_305_speaks_of_and_no_list_is_told() {
+    let mut world = World::new(Output::Mp4);
+    world.record(false);
+    assert!(world.task.files().is_empty());
+    world.apply(packed(&["a_1.mp4", "a_2.mp4"]));
+    world.apply(up("a_1.mp4"));
+    world.wait(Policy::default().grace);
+    world.wait(Duration::from_secs(1));
+    assert_eq!(
+        world.told().iter().filter(|(event, _)| *event >= 303).collect::<Vec<_>>(),
+        [&(303, 0), &(310, 1), &(305, 1)]
+    );
+    world.apply(up("a_2.mp4"));
+    assert_eq!(world.told()[world.told().len() - 2..], [(310, 0), (305, 2)]);
+    assert_eq!(world.count(|e| matches!(e, Effect::PublishPlaylist { .. })), 0);
+    assert_eq!(world.task.phase, Phase::Done);
+    world.restart(true, &[]);
+    assert_eq!(world.told(), [], "what is done is not told again, and nothing of it is lost");
+    assert_eq!(world.count(|e| matches!(e, Effect::LetGo)), 1, "what was held may still lie there");
+}
+
+#[test]
+fn nothing_that_could_be_packed_is_a_failure_and_nothing_recorded_is_none() {
+    let mut world = World::new(Output::Mp4);
+    world.record(false);
+    let broken = world.pieces.values().map(|p| (holdfast::model::package::local_file(p), "torn".to_owned())).collect();
+    world.apply(Input::Fate(Fate::Packaged(Packed { files: vec![], broken })));
+    assert_eq!(
+        world.told().iter().filter(|(event, _)| *event >= 305).collect::<Vec<_>>(),
+        [&(308, 0), &(308, 0), &(310, 2), &(305, 1)]
+    );
+    assert_eq!(world.task.phase, Phase::Done);
+
+    let mut world = World::new(Output::Mp4);
+    world.apply(Input::Stop(LeaveCode::Stopped));
+    world.apply(packed(&[]));
+    assert_eq!(world.told().iter().filter(|(event, _)| *event >= 305).collect::<Vec<_>>(), [&(310, 0), &(305, 0)]);
+}
+
+#[test]
+fn a_restart_goes_on_with_what_is_on_the_shelf_and_plans_what_is_not() {
+    for index in [true, false] {
+        let mut world = World::new(Output::Mp4);
+        world.record(false);
+        world.restart(index, &[]);
+        assert_eq!(world.count(|e| matches!(e, Effect::Package(_))), 1, "it was not made: it is asked for again");
+        world.apply(packed(&["a_1.mp4", "a_2.mp4"]));
+        world.apply(up("a_1.mp4"));
+        world.restart(index, &["a_2.mp4"]);
+        assert_eq!(world.count(|e| matches!(e, Effect::Package(_))), 0, "the second plan waits on the shelf");
+        world.restart(index, &[]);
+        assert_eq!(world.count(|e| matches!(e, Effect::Package(_))), 1, "it does not any more");
+        world.apply(packed(&["a_1.mp4", "a_2.mp4"]));
+        let again: Vec<&Effect> = world.effects.iter().filter(|e| matches!(e, Effect::SpoolPackage { .. })).collect();
+        assert!(
+            matches!(again[..], [Effect::SpoolPackage { object, .. }] if object == "a_2.mp4"),
+            "never twice: {again:?}"
+        );
+        world.apply(up("a_2.mp4"));
+        assert_eq!(world.told()[world.told().len() - 2..], [(310, 0), (305, 0)]);
+        assert_eq!(world.task.phase, Phase::Done);
+    }
+}
+
+#[test]
+fn a_source_that_changed_makes_a_new_plan_after_a_while() {
+    let mut world = World::new(Output::HlsMp4);
+    world.record(true);
+    world.apply(packed(&["a.mp4"]));
+    world.apply(Input::Fate(Fate::PackageLost { object: "a.mp4".into(), why: "another checksum".into() }));
+    assert_eq!(world.count(|e| matches!(e, Effect::Package(_))), 1);
+    world.wait(Policy::default().list_again);
+    assert_eq!(world.count(|e| matches!(e, Effect::Package(_))), 2);
+    assert!(world.told().contains(&(308, 0)));
+}
