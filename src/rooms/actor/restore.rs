@@ -102,7 +102,7 @@ impl Actor {
                 Err(e) => error!(%key, error = %e, "a segment's record cannot be read"),
             }
         }
-        let Shelved { adopted, spooled, uploaded, lost, playlists, packages, packed, .. } = found;
+        let Shelved { adopted, spooled, uploaded, lost, playlists, packages, packed, committed, .. } = found;
         let (noted_uploaded, noted_lost) = (found.noted_uploaded, found.noted_lost);
         let gone = lost.iter().map(|(object, segment, _)| (object.clone(), segment.clone()));
         let found = Found {
@@ -152,6 +152,9 @@ impl Actor {
         }
         for object in packed {
             tell(Input::Fate(Fate::PackageUploaded { object }));
+        }
+        for (object, media) in committed {
+            tell(Input::Fate(Fate::VodCommitted { object, media }));
         }
         for (_, segment, why) in lost {
             tell(Input::Fate(Fate::Lost { segment, why }));
