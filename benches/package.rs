@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Guard, middle, number, runtime, support, turns, used_to_the_end};
-use holdfast::model::package::{Container, FilePlan, LARGEST, LONGEST, Group, Life, Limits, Order, Part};
+use holdfast::model::package::{Container, FilePlan, Group, LARGEST, LONGEST, Life, Limits, Order, Part};
 use holdfast::model::{LaneKind, MediaId, TaskId, Timestamp};
 use holdfast::package::Packer;
 use holdfast::vault::Vault;
@@ -49,8 +49,30 @@ fn prepare(dir: &Path, seconds: u64) -> u64 {
     let clip = dir.join("clip.mp4");
     let clip_seconds = CLIP.to_string();
     let mut draw = ffmpeg();
-    draw.args(["-f", "lavfi", "-i", "testsrc2=size=1920x1080:rate=30", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]);
-    draw.args(["-t", &clip_seconds, "-c:v", "libx264", "-preset", "ultrafast", "-b:v", "4M", "-maxrate", "4M", "-bufsize", "8M"]);
+    draw.args([
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=1920x1080:rate=30",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=frequency=440:sample_rate=48000",
+    ]);
+    draw.args([
+        "-t",
+        &clip_seconds,
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-b:v",
+        "4M",
+        "-maxrate",
+        "4M",
+        "-bufsize",
+        "8M",
+    ]);
     draw.args(["-g", "60", "-bf", "0", "-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "64k"]).arg(&clip);
     assert!(draw.status().expect("ffmpeg runs").success());
     let mut cut = ffmpeg();
@@ -127,10 +149,14 @@ async fn measure(seconds: u64) {
         peer_turns.push(turn(peer).await);
     }
     let bytes = std::fs::metadata(&ours).expect("it was written").len();
-    println!("{seconds} s of 1080p, {count} segments, {:.0} MB of mp4 ({} s, ffmpeg's {} s)", bytes as f64 / 1e6, length(&ours), length(&theirs));
-    let middles = |all: &[(f64, f64)]| {
-        (middle(all.iter().map(|t| t.0).collect()), middle(all.iter().map(|t| t.1).collect()))
-    };
+    println!(
+        "{seconds} s of 1080p, {count} segments, {:.0} MB of mp4 ({} s, ffmpeg's {} s)",
+        bytes as f64 / 1e6,
+        length(&ours),
+        length(&theirs)
+    );
+    let middles =
+        |all: &[(f64, f64)]| (middle(all.iter().map(|t| t.0).collect()), middle(all.iter().map(|t| t.1).collect()));
     let ((cpu, time), (peer_cpu, peer_time)) = (middles(&box_turns), middles(&peer_turns));
     println!("holdfast  {cpu:6.2} s CPU  {time:6.2} s");
     println!("ffmpeg    {peer_cpu:6.2} s CPU  {peer_time:6.2} s");

@@ -293,9 +293,7 @@ async fn what_the_box_does_not_do_is_refused_after_all_else_was_found_good() {
         "Procedure": "p", "ExpireTime": 86400, "StorageRegion": "ap-chongqing", "ClassId": 0, "SubAppId": 1500000001,
         "SessionContext": "s", "SourceContext": "s", "MediaType": 0, "UserDefineRecordId": "rec-1_a",
     }}});
-    let refused = [
-        ("StorageParams", vod.clone(), "CloudVod"),
-    ];
+    let refused = [("StorageParams", vod.clone(), "CloudVod")];
     for (path, value, named) in refused {
         let params = with(create(), path, value);
         let got = bench.call("CreateCloudRecording", &params).await;

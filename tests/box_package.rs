@@ -90,7 +90,8 @@ async fn an_mp4_lies_beside_the_hls_with_every_packet_of_it() {
     let recording = Recording::of(&objects, &task);
     recording.assert_whole();
     let (video, audio) = (recording.lane("dr-wang", "video"), recording.lane("dr-wang", "audio"));
-    let there = [video.packets(probe::Stream::Video).concat().len(), audio.packets(probe::Stream::Audio).concat().len()];
+    let there =
+        [video.packets(probe::Stream::Video).concat().len(), audio.packets(probe::Stream::Audio).concat().len()];
     let here = packets(&files[0]);
     assert_eq!(here[0], there[0]);
     // an interruption is filled with silence, and nothing is missing

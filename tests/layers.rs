@@ -26,7 +26,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 const ABOVE_ALL: &[&str] = &["app", "demo", "main", "lib"];
 
 /// Parts of a module that another may name; without an entry: all of it.
-const ONLY_PARTS: &[(&str, &str, &[&str])] = &[("api", "media", &["whip"]), ("images", "media", &["stills"]), ("package", "media", &["stream_size"])];
+const ONLY_PARTS: &[(&str, &str, &[&str])] =
+    &[("api", "media", &["whip"]), ("images", "media", &["stills"]), ("package", "media", &["stream_size"])];
 
 /// The session's side of `media`; the recording side knows packets, not peers.
 const WEBRTC: &[&str] = &["media/whip", "media/mux", "media/peer", "media/session", "media/publish"];

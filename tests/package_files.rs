@@ -10,9 +10,7 @@ use holdfast::model::package::{Container, Limits};
 use holdfast::model::segment::LocalName;
 use holdfast::model::{Codec, LaneKind};
 use packing::{Shelf, boxes, nals, no_limits, played, record, seconds, sounds};
-use recording::{
-    Site, Told, beeps, brightness, complaints, flash_starts, flashes, h264, opus, times, tone_starts,
-};
+use recording::{Site, Told, beeps, brightness, complaints, flash_starts, flashes, h264, opus, times, tone_starts};
 
 /// A tick of 90 kHz, as ffprobe rounds it.
 const TICK: f64 = 0.000_03;
@@ -37,7 +35,12 @@ fn assert_same_times(ts: &Path, mp4: &Path, stream: &str) -> f64 {
     assert_eq!(there.len(), here.len(), "{stream}");
     let by = there[0].0 - here[0].0;
     for (a, b) in there.iter().zip(&here) {
-        assert!((a.0 - b.0 - by).abs() <= 2.0 * TICK + 1.0 / 48_000.0, "{stream}: {} in the segments, {}", a.0 - by, b.0);
+        assert!(
+            (a.0 - b.0 - by).abs() <= 2.0 * TICK + 1.0 / 48_000.0,
+            "{stream}: {} in the segments, {}",
+            a.0 - by,
+            b.0
+        );
         assert!(stream == "a" || a.1 == b.1, "{stream}: keyframes");
     }
     by
@@ -94,10 +97,8 @@ fn a_gap_is_kept_as_time_and_filled_as_asked() {
         ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=30 ! rtph264pay pt=96 mtu=1200";
     for (run, from) in [(0, 0), (1, 9_000)] {
         let (video, audio) = (site.publish(Codec::H264), site.publish(Codec::Opus));
-        let tracks = vec![
-            (LaneKind::Video, video, recording::packets(bright, from)),
-            (LaneKind::Audio, audio, opus(100, from)),
-        ];
+        let tracks =
+            vec![(LaneKind::Video, video, recording::packets(bright, from)), (LaneKind::Audio, audio, opus(100, from))];
         for told in record(&mut site, run, tracks) {
             shelf.take(&dir, 0, &told.segments);
         }
@@ -125,7 +126,9 @@ fn a_gap_is_kept_as_time_and_filled_as_asked() {
     let frames = packing::frames_of_adts(&std::fs::read(&files[0]).expect("it was written"));
     let length = frames.len() as f64 * 1024.0 / 48_000.0;
     assert!((length - 11.0).abs() < 0.1, "{length} s of sound, the gap with it");
-    assert_eq!(complaints(&files[0]), "");
+    // ffmpeg says of every such file that it guesses its length
+    let said = complaints(&files[0]);
+    assert!(said.lines().all(|line| line.contains("Estimating duration from bitrate")), "{said}");
 }
 
 #[test]
@@ -160,8 +163,7 @@ fn a_size_that_changes_and_a_life_after_a_restart_go_on_in_the_same_file() {
 fn limits_of_length_and_size_split_at_keyframes() {
     let mut site = Site::new();
     let (video, audio) = (site.publish(Codec::H264), site.publish(Codec::Opus));
-    let tracks =
-        vec![(LaneKind::Video, video, h264(360, (320, 180), 30, 0)), (LaneKind::Audio, audio, opus(600, 0))];
+    let tracks = vec![(LaneKind::Video, video, h264(360, (320, 180), 30, 0)), (LaneKind::Audio, audio, opus(600, 0))];
     let told = record(&mut site, 0, tracks);
     let dir = site.dir.path().to_owned();
     let mut shelf = Shelf::new();
@@ -187,7 +189,10 @@ fn limits_of_length_and_size_split_at_keyframes() {
         assert_eq!(files.iter().flat_map(|f| nals(f)).collect::<Vec<_>>(), all_nals);
         assert_eq!(files.iter().flat_map(|f| sounds(f)).collect::<Vec<_>>(), all_sounds);
         let pairs = packed.files.windows(2);
-        assert!(pairs.into_iter().all(|pair| pair[0].0.end.0.abs_diff(pair[1].0.start.0) < 45_000), "one after another");
+        assert!(
+            pairs.into_iter().all(|pair| pair[0].0.end.0.abs_diff(pair[1].0.start.0) < 45_000),
+            "one after another"
+        );
     }
 }
 

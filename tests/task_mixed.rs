@@ -313,10 +313,9 @@ impl World {
                     self.lists.insert(object.clone(), text);
                     fates.push(Fate::PlaylistUploaded { object, version });
                 }
-                Effect::Package(_)
-                | Effect::SpoolPackage { .. }
-                | Effect::PackageSettled { .. }
-                | Effect::LetGo => panic!("hls alone is not packed"),
+                Effect::Package(_) | Effect::SpoolPackage { .. } | Effect::PackageSettled { .. } | Effect::LetGo => {
+                    panic!("hls alone is not packed")
+                }
                 Effect::Forget => assert_eq!(self.task.phase, Phase::Done),
             }
         }

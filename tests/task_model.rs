@@ -231,10 +231,9 @@ impl World {
                 }
                 Effect::ChangeScene { .. } => panic!("single streams have no scene"),
                 Effect::FetchImage { .. } => panic!("single streams show no image"),
-                Effect::Package(_)
-                | Effect::SpoolPackage { .. }
-                | Effect::PackageSettled { .. }
-                | Effect::LetGo => panic!("hls alone is not packed"),
+                Effect::Package(_) | Effect::SpoolPackage { .. } | Effect::PackageSettled { .. } | Effect::LetGo => {
+                    panic!("hls alone is not packed")
+                }
                 Effect::Forget => {
                     assert_eq!(self.task.phase, Phase::Done);
                     self.forgotten = true;

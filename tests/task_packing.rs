@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use holdfast::model::event::{EventBody, LeaveCode};
 use holdfast::model::package::{Container, LONGEST, Output, Packed, PackedFile};
-use holdfast::model::recording::{
-    Destination, Fate, MediaFilter, RecordingSpec, StreamType, Subscription, Vendor,
-};
+use holdfast::model::recording::{Destination, Fate, MediaFilter, RecordingSpec, StreamType, Subscription, Vendor};
 use holdfast::model::room::{Room, Track};
 use holdfast::model::segment::{ClosedSegment, LocalName};
 use holdfast::model::task::{Effect, Found, Input, Phase, Policy, RecordingTask, Shape};
@@ -80,7 +78,8 @@ impl World {
         room.track_up(SessionId(1), TrackKind::Audio, Track { id: TrackId(1), codec: Codec::Opus });
         let effects = self.task.reconcile(&room, self.now);
         self.perform(effects);
-        let run = self.effects.iter().find_map(|e| if let Effect::StartLane { run, .. } = e { Some(run) } else { None });
+        let run =
+            self.effects.iter().find_map(|e| if let Effect::StartLane { run, .. } = e { Some(run) } else { None });
         let run: LaneRun = run.expect("a lane starts").clone();
         for index in 0..2 {
             let segment = ClosedSegment {
@@ -128,7 +127,9 @@ impl World {
         let one = |effect: &Effect| {
             let Effect::Announce(event) = effect else { return None };
             Some(match &event.body {
-                EventBody::UploadStop { status } | EventBody::Mp4Stop { status, .. } => (event.body.event_type(), *status),
+                EventBody::UploadStop { status } | EventBody::Mp4Stop { status, .. } => {
+                    (event.body.event_type(), *status)
+                }
                 _ => (event.body.event_type(), 0),
             })
         };
@@ -197,7 +198,11 @@ fn beside_hls_the_file_is_packed_at_once_and_told_when_it_is_there() {
     assert!(matches!(world.task.phase, Phase::Draining { .. }), "the file is not there yet");
     world.apply(packed(&["a.mp4"]));
     world.apply(packed(&["a.mp4"]));
-    assert_eq!(world.count(|e| matches!(e, Effect::SpoolPackage { .. })), 1, "an answer that was not asked for is none");
+    assert_eq!(
+        world.count(|e| matches!(e, Effect::SpoolPackage { .. })),
+        1,
+        "an answer that was not asked for is none"
+    );
     world.apply(up("a.mp4"));
     assert_eq!(world.told().last(), Some(&(310, 0)));
     assert_eq!(world.task.phase, Phase::Done);
@@ -213,7 +218,10 @@ fn alone_it_is_what_305_speaks_of_and_no_list_is_told() {
     world.apply(up("a_1.mp4"));
     world.wait(Policy::default().grace);
     world.wait(Duration::from_secs(1));
-    assert_eq!(world.told().iter().filter(|(event, _)| *event >= 303).collect::<Vec<_>>(), [&(303, 0), &(310, 1), &(305, 1)]);
+    assert_eq!(
+        world.told().iter().filter(|(event, _)| *event >= 303).collect::<Vec<_>>(),
+        [&(303, 0), &(310, 1), &(305, 1)]
+    );
     world.apply(up("a_2.mp4"));
     assert_eq!(world.told()[world.told().len() - 2..], [(310, 0), (305, 2)]);
     assert_eq!(world.count(|e| matches!(e, Effect::PublishPlaylist { .. })), 0);
@@ -229,7 +237,10 @@ fn nothing_that_could_be_packed_is_a_failure_and_nothing_recorded_is_none() {
     world.record(false);
     let broken = world.pieces.values().map(|p| (holdfast::model::package::local_file(p), "torn".to_owned())).collect();
     world.apply(Input::Fate(Fate::Packaged(Packed { files: vec![], broken })));
-    assert_eq!(world.told().iter().filter(|(event, _)| *event >= 305).collect::<Vec<_>>(), [&(308, 0), &(308, 0), &(310, 2), &(305, 1)]);
+    assert_eq!(
+        world.told().iter().filter(|(event, _)| *event >= 305).collect::<Vec<_>>(),
+        [&(308, 0), &(308, 0), &(310, 2), &(305, 1)]
+    );
     assert_eq!(world.task.phase, Phase::Done);
 
     let mut world = World::new(Output::Mp4);
@@ -253,7 +264,10 @@ fn a_restart_goes_on_with_what_is_on_the_shelf_and_plans_what_is_not() {
         assert_eq!(world.count(|e| matches!(e, Effect::Package(_))), 1, "it does not any more");
         world.apply(packed(&["a_1.mp4", "a_2.mp4"]));
         let again: Vec<&Effect> = world.effects.iter().filter(|e| matches!(e, Effect::SpoolPackage { .. })).collect();
-        assert!(matches!(again[..], [Effect::SpoolPackage { object, .. }] if object == "a_2.mp4"), "never twice: {again:?}");
+        assert!(
+            matches!(again[..], [Effect::SpoolPackage { object, .. }] if object == "a_2.mp4"),
+            "never twice: {again:?}"
+        );
         world.apply(up("a_2.mp4"));
         assert_eq!(world.told()[world.told().len() - 2..], [(310, 0), (305, 0)]);
         assert_eq!(world.task.phase, Phase::Done);

@@ -509,14 +509,7 @@ impl Line {
 
     /// A playlist, unless one went last and a segment waits: neither starves the other. While the destination fails, one
     /// file at a time finds out whether it is back.
-    fn pick(
-        &self,
-        now: Duration,
-        per_line: usize,
-        segments: bool,
-        playlists: bool,
-        packages: bool,
-    ) -> Option<Pick> {
+    fn pick(&self, now: Duration, per_line: usize, segments: bool, playlists: bool, packages: bool) -> Option<Pick> {
         if self.not_before > now || (self.failures > 0 && self.in_flight > 0) {
             return None;
         }

@@ -228,9 +228,7 @@ pub fn order<'a>(
         of_groups.entry((user, piece.lane.media)).or_default().push(piece);
     }
     let groups = of_groups.into_iter().map(|((user, media), mut pieces)| {
-        pieces.sort_by(|a, b| {
-            (a.takeover, &a.lane, a.run, a.index).cmp(&(b.takeover, &b.lane, b.run, b.index))
-        });
+        pieces.sort_by(|a, b| (a.takeover, &a.lane, a.run, a.index).cmp(&(b.takeover, &b.lane, b.run, b.index)));
         let room = room_stem(spec.app, &spec.room);
         let stem = match &user {
             Some(user) => format!("{room}__UserId_s_{}__UserId_e_{media}", encode_id(user)),

@@ -98,7 +98,9 @@ pub fn segment_name(app: SdkAppId, room: &RoomId, takeover: u8, lane: &Lane, sta
 /// What a file in a task's folder is, whatever happens to its name: a segment stays itself while its name gets its
 /// length, and when its task moves its start. Sealed files are bound to it.
 pub fn identity(task: &TaskId, file_name: &str) -> String {
-    let name = [LOST_SUFFIX, UNFINISHED, KEPT_SUFFIX].iter().fold(file_name, |name, end| name.strip_suffix(end).unwrap_or(name));
+    let name = [LOST_SUFFIX, UNFINISHED, KEPT_SUFFIX]
+        .iter()
+        .fold(file_name, |name, end| name.strip_suffix(end).unwrap_or(name));
     match LocalName::parse(name) {
         Some(LocalName { lane, run, index, .. }) => format!("{task}/{}_r{run}_i{index}", local_lane(&lane)),
         None => format!("{task}/{name}"),

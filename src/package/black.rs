@@ -56,8 +56,9 @@ impl Black {
         // no_output_of_prior_pics, long_term_reference; QP delta 0; no deblocking
         slice.fixed(1, 0).fixed(1, 0).golomb(0).golomb(1);
         slice.golomb(I_PCM).align();
-        (0..256).for_each(|_| drop(slice.fixed(8, LUMA)));
-        (0..128).for_each(|_| drop(slice.fixed(8, CHROMA)));
+        for sample in 0..384 {
+            slice.fixed(8, if sample < 256 { LUMA } else { CHROMA });
+        }
         for block in 1..blocks {
             slice.golomb(I_16X16_DC).golomb(0).golomb(0);
             // no coefficients, in the table that the raw neighbour (16 of them) asks for

@@ -7,9 +7,9 @@
 
 use mp4_atom::esds::{DecoderConfig, DecoderSpecific, EsDescriptor, SLConfig};
 use mp4_atom::{
-    Audio, Avc1, Avcc, AvccExt, Co64, Codec, Ctts, CttsEntry, Dinf, Dref, DrefEntry, Edts, Elst, ElstEntry, Encode, Esds, FourCC,
-    Ftyp, Hdlr, Mdhd, Mdia, Minf, Moov, Mp4a, Mvhd, Smhd,
-    Stbl, Stco, Stsc, StscEntry, Stsd, Stss, Stsz, StszSamples, Stts, SttsEntry, Tkhd, Trak, Url, Visual, Vmhd,
+    Audio, Avc1, Avcc, AvccExt, Co64, Codec, Ctts, CttsEntry, Dinf, Dref, DrefEntry, Edts, Elst, ElstEntry, Encode,
+    Esds, FourCC, Ftyp, Hdlr, Mdhd, Mdia, Minf, Moov, Mp4a, Mvhd, Smhd, Stbl, Stco, Stsc, StscEntry, Stsd, Stss, Stsz,
+    StszSamples, Stts, SttsEntry, Tkhd, Trak, Url, Visual, Vmhd,
 };
 
 use super::black::Black;
@@ -165,9 +165,8 @@ impl Tracks {
     fn picture_trak(&self, id: u32, late: i64, created: u64, offsets: (Option<Stco>, Option<Co64>)) -> Trak {
         let track = &self.pictures;
         let length = unsigned(track.end - track.first.unwrap_or(track.end));
-        let size = track.descriptions.iter().fold((0, 0), |most: (u32, u32), d| {
-            (most.0.max(d.size.0), most.1.max(d.size.1))
-        });
+        let size =
+            track.descriptions.iter().fold((0, 0), |most: (u32, u32), d| (most.0.max(d.size.0), most.1.max(d.size.1)));
         let reordered = track.offsets.0.iter().any(|(_, offset)| *offset != 0);
         let ctts = reordered.then(|| Ctts {
             entries: (track.offsets.0.iter())
@@ -237,8 +236,7 @@ fn trak(tkhd: Tkhd, late: i64, length: u64, mdia: Mdia) -> Trak {
 }
 
 fn mdia(handler: &[u8; 4], name: &str, timescale: u32, duration: u64, created: u64, minf: Minf) -> Mdia {
-    let mdhd =
-        Mdhd { creation_time: created, modification_time: created, timescale, duration, language: "und".into() };
+    let mdhd = Mdhd { creation_time: created, modification_time: created, timescale, duration, language: "und".into() };
     Mdia { mdhd, hdlr: Hdlr { handler: FourCC::new(handler), name: name.into() }, minf }
 }
 
@@ -305,8 +303,12 @@ fn mp4a(coding: Coding) -> Mp4a {
         sample_size: 16,
         sample_rate: u16::try_from(coding.rate()).unwrap_or(0).into(),
     };
-    let dec_specific =
-        DecoderSpecific { profile: coding.object, freq_index: coding.rate_index, chan_conf: coding.channels, raw: vec![] };
+    let dec_specific = DecoderSpecific {
+        profile: coding.object,
+        freq_index: coding.rate_index,
+        chan_conf: coding.channels,
+        raw: vec![],
+    };
     let dec_config = DecoderConfig {
         object_type_indication: 0x40,
         stream_type: 5,
@@ -326,4 +328,90 @@ fn mp4a(coding: Coding) -> Mp4a {
         sl_config: SLConfig::default(),
     };
     Mp4a { audio, esds: Esds { es_desc }, btrt: None, taic: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use mp4_atom::{Atom, Buf, Decode, Header};
+
+    use super::*;
+    use crate::package::tables::NewPicture;
+
+    /// So many pictures of this size, one a second, and as much sound.
+    fn layout(count: u32, bytes: u32) -> Layout {
+        let mut tracks = Tracks { pictures: PictureTrack::new(None), sounds: SoundTrack::new(false) };
+        let coding = Coding { object: 2, rate_index: 3, channels: 2 };
+        for index in 0..count {
+            let at = i64::from(index) * TICKS;
+            let described =
+                Described { sps: vec![vec![0x67, 66, 0xc0, 30]], pps: vec![vec![0x68, 1]], size: (640, 360) };
+            let new = NewPicture { source: 0, index, pts: at, dts: at, key: index % 10 == 0, bytes };
+            tracks.pictures.add(new, (index % 10 == 0).then_some(described));
+            tracks.sounds.add(1, index, at, coding, 300);
+        }
+        tracks.finish(Timestamp::from_ms(1_800_000_000_000))
+    }
+
+    fn moov(layout: &Layout) -> Moov {
+        let mut head = &layout.head[..];
+        Ftyp::decode(&mut head).unwrap();
+        let moov = Moov::decode(&mut head).unwrap();
+        let header = Header::decode(&mut head).unwrap();
+        assert_eq!((header.kind, head.remaining()), (FourCC::new(b"mdat"), 0));
+        let media = layout.bytes - layout.head.len() as u64;
+        assert_eq!(header.size, Some(usize::try_from(media).unwrap()));
+        assert_eq!(Moov::KIND, FourCC::new(b"moov"));
+        moov
+    }
+
+    #[test]
+    fn offsets_have_64_bits_where_the_file_is_larger_than_32_can_say() {
+        for (count, wide) in [(80, false), (90, true)] {
+            let layout = layout(count, 50_000_000);
+            let moov = moov(&layout);
+            let [pictures, sounds] = &moov.trak[..] else { panic!("two tracks") };
+            for (trak, of_pictures) in [(pictures, true), (sounds, false)] {
+                let stbl = &trak.mdia.minf.stbl;
+                assert_eq!((stbl.stco.is_some(), stbl.co64.is_some()), (!wide, wide), "{count}");
+                let told: Vec<u64> = match (&stbl.stco, &stbl.co64) {
+                    (Some(stco), _) => stco.entries.iter().map(|at| u64::from(*at)).collect(),
+                    (None, Some(co64)) => co64.entries.clone(),
+                    (None, None) => panic!("no offsets"),
+                };
+                let mine = |chunk: &&Placed| matches!(chunk.from, From::Pictures { .. } | From::Black) == of_pictures;
+                let there: Vec<u64> = layout.chunks.iter().filter(mine).map(|chunk| chunk.at).collect();
+                assert_eq!(told, there);
+            }
+            let ends = layout.chunks.windows(2).all(|pair| pair[0].at + pair[0].bytes == pair[1].at);
+            assert!(ends && layout.chunks[0].at == layout.head.len() as u64, "chunks lie behind one another");
+            let last = layout.chunks.last().unwrap();
+            assert_eq!(last.at + last.bytes, layout.bytes);
+        }
+    }
+
+    #[test]
+    fn a_day_of_both_fits_in_some_tens_of_megabytes() {
+        let mut tracks = Tracks { pictures: PictureTrack::new(None), sounds: SoundTrack::new(false) };
+        let coding = Coding { object: 2, rate_index: 3, channels: 1 };
+        // an hour stands for the day, with times that never repeat
+        let hour = 3_600;
+        for index in 0..30 * hour {
+            let at = i64::from(index) * 3_000 + i64::from(index % 7);
+            let new = NewPicture {
+                source: index / 300,
+                index: index % 300,
+                pts: at,
+                dts: at,
+                key: index % 60 == 0,
+                bytes: 9_000,
+            };
+            tracks.pictures.add(new, None);
+        }
+        for index in 0..47 * hour {
+            tracks.sounds.add(index / 470, index % 470, i64::from(index) * 1_920, coding, 170);
+        }
+        let layout = tracks.finish(Timestamp::from_ms(0));
+        let kept = layout.head.len() + layout.chunks.len() * size_of::<Placed>();
+        assert!(kept * 24 < 80_000_000, "{} bytes a day", kept * 24);
+    }
 }

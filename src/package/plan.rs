@@ -25,11 +25,14 @@ const STEP: i64 = TICKS;
 /// What a picture lasts when there is no other to tell.
 const USUAL_PERIOD: i64 = 3_000;
 const LONGEST_PERIOD: i64 = TICKS / 2;
-/// The head of a file without its samples, black included, and what it has for each of them at most.
-const HEAD_BYTES: u64 = 16 * 1024;
+/// The head of a file without its samples, a black picture at its end, and what it has for each of them at most.
+const HEAD_BYTES: u64 = 16 * 1024 + BLACK_BYTES;
 const PICTURE_BYTES: u64 = 24;
 const SOUND_BYTES: u64 = 12;
+/// Chunks, for each second that was begun.
 const STEP_BYTES: u64 = 48;
+/// A black picture, and what describes it: of 4K it has 33 kB.
+const BLACK_BYTES: u64 = 40_000;
 /// Silence of one second, its tables included.
 const SILENCE_BYTES: u64 = 47 * 33;
 /// A time stamp that is so much behind the one before has not turned over.
@@ -321,6 +324,7 @@ struct Planning<'a> {
     /// Beginning of the file, unless it is the first, and an upper bound of its size.
     size: u64,
     heard: Option<i64>,
+    seen: Option<i64>,
     done: Vec<Done>,
 }
 
@@ -358,13 +362,15 @@ impl<'a> Planning<'a> {
             begun: None,
             size: HEAD_BYTES,
             heard: None,
+            seen: None,
             done: Vec::new(),
         }
     }
 
     fn run(&mut self, each: &mut dyn FnMut(&str)) {
         let Limits { length, bytes } = self.order.limits;
-        while let Some(unit) = self.unit(each) {
+        while let Some(mut unit) = self.unit(each) {
+            unit.bytes += STEP_BYTES * (1 + u64::try_from((unit.end - unit.start) / TICKS).unwrap_or(0));
             if let Some((start, _)) = self.begun
                 && (unit.end - start > ticks(length) || self.size + unit.bytes > bytes)
             {
@@ -389,7 +395,7 @@ impl<'a> Planning<'a> {
     fn unit(&mut self, each: &mut dyn FnMut(&str)) -> Option<Unit> {
         let seen = self.pictures.peek(&mut self.line, each).map(|next| next.time);
         let heard = self.sounds.peek(&mut self.line, each).map(|next| next.time);
-        let mut unit = Unit { bytes: STEP_BYTES, ..Unit::default() };
+        let mut unit = Unit::default();
         let until = match (seen, heard) {
             (None, None) => return None,
             (Some(seen), heard) if heard.is_none_or(|heard| seen <= heard) => {
@@ -421,6 +427,11 @@ impl<'a> Planning<'a> {
         while let Some(next) = self.pictures.peek(&mut self.line, each) {
             let Some(last) = unit.pictures.last() else {
                 unit.bytes += next.bytes + PICTURE_BYTES;
+                // there may be black before it
+                let black = self
+                    .seen
+                    .is_some_and(|seen| self.order.black_after.is_some_and(|after| next.time - seen >= ticks(after)));
+                unit.bytes += if black { BLACK_BYTES } else { 0 };
                 unit.pictures.extend(self.pictures.next.take());
                 continue;
             };
@@ -430,12 +441,14 @@ impl<'a> Planning<'a> {
             }
             if next.key {
                 unit.end = (last.time + period).min(next.time);
+                self.seen = Some(unit.end);
                 return unit.end;
             }
             unit.bytes += next.bytes + PICTURE_BYTES;
             unit.pictures.extend(self.pictures.next.take());
         }
         unit.end = unit.pictures.last().map_or(unit.start, |last| last.time + period);
+        self.seen = Some(unit.end);
         unit.end
     }
 
@@ -445,7 +458,7 @@ impl<'a> Planning<'a> {
         let container = self.order.container;
         let black_after = self.order.black_after.map(ticks);
         let tracks = std::mem::replace(&mut self.tracks, empty(container, black_after));
-        (self.size, self.heard, self.begun) = (HEAD_BYTES, None, None);
+        (self.size, self.begun) = (HEAD_BYTES, None);
         if tracks.is_empty() {
             return;
         }

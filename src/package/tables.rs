@@ -47,8 +47,14 @@ pub struct Chunk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
     /// So many-th source, from this unit on.
-    Pictures { source: u32, first: u32 },
-    Sounds { source: u32, first: u32 },
+    Pictures {
+        source: u32,
+        first: u32,
+    },
+    Sounds {
+        source: u32,
+        first: u32,
+    },
     Silence,
     Black,
 }

@@ -800,7 +800,10 @@ fn remove_folder(dir: &Path, task: &TaskId) -> Result<(), Error> {
         if name == folder::TASK {
             continue;
         }
-        if folder::is_ours(&name) || hold::is_of_packing(&name) || path.extension().is_some_and(|ext| ext == "lost" || ext == "tmp") {
+        if folder::is_ours(&name)
+            || hold::is_of_packing(&name)
+            || path.extension().is_some_and(|ext| ext == "lost" || ext == "tmp")
+        {
             fs::remove_file(&path).map_err(at(&path))?;
         } else {
             left += 1;

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::hold::PLAN_SUFFIX;
 use crate::model::TaskId;
 use crate::model::segment::{LocalName, UNFINISHED};
-use super::hold::PLAN_SUFFIX;
 use crate::store::records::{SpoolEntry, SpoolKind, SpoolState};
 
 /// A file in a task's folder.
@@ -108,7 +108,9 @@ pub fn plan(files: &[FoundFile], entries: &[SpoolEntry]) -> Vec<Step> {
         match LocalName::parse(&name) {
             Some(local) if local.duration.is_some() => adopted.push((task, local, Some(file.bytes))),
             Some(local) => adopted.push((task, local, None)),
-            None if name.ends_with(UNFINISHED) || is_playlist(&name) || name.ends_with(PLAN_SUFFIX) => steps.push(Step::Unlink { task, name }),
+            None if name.ends_with(UNFINISHED) || is_playlist(&name) || name.ends_with(PLAN_SUFFIX) => {
+                steps.push(Step::Unlink { task, name })
+            }
             None => steps.push(Step::Leave { task, name }),
         }
     }

@@ -134,7 +134,9 @@ pub struct SealedFile {
 #[serde(rename_all = "snake_case")]
 pub enum SpoolKind {
     Segment(ClosedSegment),
-    Playlist { version: u64 },
+    Playlist {
+        version: u64,
+    },
     /// A packed file: `file` holds its plan, `bytes` are those of what is made by it, `crc32` names its contents.
     Package,
 }

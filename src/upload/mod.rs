@@ -555,7 +555,9 @@ async fn sound(job: &UploadJob, part_bytes: Option<u64>) -> Result<(Arc<Mutex<In
 fn gone(job: &UploadJob) -> Broken {
     match job.entry().kind {
         SpoolKind::Playlist { .. } if job.is_superseded() => Broken::Superseded,
-        SpoolKind::Segment(_) | SpoolKind::Playlist { .. } | SpoolKind::Package => Broken::Local("the file is gone".into()),
+        SpoolKind::Segment(_) | SpoolKind::Playlist { .. } | SpoolKind::Package => {
+            Broken::Local("the file is gone".into())
+        }
     }
 }
 

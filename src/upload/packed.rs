@@ -97,9 +97,10 @@ impl Uploader {
                 return Ok(Went::On);
             }
         }
-        let all = record.parts.iter().fold(Md5::new(), |all, part| {
-            all.chain_update(hex::decode(&part.md5).unwrap_or_default())
-        });
+        let all = record
+            .parts
+            .iter()
+            .fold(Md5::new(), |all, part| all.chain_update(hex::decode(&part.md5).unwrap_or_default()));
         let expected = format!("{}-{count}", hex::encode(all.finalize()));
         self.complete_parts(job, line, parts, &record, &expected).await
     }

@@ -134,7 +134,12 @@ impl Uploader {
             .ok())
     }
 
-    pub(super) async fn begin(&self, entry: &SpoolEntry, part_bytes: u64, parts: &dyn PartStore) -> Result<PartsEntry, Broken> {
+    pub(super) async fn begin(
+        &self,
+        entry: &SpoolEntry,
+        part_bytes: u64,
+        parts: &dyn PartStore,
+    ) -> Result<PartsEntry, Broken> {
         let upload = parts.begin(&entry.object_key, content_type(&entry.object)).await?;
         tracing::info!(task = %entry.task, object = entry.object, bytes = entry.bytes, "a large file goes up in parts");
         let record = PartsEntry {

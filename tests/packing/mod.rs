@@ -116,7 +116,11 @@ pub fn piece(segment: &ClosedSegment, takeover: u8) -> Piece {
 }
 
 /// Records tracks in lanes of their own, all at once, until they end.
-pub fn record(site: &mut Site, run: u32, tracks: Vec<(LaneKind, Publisher, Vec<crate::recording::Frame>)>) -> Vec<Told> {
+pub fn record(
+    site: &mut Site,
+    run: u32,
+    tracks: Vec<(LaneKind, Publisher, Vec<crate::recording::Frame>)>,
+) -> Vec<Told> {
     let mut all = Vec::new();
     for (kind, publisher, frames) in tracks {
         let sound = kind == LaneKind::Audio;
@@ -146,7 +150,7 @@ pub fn nals(file: &Path) -> Vec<Vec<u8>> {
     let bsf: &[&str] = if file.extension().is_some_and(|e| e == "mp4") { &["-bsf:v", "h264_mp4toannexb"] } else { &[] };
     let args = [&["-v", "error", "-i", text(file), "-map", "0:v", "-c", "copy"], bsf, &["-f", "h264", "-"]].concat();
     let bytes = run("ffmpeg", &args);
-    let starts: Vec<usize> = memchr_find(&bytes);
+    let starts: Vec<usize> = starts_of_nals(&bytes);
     let ends = starts.iter().skip(1).map(|s| s - 3).chain([bytes.len()]);
     starts
         .iter()
@@ -161,7 +165,7 @@ pub fn nals(file: &Path) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn memchr_find(bytes: &[u8]) -> Vec<usize> {
+fn starts_of_nals(bytes: &[u8]) -> Vec<usize> {
     bytes.windows(3).enumerate().filter(|(_, w)| *w == [0, 0, 1]).map(|(at, _)| at + 3).collect()
 }
 
@@ -177,7 +181,8 @@ pub fn frames_of_adts(bytes: &[u8]) -> Vec<Vec<u8>> {
     while at + 7 <= bytes.len() {
         assert_eq!((bytes[at], bytes[at + 1] & 0xf0), (0xff, 0xf0), "ADTS at byte {at}");
         let header = if bytes[at + 1] & 1 == 1 { 7 } else { 9 };
-        let length = usize::from(bytes[at + 3] & 3) << 11 | usize::from(bytes[at + 4]) << 3 | usize::from(bytes[at + 5] >> 5);
+        let length =
+            usize::from(bytes[at + 3] & 3) << 11 | usize::from(bytes[at + 4]) << 3 | usize::from(bytes[at + 5] >> 5);
         frames.push(bytes[at + header..at + length].to_vec());
         at += length;
     }

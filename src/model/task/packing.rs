@@ -25,9 +25,7 @@ enum Stage {
     #[default]
     Unmade,
     /// The files are known.
-    Made {
-        at: Timestamp,
-    },
+    Made { at: Timestamp },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -146,9 +144,9 @@ impl RecordingTask {
         let before = std::mem::take(&mut self.packing.files);
         for (mut file, plan) in packed.files {
             // what is there already, and the same, is not sent again
-            file.uploaded = before.iter().any(|b| {
-                b.uploaded && (&b.object, b.bytes, b.crc32) == (&file.object, file.bytes, file.crc32)
-            });
+            file.uploaded = before
+                .iter()
+                .any(|b| b.uploaded && (&b.object, b.bytes, b.crc32) == (&file.object, file.bytes, file.crc32));
             if !file.uploaded {
                 let (object, bytes, crc32) = (file.object.clone(), file.bytes, file.crc32);
                 effects.push(Effect::SpoolPackage { object, bytes, crc32, plan });

@@ -163,8 +163,21 @@ impl RecordingTask {
     }
 
     fn from_shape(shape: Shape) -> RecordingTask {
-        let Shape { id, edition, spec, created, takeover, phase, took_up, next_run, seq_limit, lists, told, packing, .. } =
-            shape;
+        let Shape {
+            id,
+            edition,
+            spec,
+            created,
+            takeover,
+            phase,
+            took_up,
+            next_run,
+            seq_limit,
+            lists,
+            told,
+            packing,
+            ..
+        } = shape;
         let slice = |file: &str| {
             told.iter().any(|t| matches!(&t.body, EventBody::FileSlice { playlist, .. } if playlist == file))
         };
