@@ -129,8 +129,9 @@ pub(crate) fn crypto() {
 }
 
 /// Starts the box: memory, shelf, carriers, media, rooms, and the doors last.
-pub async fn start(config: Config) -> Result<RunningBox, Error> {
+pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     crypto();
+    keys::vod(&mut config)?;
     let config = Arc::new(config);
     let clock = wall_clock();
     let media_clock = MediaClock::new(Instant::now(), clock());

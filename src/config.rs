@@ -32,6 +32,7 @@ pub struct Config {
     pub storage: Storage,
     pub disk: Disk,
     pub upload: Upload,
+    pub vod: Vod,
     pub callbacks: Callbacks,
     pub images: Images,
     pub log: Log,
@@ -299,6 +300,45 @@ impl Upload {
     }
 }
 
+/// Tencent's VOD platform, for tasks with `CloudVod`. Its keys are the box's own: no task brings any.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vod {
+    /// Of the VOD API.
+    pub endpoint: String,
+    /// What calls of the API say as their region.
+    pub region: String,
+    pub secret_id: Option<String>,
+    pub secret_key: Option<Secret>,
+    /// A file that holds the secret key, in place of `secret_key`.
+    pub secret_key_file: Option<PathBuf>,
+    /// Name of a file in `$CREDENTIALS_DIRECTORY`, in place of both.
+    pub secret_key_credential: Option<String>,
+    /// Endpoint of the platform's storage in place of `https://cos.<region>.myqcloud.com`.
+    pub storage_endpoint: Option<String>,
+}
+
+impl Default for Vod {
+    fn default() -> Self {
+        Vod {
+            endpoint: "https://vod.tencentcloudapi.com".into(),
+            region: "ap-guangzhou".into(),
+            secret_id: None,
+            secret_key: None,
+            secret_key_file: None,
+            secret_key_credential: None,
+            storage_endpoint: None,
+        }
+    }
+}
+
+impl Vod {
+    /// Whether tasks can go there.
+    pub fn has_keys(&self) -> bool {
+        self.secret_id.is_some() && self.secret_key.is_some()
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Callbacks {
@@ -467,10 +507,21 @@ impl Config {
             self.spool.key_file.is_none() || self.spool.key_credential.is_none(),
             "spool.key_file and spool.key_credential exclude each other".into(),
         );
-        for name in self.spool.key_credential.iter().chain(&self.spool.old_key_credentials) {
+        let spool = self.spool.key_credential.iter().chain(&self.spool.old_key_credentials).map(|name| ("spool", name));
+        for (table, name) in spool.chain(self.vod.secret_key_credential.iter().map(|name| ("vod", name))) {
             let plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-            check(plain, format!("spool: '{name}' is not the name of a credential"));
+            check(plain, format!("{table}: '{name}' is not the name of a credential"));
         }
+        let vod = &self.vod;
+        let keys = [vod.secret_key.is_some(), vod.secret_key_file.is_some(), vod.secret_key_credential.is_some()];
+        let keys = keys.into_iter().filter(|given| *given).count();
+        check(keys <= 1, "vod.secret_key, .secret_key_file and .secret_key_credential exclude each other".into());
+        check(vod.secret_id.is_some() == (keys > 0), "vod.secret_id and its secret key go together".into());
+        let empty = vod.secret_id.as_ref().is_some_and(String::is_empty)
+            || vod.secret_key.as_ref().is_some_and(Secret::is_empty);
+        check(!empty, "vod.secret_id or vod.secret_key is empty".into());
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        check(plain(&vod.region), "vod.region holds other than letters, digits and -".into());
         let mut seen = BTreeSet::new();
         for (i, app) in self.apps.iter().enumerate() {
             check(app.sdk_app_id.0 != 0, format!("apps[{i}].sdk_app_id must not be 0"));
@@ -490,13 +541,16 @@ impl Config {
             check(!key.secret_key.is_empty(), format!("api_keys[{i}].secret_key is empty"));
             check(seen.insert(&key.secret_id), format!("api_keys[{i}].secret_id stands twice"));
         }
-        for (name, endpoint) in
-            [("s3_endpoint", &self.storage.s3_endpoint), ("cos_endpoint", &self.storage.cos_endpoint)]
-        {
+        for (name, endpoint) in [
+            ("storage.s3_endpoint", &self.storage.s3_endpoint),
+            ("storage.cos_endpoint", &self.storage.cos_endpoint),
+            ("vod.storage_endpoint", &self.vod.storage_endpoint),
+            ("vod.endpoint", &Some(self.vod.endpoint.clone())),
+        ] {
             let fits = endpoint.as_ref().is_none_or(|e| {
                 url::Url::parse(e).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host())
             });
-            check(fits, format!("storage.{name} is not an http or https address"));
+            check(fits, format!("{name} is not an http or https address"));
         }
         faults
     }

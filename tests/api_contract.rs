@@ -18,6 +18,7 @@ use holdfast::model::board::Overload;
 use holdfast::model::package::Output;
 use holdfast::model::recording::{MediaFilter, StreamType, Subscribers, Subscription, Vendor};
 use holdfast::model::signature::{PrivateMap, PrivateRoom, V1Method, gen_private_map_key, gen_user_sig, sign_v1};
+use holdfast::model::vod::Vod;
 use holdfast::model::{RoomId, RoomKey, Secret, Timestamp, UserId};
 use holdfast::rooms::Error;
 use serde_json::{Value, json};
@@ -319,6 +320,49 @@ async fn what_the_box_does_not_do_is_refused_after_all_else_was_found_good() {
     let by_key = json!({"SdkAppId": APP.0, "TaskId": "t", "RecorderKey": "k"});
     assert_eq!(bench.code("DescribeCloudRecording", &by_key).await, "UnsupportedOperation");
     assert!(bench.heard.lock().unwrap().is_empty(), "nothing of it reached the actor");
+}
+
+#[tokio::test]
+async fn vod_is_taken_where_the_box_has_keys_for_it() {
+    let mut config = Config { limits: generous(), ..door::config() };
+    config.vod.secret_id = Some("AKIDvod".into());
+    config.vod.secret_key = Some(Secret::new("vod-secret"));
+    let bench = Bench::with(config);
+    let asked = |vod: Value| with(create(), "StorageParams", json!({ "CloudVod": { "TencentVod": vod } }));
+    let full = json!({
+        "Procedure": "p", "ExpireTime": 86400, "StorageRegion": "ap-chongqing", "ClassId": 7, "SubAppId": 1500000001,
+        "SessionContext": "s", "SourceContext": "o", "MediaType": 3, "UserDefineRecordId": "rec-1_a",
+    });
+    assert_eq!(bench.code("CreateCloudRecording", &asked(full)).await, "ok");
+    let Heard::Create { spec, keys, .. } = bench.last() else { panic!("a Create") };
+    let vod = Vod {
+        procedure: Some("p".into()),
+        expire_seconds: 86400,
+        storage_region: Some("ap-chongqing".into()),
+        class_id: 7,
+        sub_app: Some(1500000001),
+        session_context: Some("s".into()),
+        source_context: Some("o".into()),
+        lists: true,
+        record_id: Some("rec-1_a".into()),
+    };
+    assert_eq!((spec.vod(), spec.output, spec.av_merge), (Some(&vod), Output::Mp4, true));
+    assert!(keys.access_key.is_empty() && keys.secret_key.is_empty(), "the box's own do");
+    let plain = with(create(), "StorageParams", json!({ "CloudVod": {} }));
+    assert_eq!(bench.code("CreateCloudRecording", &plain).await, "ok");
+    let Heard::Create { spec, .. } = bench.last() else { panic!("a Create") };
+    assert_eq!((spec.vod(), spec.output, spec.av_merge), (Some(&Vod::default()), Output::Mp4, false));
+    for (media_type, output, lists) in [(1, Output::Lists, true), (2, Output::Aac, false), (4, Output::Aac, true)] {
+        // OutputFormat means nothing here
+        let params = with(asked(json!({ "MediaType": media_type })), "RecordParams/OutputFormat", json!(1));
+        let params = with(params, "RecordParams/StreamType", json!(1));
+        assert_eq!(bench.code("CreateCloudRecording", &params).await, "ok");
+        let Heard::Create { spec, .. } = bench.last() else { panic!("a Create") };
+        assert_eq!((spec.output, spec.vod().map(|vod| vod.lists)), (output, Some(lists)), "{media_type}");
+        assert_eq!(spec.streams, StreamType::Audio);
+    }
+    let both = with(create(), "StorageParams/CloudVod", json!({}));
+    assert_eq!(bench.code("CreateCloudRecording", &both).await, "InvalidParameter.StorageParams");
 }
 
 #[tokio::test]

@@ -516,7 +516,7 @@ async fn what_is_required_is_told_by_its_name() {
         assert_eq!(code, format!("InvalidParameter.{list}"));
         assert_eq!(bench.code(CREATE, &with(full(), &path, json!({}))).await, format!("InvalidParameter.{list}"));
     }
-    // Other things the box does not do stay refused.
+    // Without keys of a VOD account there is no VOD.
     let vod = with(full(), "StorageParams", json!({ "CloudVod": { "TencentVod": {} } }));
     assert_eq!(bench.code(CREATE, &vod).await, "UnsupportedOperation");
 }

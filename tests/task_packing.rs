@@ -8,6 +8,7 @@ use holdfast::model::recording::{Destination, Fate, MediaFilter, RecordingSpec, 
 use holdfast::model::room::{Room, Track};
 use holdfast::model::segment::{ClosedSegment, LocalName};
 use holdfast::model::task::{Effect, Found, Input, Phase, Policy, RecordingTask, Shape};
+use holdfast::model::vod::{Media, Vod};
 use holdfast::model::{
     Codec, LaneKind, LaneRun, MediaId, RoomId, SdkAppId, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
 };
@@ -41,9 +42,13 @@ fn spec(output: Output) -> RecordingSpec {
 
 impl World {
     fn new(output: Output) -> World {
+        World::of(spec(output))
+    }
+
+    fn of(spec: RecordingSpec) -> World {
         let now = Timestamp::from_ms(1_800_000_000_000);
         let id = TaskId::from_random(b"0123456789abcdef");
-        let (task, effects) = RecordingTask::create(id, spec(output), Policy::default(), now);
+        let (task, effects) = RecordingTask::create(id, spec, Policy::default(), now);
         let mut world = World { task, now, effects: Vec::new(), shape: None, pieces: Default::default() };
         world.perform(effects);
         world
@@ -127,9 +132,10 @@ impl World {
         let one = |effect: &Effect| {
             let Effect::Announce(event) = effect else { return None };
             Some(match &event.body {
-                EventBody::UploadStop { status } | EventBody::Mp4Stop { status, .. } => {
-                    (event.body.event_type(), *status)
-                }
+                EventBody::UploadStop { status }
+                | EventBody::Mp4Stop { status, .. }
+                | EventBody::VodCommit { status, .. }
+                | EventBody::VodStop { status } => (event.body.event_type(), *status),
                 _ => (event.body.event_type(), 0),
             })
         };
@@ -177,6 +183,25 @@ fn file(object: &str) -> (PackedFile, String) {
 
 fn packed(objects: &[&str]) -> Input {
     Input::Fate(Fate::Packaged(Packed { files: objects.iter().map(|object| file(object)).collect(), broken: vec![] }))
+}
+
+/// To VOD, as `MediaType` says.
+fn vod(media_type: i64) -> RecordingSpec {
+    let (output, lists) = holdfast::model::vod::output(media_type);
+    let vod = Vod { lists, record_id: Some("visit".into()), ..Vod::default() };
+    let destination =
+        Destination { vendor: Vendor::Vod(Box::new(vod)), region: "".into(), bucket: "".into(), prefix: vec![] };
+    RecordingSpec { destination, ..spec(output) }
+}
+
+fn committed(object: &str) -> Input {
+    let media = Media { file_id: format!("id of {object}"), url: format!("http://vod/{object}") };
+    Input::Fate(Fate::VodCommitted { object: object.into(), media })
+}
+
+fn failed(object: &str, code: &str, refused: bool) -> Input {
+    let (code, message) = (code.into(), "as it said".into());
+    Input::Fate(Fate::VodFailed { object: object.into(), code, message, refused })
 }
 
 fn up(object: &str) -> Input {
@@ -284,4 +309,78 @@ fn a_source_that_changed_makes_a_new_plan_after_a_while() {
     world.wait(Policy::default().list_again);
     assert_eq!(world.count(|e| matches!(e, Effect::Package(_))), 2);
     assert!(world.told().contains(&(308, 0)));
+}
+
+#[test]
+fn of_vod_every_file_is_told_and_then_the_task_and_nothing_else() {
+    for index in [true, false] {
+        let mut world = World::of(vod(0));
+        world.record(false);
+        assert!(world.task.files().is_empty());
+        world.apply(packed(&["a_1.mp4", "a_2.mp4"]));
+        world.apply(committed("a_1.mp4"));
+        assert_eq!(world.told(), [(301, 0), (302, 0), (311, 0)]);
+        world.restart(index, &["a_2.mp4"]);
+        world.apply(committed("a_1.mp4"));
+        world.apply(committed("a_2.mp4"));
+        assert_eq!(world.told(), [(311, 0), (312, 0)], "each once");
+        assert_eq!(world.task.phase, Phase::Done);
+        assert_eq!(world.count(|e| matches!(e, Effect::LetGo | Effect::Forget)), 2);
+    }
+}
+
+#[test]
+fn of_vod_what_is_late_or_refused_is_told_so_and_once_more_when_it_arrives() {
+    let mut world = World::of(vod(0));
+    world.record(false);
+    world.apply(packed(&["a_1.mp4", "a_2.mp4"]));
+    world.apply(failed("a_1.mp4", "InternalError", false));
+    world.apply(failed("a_2.mp4", "InvalidParameterValue.ClassId", true));
+    let events = |world: &World| world.told().into_iter().filter(|(event, _)| *event > 308).collect::<Vec<_>>();
+    assert_eq!(events(&world), [(311, 2)]);
+    world.wait(Policy::default().grace);
+    assert_eq!(events(&world), [(311, 2), (311, 1), (312, 1)]);
+    world.wait(Policy::default().grace);
+    assert_eq!(events(&world).len(), 3, "once");
+    let bodies: Vec<serde_json::Value> = (world.effects.iter())
+        .filter_map(|e| if let Effect::Announce(event) = e { Some(event.to_json(world.now)) } else { None })
+        .map(|text| serde_json::from_str(&text).unwrap())
+        .filter(|event: &serde_json::Value| event["EventType"] == 311)
+        .map(|event| event["EventInfo"]["Payload"].clone())
+        .collect();
+    let payload = |status: u8, why: &str, name: &str| {
+        let vod = serde_json::json!({"UserId": "ann", "TrackType": "audio", "MediaId": "main", "CacheFile": name});
+        serde_json::json!({"Status": status, "Errmsg": why, "TencentVod": vod})
+    };
+    assert_eq!(
+        bodies,
+        [
+            payload(2, "InvalidParameterValue.ClassId: as it said", "visit__UserDefine_u_a_2.mp4"),
+            payload(1, "InternalError: as it said", "visit__UserDefine_u_a_1.mp4"),
+        ]
+    );
+    world.restart(true, &["a_1.mp4", "a_2.mp4"]);
+    world.apply(failed("a_1.mp4", "InternalError", false));
+    world.wait(Policy::default().grace);
+    assert_eq!(events(&world), [], "nor after a restart");
+    world.apply(committed("a_1.mp4"));
+    world.apply(committed("a_2.mp4"));
+    assert_eq!(events(&world), [(311, 0), (311, 0), (312, 0)]);
+    assert_eq!(world.task.phase, Phase::Done);
+}
+
+#[test]
+fn of_vod_lists_are_asked_for_where_they_are_wanted() {
+    for (media_type, groups, lists) in [(0, 1, 0), (1, 0, 1), (2, 1, 0), (3, 1, 1), (4, 1, 1)] {
+        let mut world = World::of(vod(media_type));
+        world.record(false);
+        let order = world.effects.iter().find_map(|e| if let Effect::Package(order) = e { Some(order) } else { None });
+        let order = order.expect("it is packed");
+        assert_eq!((order.groups.len(), order.lists.len()), (groups, lists), "{media_type}");
+        assert_eq!(world.count(|e| matches!(e, Effect::PublishPlaylist { .. })), 0);
+    }
+    let mut world = World::of(vod(1));
+    world.apply(Input::Stop(LeaveCode::Stopped));
+    world.apply(packed(&[]));
+    assert_eq!(world.told(), [(301, 0), (302, 0), (312, 0)], "nothing was recorded");
 }

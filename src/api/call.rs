@@ -338,6 +338,12 @@ async fn perform(inner: &Inner, call: Call) -> Result<Answer, ApiError> {
     match call {
         Call::Create(order) => {
             check_tickets(inner, &order)?;
+            if order.spec.vod().is_some() && !inner.door.config.vod.has_keys() {
+                return Err(ApiError::unsupported(
+                    "StorageParams.CloudVod needs the keys of a VOD account, and this box has none: set vod.secret_id and \
+                     vod.secret_key in its configuration, or give StorageParams.CloudStorage",
+                ));
+            }
             let CreateOrder { spec, keys, user_sig, .. } = *order;
             let task_id = rooms.create(spec, keys, user_sig).await?;
             Ok(Answer::Task(TaskAnswer { task_id }))

@@ -3,7 +3,7 @@
 //! Owns: what fields mean together, the conversion both ways. Must not touch: single fields (`schema`), pictures and
 //! their places (`mix`), HTTP, the actor.
 //! Law: a request is well-formed first and possible second: what the box does not do is refused with
-//! `UnsupportedOperation` after everything else was found good, never taken and ignored. Keys and tickets leave here as
+//! `UnsupportedOperation` after everything else was found good, never taken and ignored (`call`). Keys and tickets leave here as
 //! `Secret`s.
 //! Source: API.md §1.
 
@@ -21,6 +21,7 @@ use crate::model::package::{Container, Output};
 use crate::model::recording::{
     Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
 };
+use crate::model::vod::{self, Vod};
 use crate::model::{BadId, RoomKey, SdkAppId, Secret, TaskId, UserId};
 use crate::rooms::{TaskStatus, TaskView};
 
@@ -170,7 +171,7 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
     let stream_type = record.int("StreamType", 0);
 
     let storage = given.object("StorageParams");
-    match (storage.has("CloudStorage"), storage.has("CloudVod")) {
+    let vod = match (storage.has("CloudStorage"), storage.has("CloudVod")) {
         (true, true) => {
             return Err(ApiError::invalid(
                 "StorageParams",
@@ -179,9 +180,9 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
             ));
         }
         (false, false) => return Err(ApiError::missing("CloudStorage", "StorageParams.CloudStorage")),
-        (false, true) => vod(storage.object("CloudVod").object("TencentVod"), stream_type)?,
-        (true, false) => {}
-    }
+        (false, true) => Some(vod(storage.object("CloudVod").object("TencentVod"), stream_type)?),
+        (true, false) => None,
+    };
     let cloud = storage.object("CloudStorage");
     let prefix = cloud.texts("FileNamePrefix");
     // Task id and file name come behind it, and an object key ends at 1024 bytes.
@@ -192,8 +193,13 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
             "must be at most 512 bytes long when joined",
         ));
     }
-    let output = output(record, stream_type)?;
-    refuse_what_is_not_done(storage)?;
+    let (output, vendor) = match vod {
+        // OutputFormat means nothing to VOD (API.md §1.5)
+        Some((output, vod)) => (output, Vendor::Vod(Box::new(vod))),
+        None => (output(record, stream_type)?, if cloud.int("Vendor", 0) == 1 { Vendor::S3 } else { Vendor::Cos }),
+    };
+    // one address for each user: sound and picture are in one file
+    let lists = matches!(&vendor, Vendor::Vod(vod) if vod.lists);
     let spec = RecordingSpec {
         app: given.app(),
         room,
@@ -213,13 +219,13 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
         },
         subscription,
         max_idle: Duration::from_secs(record.int("MaxIdleTime", 30).unsigned_abs()),
-        av_merge: record.int("AvMerge", 0) == 1,
+        av_merge: record.int("AvMerge", 0) == 1 || lists,
         fill_black: record.int("FillType", 0) == 1,
         call_expiry: Duration::from_secs(given.int("ResourceExpiredHour", 72).unsigned_abs() * 3600),
         output,
         file_length: Duration::from_secs(record.int("MaxMediaFileDuration", 1440).unsigned_abs() * 60),
         destination: Destination {
-            vendor: if cloud.int("Vendor", 0) == 1 { Vendor::S3 } else { Vendor::Cos },
+            vendor,
             region: cloud.text("Region").to_owned(),
             bucket: cloud.text("Bucket").to_owned(),
             prefix,
@@ -253,16 +259,6 @@ fn output(record: Fields<'_>, stream_type: i64) -> Result<Output, ApiError> {
     Ok(output)
 }
 
-/// What is well-formed, and not (yet) within the box's power.
-fn refuse_what_is_not_done(storage: Fields<'_>) -> Result<(), ApiError> {
-    if storage.has("CloudVod") {
-        return Err(ApiError::unsupported(
-            "StorageParams.CloudVod is not done by this version of the box: give StorageParams.CloudStorage",
-        ));
-    }
-    Ok(())
-}
-
 /// Allow and deny list of one kind exclude each other; an empty list is as good as none (API.md §1.6).
 fn subscription(given: Fields<'_>) -> Result<Subscription, ApiError> {
     Ok(Subscription {
@@ -285,8 +281,8 @@ fn subscribers(given: Fields<'_>, allow: &'static str, deny: &'static str) -> Re
     }
 }
 
-/// Two formats are for recordings of sound alone (API.md §1.7).
-fn vod(given: Fields<'_>, stream_type: i64) -> Result<(), ApiError> {
+/// What goes to VOD. Two formats are for recordings of sound alone (API.md §1.7).
+fn vod(given: Fields<'_>, stream_type: i64) -> Result<(Output, Vod), ApiError> {
     if matches!(given.int("MediaType", 0), 2 | 4) && stream_type != 1 {
         return Err(ApiError::invalid(
             "MediaType",
@@ -294,7 +290,20 @@ fn vod(given: Fields<'_>, stream_type: i64) -> Result<(), ApiError> {
             "must not be 2 or 4 unless StreamType is 1",
         ));
     }
-    Ok(())
+    let (output, lists) = vod::output(given.int("MediaType", 0));
+    let text = |name: &str| given.filled(name).map(str::to_owned);
+    let vod = Vod {
+        procedure: text("Procedure"),
+        expire_seconds: given.int("ExpireTime", 0).unsigned_abs(),
+        storage_region: text("StorageRegion"),
+        class_id: given.int("ClassId", 0),
+        sub_app: Some(given.int("SubAppId", 0)).filter(|id| *id != 0),
+        session_context: text("SessionContext"),
+        source_context: text("SourceContext"),
+        lists,
+        record_id: text("UserDefineRecordId"),
+    };
+    Ok((output, vod))
 }
 
 /// What stands in `Response` beside `RequestId`.

@@ -1,4 +1,4 @@
-//! The keys of the shelf, as the configuration names them.
+//! The keys of the shelf and of the VOD account, as the configuration names them.
 //!
 //! Owns: reading key files and systemd's credentials. Must not touch: what keys are used for.
 //! Law: a key that is configured and cannot be had is an error: nothing is ever written plain because of it. No error
@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::Error;
 use crate::config::Config;
+use crate::model::Secret;
 use crate::vault::{Key, Vault};
 
 /// More than any key is long: a device or a film in its place is not read to its end.
@@ -38,10 +39,27 @@ pub fn vault(config: &Config) -> Result<Vault, Error> {
     Ok(Vault::new(current, old))
 }
 
+/// Reads the VOD account's secret key where the configuration only says where it is. Blocks.
+pub fn vod(config: &mut Config) -> Result<(), Error> {
+    let vod = &mut config.vod;
+    let (setting, path) = match (&vod.secret_key_file, &vod.secret_key_credential) {
+        (Some(file), _) => ("vod.secret_key_file", file.clone()),
+        (None, Some(name)) => ("vod.secret_key_credential", credential(name)?),
+        (None, None) => return Ok(()),
+    };
+    let failed = |why: String| Error::Start { what: setting, why: format!("{}: {why}", path.display()) };
+    let bytes = read(&path).map_err(|e| failed(e.to_string()))?;
+    let text =
+        std::str::from_utf8(&bytes).map(str::trim).ok().filter(|text| text.bytes().all(|b| b.is_ascii_graphic()));
+    let text = text.filter(|text| !text.is_empty());
+    vod.secret_key = Some(Secret::new(text.ok_or_else(|| failed(format!("{} bytes that are no key", bytes.len())))?));
+    Ok(())
+}
+
 /// Where systemd puts a credential, one sealed to the board's TPM by systemd-creds too.
 fn credential(name: &str) -> Result<PathBuf, Error> {
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| Error::Start {
-        what: "key of the spool",
+        what: "a key of the configuration",
         why: format!("the credential '{name}' is asked for, and systemd gave none (no CREDENTIALS_DIRECTORY)"),
     })?;
     Ok(Path::new(&folder).join(name))
@@ -49,18 +67,19 @@ fn credential(name: &str) -> Result<PathBuf, Error> {
 
 fn key(setting: &'static str, path: &Path) -> Result<Key, Error> {
     let failed = |why: String| Error::Start { what: setting, why: format!("{}: {why}", path.display()) };
-    let read = || -> std::io::Result<(Vec<u8>, u32)> {
-        let file = std::fs::File::open(path)?;
-        let mode = file.metadata()?.permissions().mode();
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::Read::take(file, MOST_BYTES), &mut bytes)?;
-        Ok((bytes, mode))
-    };
-    let (bytes, mode) = read().map_err(|e| failed(e.to_string()))?;
+    let bytes = read(path).map_err(|e| failed(e.to_string()))?;
+    Key::parse(&bytes).map_err(|why| failed(format!("{} bytes: {why}", bytes.len())))
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let file = std::fs::File::open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, MOST_BYTES), &mut bytes)?;
     if mode & 0o077 != 0 {
         warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "a key can be read by others than its owner");
     }
-    Key::parse(&bytes).map_err(|why| failed(format!("{} bytes: {why}", bytes.len())))
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::package::PackedFile;
+use super::vod::Media;
 use super::{LaneKind, RoomId, SdkAppId, TaskId, Timestamp, UserId};
 
 /// Why the recorder left (302's `LeaveCode`).
@@ -63,6 +64,10 @@ pub enum EventBody {
     ImageError { url: String },
     /// 310: 0 all packed files are there, 1 at least one is left behind, 2 none could be made
     Mp4Stop { status: u8, files: Vec<PackedFile> },
+    /// 311: 0 VOD has the file, 1 it is left behind, 2 VOD refused it; `name` is the recording's own
+    VodCommit { status: u8, why: String, name: String, file: PackedFile, media: Option<Media> },
+    /// 312: 0 all files are on VOD, 1 some are not
+    VodStop { status: u8 },
 }
 
 impl EventBody {
@@ -78,6 +83,8 @@ impl EventBody {
             EventBody::UploadError { .. } => 308,
             EventBody::ImageError { .. } => 309,
             EventBody::Mp4Stop { .. } => 310,
+            EventBody::VodCommit { .. } => 311,
+            EventBody::VodStop { .. } => 312,
         }
     }
 
@@ -96,7 +103,11 @@ impl EventBody {
             EventBody::FileSlice { .. } => 3,
             EventBody::UploadStart { .. } => 4,
             EventBody::RecorderStart { .. } | EventBody::Failover => 5,
-            EventBody::RecorderStop { .. } | EventBody::UploadStop { .. } | EventBody::Mp4Stop { .. } => 6,
+            EventBody::RecorderStop { .. }
+            | EventBody::UploadStop { .. }
+            | EventBody::Mp4Stop { .. }
+            | EventBody::VodCommit { .. }
+            | EventBody::VodStop { .. } => 6,
         }
     }
 
@@ -107,7 +118,7 @@ impl EventBody {
             }
             EventBody::RecorderStop { code } => json!({ "LeaveCode": code.code() }),
             EventBody::FileInfo { playlist } => json!({ "FileList": playlist }),
-            EventBody::UploadStop { status } => json!({ "Status": status }),
+            EventBody::UploadStop { status } | EventBody::VodStop { status } => json!({ "Status": status }),
             EventBody::Failover => json!({ "Status": 0 }),
             EventBody::FileSlice { playlist, user, kind, begin } => json!({
                 "FileName": playlist, "UserId": user, "TrackType": kind.track_type(), "BeginTimeStamp": begin.ms(),
@@ -118,6 +129,9 @@ impl EventBody {
                 let names: Vec<&str> = files.iter().map(|file| file.object.as_str()).collect();
                 let messages: Vec<Value> = files.iter().map(file_message).collect();
                 json!({ "Status": status, "FileList": names, "FileMessage": messages })
+            }
+            EventBody::VodCommit { status, why, name, file, media } => {
+                vod_commit(*status, why, name, file, media.as_ref())
             }
         }
     }
@@ -142,6 +156,24 @@ fn file_message(file: &PackedFile) -> Value {
         "StartTimeStamp": file.start.ms(),
         "EndTimeStamp": file.end.ms(),
     })
+}
+
+/// 311's payload: of a file that is there its address, of one that is not its name and why.
+fn vod_commit(status: u8, why: &str, name: &str, file: &PackedFile, media: Option<&Media>) -> Value {
+    let mut vod = json!({
+        "UserId": file.user, "TrackType": file.kind.track_type(), "MediaId": file.media.as_str(),
+    });
+    match media {
+        Some(media) => {
+            vod["FileId"] = media.file_id.as_str().into();
+            vod["VideoUrl"] = media.url.as_str().into();
+            json!({ "Status": status, "TencentVod": vod })
+        }
+        None => {
+            vod["CacheFile"] = name.into();
+            json!({ "Status": status, "Errmsg": why, "TencentVod": vod })
+        }
+    }
 }
 
 /// A fact to announce: written in the same commit as the change that it reports.

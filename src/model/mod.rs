@@ -8,6 +8,7 @@ pub mod address;
 pub mod backlog;
 pub mod board;
 pub mod budget;
+pub mod bundle;
 pub mod disk;
 pub mod encoder;
 pub mod event;
@@ -22,6 +23,7 @@ pub mod rtp_time;
 pub mod segment;
 pub mod signature;
 pub mod task;
+pub mod vod;
 
 use std::fmt;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::bundle::List;
 use super::recording::RecordingSpec;
 use super::segment::{LocalName, encode_id, room_stem};
 use super::task::{Piece, PieceFate};
@@ -31,6 +32,8 @@ pub enum Output {
     HlsAac,
     Mp4,
     Aac,
+    /// Nothing is packed; segments go up after the end, with lists of their own (VOD).
+    Lists,
 }
 
 impl Output {
@@ -42,7 +45,7 @@ impl Output {
     /// What is packed after the end.
     pub fn container(self) -> Option<Container> {
         match self {
-            Output::Hls => None,
+            Output::Hls | Output::Lists => None,
             Output::HlsMp4 | Output::Mp4 => Some(Container::Mp4),
             Output::HlsAac | Output::Aac => Some(Container::Adts),
         }
@@ -51,9 +54,9 @@ impl Output {
     /// What becomes of segments on the shelf.
     pub fn hold(self) -> Hold {
         match (self.hls(), self.container()) {
-            (_, None) => Hold::Nothing,
+            (true, None) => Hold::Nothing,
             (true, Some(_)) => Hold::Copies,
-            (false, Some(_)) => Hold::All,
+            (false, _) => Hold::All,
         }
     }
 }
@@ -101,6 +104,8 @@ pub struct Order {
     /// Where pictures stop for so long, black follows; `None`: the last one stands.
     pub black_after: Option<Duration>,
     pub groups: Vec<Group>,
+    /// Lists that go up with their segments.
+    pub lists: Vec<List>,
 }
 
 /// What goes into one file, or into one and those that follow it where it is split.
@@ -234,7 +239,13 @@ pub fn order<'a>(
     });
     let length = limits.length.min(LONGEST);
     let limits = Limits { length, bytes: limits.bytes.min(LARGEST) };
-    Order { container, limits, black_after: spec.fill_black.then_some(gap), groups: groups.collect() }
+    Order {
+        container,
+        limits,
+        black_after: spec.fill_black.then_some(gap),
+        groups: groups.collect(),
+        lists: Vec::new(),
+    }
 }
 
 /// Lives lie on the line by the wall clock; one that was set back does not lay one over another.

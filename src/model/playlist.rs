@@ -7,8 +7,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, PrimitiveDateTime};
 
 use super::Timestamp;
 
@@ -58,6 +58,14 @@ pub fn rfc3339_ms(at: Timestamp) -> String {
         time.second(),
         time.millisecond()
     )
+}
+
+/// `2021-05-31T01:45:51Z`, of Unix seconds. A moment past all years is the last one.
+pub fn rfc3339_s(seconds: i64) -> String {
+    let last = PrimitiveDateTime::MAX.assume_utc();
+    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(last);
+    let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", time.hour(), time.minute(), time.second())
 }
 
 impl Playlist {

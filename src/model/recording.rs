@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::mix::MixSpec;
 use super::package::{LONGEST, Output, Packed};
 use super::segment::ClosedSegment;
+use super::vod::{Media, Vod};
 use super::{MediaId, RoomId, RoomKey, SdkAppId, Secret, TrackKind, UserId};
 
 /// Which kinds of media a task records (`StreamType`).
@@ -68,7 +69,7 @@ pub struct Subscription {
 /// Where a task's files go (`StorageParams.CloudStorage`, without its keys).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Destination {
-    /// 0 Tencent COS, 1 AWS S3
+    /// 0 Tencent COS, 1 AWS S3; of VOD the rest is empty, since it says itself where each file goes
     pub vendor: Vendor,
     pub region: String,
     pub bucket: String,
@@ -76,11 +77,13 @@ pub struct Destination {
     pub prefix: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Vendor {
     Cos,
     S3,
+    /// Tencent's VOD platform (`CloudVod`), by the box's own keys
+    Vod(Box<Vod>),
 }
 
 /// Keys of a destination. Never in the spec, so that the spec can be stored and shown.
@@ -128,6 +131,14 @@ impl RecordingSpec {
     pub fn room_key(&self) -> RoomKey {
         RoomKey { app: self.app, room: self.room.clone() }
     }
+
+    /// What was asked for when the files go to VOD.
+    pub fn vod(&self) -> Option<&Vod> {
+        match &self.destination.vendor {
+            Vendor::Vod(vod) => Some(vod),
+            Vendor::Cos | Vendor::S3 => None,
+        }
+    }
 }
 
 /// What became of a file on the shelf; told to the actor by `spool` and `upload`.
@@ -151,6 +162,11 @@ pub enum Fate {
     PackageUploaded { object: String },
     /// A packed file cannot be made any more as it was planned, and did not reach the destination.
     PackageLost { object: String, why: String },
+    /// VOD has the packed file, and this is what it made of it.
+    VodCommitted { object: String, media: Media },
+    /// VOD or its storage refused the file or did not answer; it stays and will be tried again. `refused`: the same
+    /// would be refused again.
+    VodFailed { object: String, code: String, message: String, refused: bool },
     /// The destination refused or did not answer; the file stays on the shelf and will be tried again.
     UploadFailed { code: String, message: String },
 }

@@ -16,7 +16,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-pub use tc3::{SignedHeader, Tc3Claim, Tc3Request, sign_tc3, verify_tc3};
+pub use tc3::{SignedHeader, Tc3Claim, Tc3Request, sign_tc3, sign_tc3_for, verify_tc3};
 pub use user_sig::{
     PrivateMap, PrivateRoom, UserSigError, UserSigFacts, check_private_map_key, check_user_sig, gen_private_map_key,
     gen_user_sig, privilege,

@@ -287,10 +287,11 @@ impl RecordingTask {
             recovering: false,
             policy,
         };
-        let effects = vec![
-            task.announce(EventBody::RecorderStart { failed: false }, now),
-            task.announce(EventBody::UploadStart { failed: false }, now),
-        ];
+        let mut effects = vec![task.announce(EventBody::RecorderStart { failed: false }, now)];
+        // of files that go to VOD 311 and 312 speak
+        if task.spec.vod().is_none() {
+            effects.push(task.announce(EventBody::UploadStart { failed: false }, now));
+        }
         (task, effects)
     }
 
@@ -593,6 +594,11 @@ impl RecordingTask {
             Fate::PackageWaits { object } => self.package_waits(&object),
             Fate::PackageUploaded { object } => self.package_uploaded(&object),
             Fate::PackageLost { object, why } => self.package_lost(&object, &why, now),
+            Fate::VodCommitted { object, media } => self.vod_committed(&object, media, now),
+            Fate::VodFailed { object, code, message, refused } => {
+                self.vod_failed(&object, format!("{code}: {message}"), refused);
+                self.fate(Fate::UploadFailed { code, message }, now)
+            }
             Fate::UploadFailed { code, message } => {
                 self.told_errors.retain(|_, at| now.since(*at) < self.policy.error_quiet);
                 if self.told_errors.contains_key(&code) || self.told_errors.len() >= ERROR_CODES {
@@ -796,12 +802,14 @@ impl RecordingTask {
             };
             self.told_stop = true;
             self.reshaped = true;
-            if let Some(status) = status {
+            if let Some(status) = status.filter(|_| self.spec.vod().is_none()) {
                 effects.push(self.announce(EventBody::UploadStop { status }, now));
             }
         } else if !all_there && !self.told_left_behind && now >= since.plus(self.policy.grace) {
             self.told_left_behind = true;
-            effects.push(self.announce(EventBody::UploadStop { status: 1 }, now));
+            if self.spec.vod().is_none() {
+                effects.push(self.announce(EventBody::UploadStop { status: 1 }, now));
+            }
         }
         if all_there && packed {
             self.phase = Phase::Done;

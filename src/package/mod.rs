@@ -11,6 +11,7 @@
 //! All of it is done on two threads of low priority, which slow down while a live recording is in trouble.
 
 pub mod black;
+pub mod bundle;
 pub mod demux;
 pub mod layout;
 pub mod plan;
@@ -124,7 +125,8 @@ impl Packer {
 
     fn plan_now(&self, task: &TaskId, dir: PathBuf, vault: Vault, order: &Order) -> Packed {
         let shelf = Shelf { task: task.clone(), dir, vault };
-        let pieces = order.groups.iter().flat_map(|group| &group.lives).map(|life| life.pieces.len());
+        let packed = order.groups.iter().flat_map(|group| &group.lives).map(|life| life.pieces.len());
+        let pieces = packed.chain(order.lists.iter().map(|list| list.pieces.len()));
         let (total, mut read, began) = (pieces.sum::<usize>(), 0, Instant::now());
         tracing::info!(%task, segments = total, files_of = order.groups.len(), "packing begins");
         metrics::gauge!("holdfast_package_running").increment(1.0);
@@ -145,7 +147,8 @@ impl Packer {
             let key = (task.clone(), plan.bytes, plan.crc32);
             self.keep(key, Arc::new(View::new(plan, layout, shelf.clone())));
         };
-        let packed = plan::plan(order, &shelf, &mut each, &mut made);
+        let mut packed = plan::plan(order, &shelf, &mut each, &mut made);
+        bundle::plan(&order.lists, &shelf, &mut each, &mut packed);
         metrics::gauge!("holdfast_package_running").decrement(1.0);
         metrics::histogram!("holdfast_package_plan_seconds").record(began.elapsed().as_secs_f64());
         for (file, why) in &packed.broken {

@@ -714,6 +714,8 @@ impl Actor {
             | Fate::Packaged(_)
             | Fate::PackageWaits { .. }
             | Fate::PackageUploaded { .. }
+            | Fate::VodCommitted { .. }
+            | Fate::VodFailed { .. }
             | Fate::UploadFailed { .. } => {}
         }
     }

@@ -186,6 +186,22 @@ impl UploadJob {
                 (batch, Fate::PackageUploaded { object: self.entry.object.clone() })
             }
         };
+        self.gone_up(batch).await?;
+        Ok(fate)
+    }
+
+    /// VOD has it: as [`UploadJob::ack_uploaded`].
+    pub async fn ack_committed(mut self, media: Media) -> Result<Fate, Error> {
+        let (task, object) = (self.entry.task.clone(), self.entry.object.clone());
+        self.entry.state = SpoolState::Committed(media.clone());
+        let batch = Batch::new().put(self.entry.key(), self.entry.to_bytes());
+        let batch = batch.delete(records::parts_key(&task, &object)).delete(records::vod_key(&task, &object));
+        self.gone_up(batch).await?;
+        Ok(Fate::VodCommitted { object, media })
+    }
+
+    /// Commits what is to be remembered of it, and unlinks it.
+    async fn gone_up(mut self, batch: Batch) -> Result<(), Error> {
         if let Err(error) = self.shared.store.commit(batch).await {
             let wait = Duration::from_secs(5);
             self.ack_failed(Fault::File, wait);
@@ -203,7 +219,12 @@ impl UploadJob {
         crash::point("upload.unlinked");
         self.settled = true;
         self.leave();
-        Ok(fate)
+        Ok(())
+    }
+
+    /// Its key at the destination is another one than it was put on the shelf with. Nothing on the shelf changes.
+    pub fn aim(&mut self, object_key: String) {
+        self.entry.object_key = object_key;
     }
 
     /// In the task's folder first: what it says outlasts the index.
@@ -282,7 +303,9 @@ impl UploadJob {
                 (Batch::new().delete(key), Fate::PlaylistLost { object: self.entry.object.clone(), version })
             }
             SpoolKind::Package => {
-                (Batch::new().delete(key), Fate::PackageLost { object: self.entry.object.clone(), why })
+                let session = records::vod_key(&self.entry.task, &self.entry.object);
+                let fate = Fate::PackageLost { object: self.entry.object.clone(), why };
+                (Batch::new().delete(key).delete(session), fate)
             }
         };
         self.shared.store.commit(batch).await?;

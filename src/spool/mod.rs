@@ -53,6 +53,7 @@ use crate::model::disk::{Fault, Limits as DiskLimits};
 use crate::model::package::Hold;
 use crate::model::recording::Fate;
 use crate::model::segment::{ClosedSegment, KEPT_SUFFIX, LOST_SUFFIX, LocalName, identity};
+use crate::model::vod::Media;
 use crate::model::{LaneKind, LaneRun, TaskId, WallClock};
 use crate::store::records::{self, DestinationEntry, SpoolEntry, SpoolKind, SpoolState};
 use crate::store::{self, Batch, Store};
@@ -134,6 +135,8 @@ pub struct Shelved {
     pub packages: Vec<String>,
     /// Packed files that are at the destination since, which the task may not have heard.
     pub packed: Vec<String>,
+    /// The same of files that are on VOD, and what it made of them.
+    pub committed: Vec<(String, Media)>,
     /// What the folder says of the task ([`Spool::describe_task`]).
     pub shape: Option<String>,
     /// The folder holds the task's destination and keys, too.
@@ -396,7 +399,7 @@ impl Spool {
         }
         self.let_go_now(task).await?;
         let mut batch = Batch::new().delete(records::destination_key(task)).delete(records::keys_key(task));
-        for prefix in [records::spool_prefix(task), records::parts_prefix(task)] {
+        for prefix in [records::spool_prefix(task), records::parts_prefix(task), records::vod_prefix(task)] {
             for (key, _) in self.shared.store.scan(prefix).await? {
                 batch = batch.delete(key);
             }
@@ -647,6 +650,7 @@ impl Shared {
                     (SpoolState::Lost { why }, SpoolKind::Segment(segment)) => {
                         shelved.lost.push((entry.object, segment, why));
                     }
+                    (SpoolState::Committed(media), _) => shelved.committed.push((entry.object, media)),
                     (_, SpoolKind::Package) => shelved.packed.push(entry.object),
                     _ => shelved.uploaded.push(entry.object),
                 }

@@ -68,14 +68,14 @@ pub fn plan(files: &[FoundFile], entries: &[SpoolEntry]) -> Vec<Step> {
                 }
                 None => Step::Lose { entry: entry.clone(), why: "the file is gone".into() },
             }),
-            (SpoolKind::Segment(_), SpoolState::Uploaded) => {
+            (SpoolKind::Segment(_), SpoolState::Uploaded | SpoolState::Committed(_)) => {
                 steps.extend(found.map(|_| unlink()));
                 steps.push(Step::Tell(entry.clone()));
             }
             (SpoolKind::Segment(_), SpoolState::Lost { .. }) => steps.push(Step::Tell(entry.clone())),
             // its length is not the record's: who reads it finds out whether it is whole
             (SpoolKind::Package, SpoolState::Spooled) if found.is_some() => steps.push(Step::Keep(entry.clone())),
-            (SpoolKind::Package, SpoolState::Uploaded) => {
+            (SpoolKind::Package, SpoolState::Uploaded | SpoolState::Committed(_)) => {
                 steps.extend(found.map(|_| unlink()));
                 steps.push(Step::Tell(entry.clone()));
             }

@@ -11,6 +11,7 @@
 
 pub mod records;
 pub mod seal;
+pub mod vod;
 
 mod index;
 mod sum;

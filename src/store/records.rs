@@ -13,6 +13,7 @@
 //! | `spool/<task>/<object>` | [`SpoolEntry`], a packed file | as a segment |
 //! | `spool/<task>/<object>.v<version>` | [`SpoolEntry`], a playlist | `spool` |
 //! | `parts/<task>/<object>` | [`PartsEntry`] | `upload` puts, `spool` deletes with the file's fate |
+//! | `vod/<task>/<object>` | sealed [`super::vod::VodSession`] | `upload` puts, `spool` deletes with the file's fate |
 //! | `dest/<task>` | [`DestinationEntry`] | `rooms` puts ([`put_destination`]), `spool` deletes with the task |
 //! | `keys/<task>` | sealed [`TaskKeys`] | as `dest/` |
 //!
@@ -24,8 +25,9 @@ use serde::{Deserialize, Serialize};
 use super::seal::BoxKey;
 use super::{Batch, Error, Store};
 use crate::model::event::Event;
-use crate::model::recording::{Destination, StorageKeys};
+use crate::model::recording::{Destination, StorageKeys, Vendor};
 use crate::model::segment::ClosedSegment;
+use crate::model::vod::Media;
 use crate::model::{SdkAppId, Secret, TaskId};
 
 pub const TASKS: &str = "task/";
@@ -33,6 +35,7 @@ pub const PIECES: &str = "seg/";
 pub const OUTBOX: &str = "out/";
 pub const SPOOL: &str = "spool/";
 pub const PARTS: &str = "parts/";
+const VOD: &str = "vod/";
 
 pub fn task_key(task: &TaskId) -> String {
     format!("{TASKS}{task}")
@@ -88,6 +91,15 @@ pub fn parts_prefix(task: &TaskId) -> String {
     format!("{PARTS}{task}/")
 }
 
+/// A file's session with the VOD platform.
+pub fn vod_key(task: &TaskId, object: &str) -> String {
+    format!("{VOD}{task}/{object}")
+}
+
+pub fn vod_prefix(task: &TaskId) -> String {
+    format!("{VOD}{task}/")
+}
+
 /// One thing on the shelf that must reach its destination.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SpoolEntry {
@@ -136,6 +148,8 @@ pub enum SpoolState {
     Spooled,
     /// The destination has it. Kept until the task has noted it, so that a crash between cannot hide the news.
     Uploaded,
+    /// VOD has it, as this. Kept like `Uploaded`.
+    Committed(Media),
     /// Its contents cannot be trusted or are gone. Kept like `Uploaded`.
     Lost { why: String },
 }
@@ -292,7 +306,11 @@ pub fn put_destination(
 ) -> Batch {
     let Destination { vendor, region, bucket, .. } = destination;
     let secrets = [keys.access_key.expose(), keys.secret_key.expose()];
-    let line = format!("{vendor:?}/{region}/{bucket}/{}", box_key.fingerprint(&secrets)).to_lowercase();
+    let line = match vendor {
+        // the box's own keys; the platform says where files go
+        Vendor::Vod(vod) => format!("vod/{}", vod.sub_app.unwrap_or_default()),
+        _ => format!("{vendor:?}/{region}/{bucket}/{}", box_key.fingerprint(&secrets)).to_lowercase(),
+    };
     let entry = DestinationEntry { destination: destination.clone(), line };
     let sealed = box_key.seal(&PlainKeys::of(keys, user_sig).to_bytes(), &keys_key(task));
     batch.put(destination_key(task), entry.to_bytes()).put(keys_key(task), sealed)
@@ -352,7 +370,6 @@ mod tests {
 
     use super::*;
     use crate::model::event::EventBody;
-    use crate::model::recording::Vendor;
     use crate::model::{Lane, LaneKind, LaneRun, MediaId, RoomId, Timestamp, UserId};
 
     fn task() -> TaskId {

@@ -12,10 +12,11 @@ pub mod s3;
 
 mod packed;
 mod parts;
+mod vod;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,11 +31,11 @@ use crate::crash;
 use crate::health::Reporter;
 use crate::model::backlog::{Fault, Limits, backoff};
 use crate::model::budget::Rate;
-use crate::model::recording::{Destination, Fate, Vendor};
+use crate::model::recording::{Destination, Fate, StorageKeys, Vendor};
 use crate::model::{TaskId, WallClock};
 use crate::package::Packer;
 use crate::spool::{Spool, UploadJob};
-use crate::store::records::{self, SpoolEntry, SpoolKind, TaskKeys};
+use crate::store::records::{self, DestinationEntry, SpoolEntry, SpoolKind, TaskKeys};
 use crate::store::seal::BoxKey;
 use crate::store::{self, Store};
 use crate::vault::{self, Input};
@@ -47,6 +48,8 @@ pub const NO_SUCH_UPLOAD: &str = "NoSuchUpload";
 const MESSAGE: usize = 512;
 /// Flights get so long to end when the process stops.
 const LANDING: Duration = Duration::from_secs(5);
+/// The disk's fault, not a destination's.
+const LOCAL_READ_ERROR: &str = "LocalReadError";
 /// Clients kept for destinations in use; past it all are made anew.
 const CLIENTS: usize = 256;
 
@@ -160,12 +163,14 @@ pub struct Uploader {
     spool: Arc<Spool>,
     box_key: Arc<BoxKey>,
     fates: mpsc::Sender<(TaskId, Fate)>,
+    clock: WallClock,
     pacer: Arc<Pacer>,
     health: Reporter,
     packer: Packer,
+    platform: OnceLock<vod::Platform>,
     clients: Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>,
     /// Where tasks' files go, which never changes.
-    lines: Mutex<BTreeMap<TaskId, Line>>,
+    destinations: Mutex<BTreeMap<TaskId, DestinationEntry>>,
     /// Of files that go up in parts.
     sums: Mutex<BTreeMap<String, Arc<Sums>>>,
     /// Destinations whose last try failed, and how.
@@ -178,6 +183,8 @@ struct Line {
     name: String,
     bucket: String,
     store: Arc<dyn ObjectStore>,
+    /// What arrived is asked for by what follows the upload, where the storage may not be asked.
+    asked_by_commit: bool,
 }
 
 /// How far a lease went.
@@ -200,10 +207,25 @@ impl Uploader {
         clock: WallClock,
         health: Reporter,
     ) -> Uploader {
-        let pacer = Pacer::new(config.upload.the_budget(), clock);
-        let (clients, lines, sums, down) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
-        let packer = Packer::default();
-        Uploader { config, store, spool, box_key, fates, pacer, health, packer, clients, lines, sums, down }
+        let pacer = Pacer::new(config.upload.the_budget(), clock.clone());
+        let (clients, destinations, sums, down) = Default::default();
+        let (packer, platform) = (Packer::default(), OnceLock::new());
+        Uploader {
+            config,
+            store,
+            spool,
+            box_key,
+            fates,
+            clock,
+            pacer,
+            health,
+            packer,
+            platform,
+            clients,
+            destinations,
+            sums,
+            down,
+        }
     }
 
     /// Packed files are made by these hands, which know them already if it is they who planned them.
@@ -266,7 +288,17 @@ impl Uploader {
 
     async fn carry(&self, job: UploadJob) {
         let (task, entry) = (job.task().clone(), job.entry().clone());
-        let line = match self.line_of(&task).await {
+        let destination = match self.destination_of(&task).await {
+            Ok(destination) => destination,
+            Err(error) => {
+                let fate = self.failed(job, None, error);
+                return self.tell(task, fate).await;
+            }
+        };
+        if let Vendor::Vod(vod) = &destination.destination.vendor {
+            return self.carry_vod(job, &destination, vod).await;
+        }
+        let line = match self.line_of(&task, destination).await {
             Ok(line) => line,
             Err(error) => {
                 let fate = self.failed(job, None, error);
@@ -275,13 +307,13 @@ impl Uploader {
         };
         let fate = match self.try_carry(&job, &line).await {
             Ok(Went::Up) => {
-                self.is_well(&line);
+                self.is_well(&line.name);
                 // the next file flies while this one is noted: that takes some turns of the disk
                 job.landed();
                 self.landed(job).await
             }
             Ok(Went::On) => {
-                self.is_well(&line);
+                self.is_well(&line.name);
                 job.ack_part();
                 None
             }
@@ -305,7 +337,7 @@ impl Uploader {
             }
             // dropped, it goes back to its place
             Err(Broken::Put(error)) if error.class == Class::Paused => None,
-            Err(Broken::Put(error)) => self.failed(job, Some(&line), error),
+            Err(Broken::Put(error)) => self.failed(job, Some((&line.name, &line.bucket)), error),
         };
         self.tell(task, fate).await;
     }
@@ -356,7 +388,7 @@ impl Uploader {
             }
             Ok(None) => Err(PutError::differs("it was stored, and is not there")),
             // keys that may write and not read; the storage's own sum of what it took has to do then
-            Err(error) if error.class == Class::Refused && answered == expected => {
+            Err(error) if error.class == Class::Refused && (answered == expected || line.asked_by_commit) => {
                 metrics::counter!("holdfast_uploads_unasked_total").increment(1);
                 tracing::debug!(task = %entry.task, bucket = line.bucket, code = error.code, "what is held may not be asked");
                 Ok(())
@@ -381,7 +413,8 @@ impl Uploader {
         }
     }
 
-    fn failed(&self, job: UploadJob, line: Option<&Line>, error: PutError) -> Option<Fate> {
+    /// `line`: name and bucket of the destination.
+    fn failed(&self, job: UploadJob, line: Option<(&str, &str)>, error: PutError) -> Option<Fate> {
         let outcome = match error.class {
             Class::Later => "later",
             Class::Refused => "refused",
@@ -409,16 +442,16 @@ impl Uploader {
         }
         let message: String = error.message.chars().take(MESSAGE).collect();
         tracing::warn!(%task, object, outcome, code = error.code, message, ?wait, "an upload failed");
-        if let Some(line) = line {
+        if let Some((line, bucket)) = line {
             // the message may name keys of objects or users of the storage; it is in the log
-            self.down().insert(line.name.clone(), format!("bucket {}: {}", line.bucket, error.code));
+            self.down().insert(line.to_owned(), format!("bucket {bucket}: {}", error.code));
         }
         job.ack_failed(fault, wait);
         Some(Fate::UploadFailed { code: error.code, message })
     }
 
-    fn is_well(&self, line: &Line) {
-        self.down().remove(&line.name);
+    fn is_well(&self, line: &str) {
+        self.down().remove(line);
     }
 
     /// Each destination that fails and is still needed, by its bucket.
@@ -433,55 +466,53 @@ impl Uploader {
         }
     }
 
-    /// The destination of a task, which is read once: the index may be at a commit.
-    async fn line_of(&self, task: &TaskId) -> Result<Line, PutError> {
-        let lines = || self.lines.lock().expect("nothing panics while it holds this lock");
-        let known = lines().get(task).cloned();
-        if let Some(line) = known {
-            return Ok(line);
+    /// Where a task's files go, which is read once: the index may be at a commit.
+    async fn destination_of(&self, task: &TaskId) -> Result<DestinationEntry, PutError> {
+        let destinations = || self.destinations.lock().expect("nothing panics while it holds this lock");
+        let known = destinations().get(task).cloned();
+        if let Some(entry) = known {
+            return Ok(entry);
         }
-        let line = self.find_line(task).await?;
-        let mut lines = lines();
-        if lines.len() >= CLIENTS {
-            lines.clear();
+        let entry = records::load_destination(&self.store, task).await.map_err(ours)?.ok_or_else(missing)?;
+        let mut destinations = destinations();
+        if destinations.len() >= CLIENTS {
+            destinations.clear();
         }
-        lines.insert(task.clone(), line.clone());
-        Ok(line)
+        destinations.insert(task.clone(), entry.clone());
+        Ok(entry)
     }
 
-    /// The local destination, or a client that tasks of the same destination and keys share.
-    async fn find_line(&self, task: &TaskId) -> Result<Line, PutError> {
-        let ours = |e: store::Error| PutError::new(Class::Later, "InternalError", e.to_string());
-        let missing = || PutError::new(Class::Refused, "InternalError", "the destination of the task is not known");
-        let entry = records::load_destination(&self.store, task).await.map_err(ours)?.ok_or_else(missing)?;
+    /// The destination of a task: the local one, or a client that tasks of the same destination and keys share.
+    async fn line_of(&self, task: &TaskId, entry: DestinationEntry) -> Result<Line, PutError> {
         let (name, bucket) = (entry.line, entry.destination.bucket.clone());
         if self.config.storage.kind == StorageKind::Local {
             let store = Arc::new(local::Local::new(self.config.local_root(), bucket.clone()));
-            return Ok(Line { name, bucket, store });
+            return Ok(Line { name, bucket, store, asked_by_commit: false });
         }
         if let Some(store) = self.clients().get(&name).cloned() {
-            return Ok(Line { name, bucket, store });
+            return Ok(Line { name, bucket, store, asked_by_commit: false });
         }
         let keys = records::load_keys(&self.store, &self.box_key, task).await.map_err(ours)?.ok_or_else(missing)?;
         let store: Arc<dyn ObjectStore> = Arc::new(self.connect(&entry.destination, &keys)?);
+        let store = self.keep_client(name.clone(), store);
+        Ok(Line { name, bucket, store, asked_by_commit: false })
+    }
+
+    fn keep_client(&self, name: String, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
         let mut clients = self.clients();
         if clients.len() >= CLIENTS {
             clients.clear();
         }
-        let store = clients.entry(name.clone()).or_insert(store).clone();
-        Ok(Line { name, bucket, store })
+        clients.entry(name).or_insert(store).clone()
     }
 
     fn connect(&self, destination: &Destination, keys: &TaskKeys) -> Result<s3::S3, PutError> {
         let storage = &self.config.storage;
         let endpoint = match destination.vendor {
             Vendor::S3 => storage.s3_endpoint.clone(),
-            Vendor::Cos => Some(
-                storage
-                    .cos_endpoint
-                    .clone()
-                    .unwrap_or_else(|| format!("https://cos.{}.myqcloud.com", destination.region)),
-            ),
+            Vendor::Cos | Vendor::Vod(_) => {
+                Some(storage.cos_endpoint.clone().unwrap_or_else(|| cos_endpoint(&destination.region)))
+            }
         };
         s3::S3::new(s3::Settings {
             endpoint,
@@ -501,6 +532,18 @@ impl Uploader {
     fn down(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.down.lock().expect("nothing panics while it holds this lock")
     }
+}
+
+fn ours(error: store::Error) -> PutError {
+    PutError::new(Class::Later, "InternalError", error.to_string())
+}
+
+fn missing() -> PutError {
+    PutError::new(Class::Refused, "InternalError", "the destination of the task is not known")
+}
+
+fn cos_endpoint(region: &str) -> String {
+    format!("https://cos.{region}.myqcloud.com")
 }
 
 /// Why a file did not go up.
@@ -535,7 +578,7 @@ async fn sound(job: &UploadJob, part_bytes: Option<u64>) -> Result<(Arc<Mutex<In
             return Err(Broken::Local(format!("the file does not open: {e}")));
         }
         // a disk that cannot be read just now, or a key that is not there, holds up this file alone
-        Err(e) => return Err(PutError::new(Class::Never, "LocalReadError", e.to_string()).into()),
+        Err(e) => return Err(PutError::new(Class::Never, LOCAL_READ_ERROR, e.to_string()).into()),
     };
     if sums.bytes != job.entry().bytes || sums.crc32 != job.entry().crc32 {
         return Err(Broken::Local("the checksum of the file has changed".into()));

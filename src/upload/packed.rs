@@ -114,12 +114,12 @@ fn fits(there: &PartsEntry, entry: &SpoolEntry, part_bytes: u64) -> bool {
 }
 
 /// What it means that a packed file cannot be made.
-fn broken(error: io::Error) -> Broken {
+pub(super) fn broken(error: io::Error) -> Broken {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Broken::Local(error.to_string()),
         _ if matches!(vault::Error::of(&error), Some(vault::Error::Head)) => Broken::Local(error.to_string()),
         // a disk that cannot be read just now holds up this file alone
-        _ => PutError::new(Class::Never, "LocalReadError", error.to_string()).into(),
+        _ => PutError::new(Class::Never, LOCAL_READ_ERROR, error.to_string()).into(),
     }
 }
 

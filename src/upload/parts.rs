@@ -254,7 +254,19 @@ impl Uploader {
             if entry.is_some_and(|entry| entry.state == SpoolState::Spooled) {
                 continue;
             }
-            let aborted = match self.line_of(&record.task).await {
+            let destination = match self.destination_of(&record.task).await {
+                Ok(destination) if matches!(destination.destination.vendor, Vendor::Vod(_)) => {
+                    // the platform drops what is not committed
+                    self.forget_parts(&key).await;
+                    continue;
+                }
+                destination => destination,
+            };
+            let line = match destination {
+                Ok(destination) => self.line_of(&record.task, destination).await,
+                Err(error) => Err(error),
+            };
+            let aborted = match line {
                 Ok(line) => match line.store.parts() {
                     Some(parts) => parts.abort(&record.object_key, &record.upload).await,
                     None => Ok(()),
@@ -278,10 +290,6 @@ impl Uploader {
     fn sums(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Sums>>> {
         self.sums.lock().expect("nothing panics while it holds this lock")
     }
-}
-
-fn ours(error: store::Error) -> PutError {
-    PutError::new(Class::Later, "InternalError", error.to_string())
 }
 
 /// Whether what was begun is this file, cut in this way, and every part there is what the file holds.

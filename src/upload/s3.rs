@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use super::body::{Progress, Stage};
 use super::{Body, Class, Held, ObjectStore, PartStore, PutError};
+use crate::model::Secret;
 use crate::model::recording::StorageKeys;
 
 /// The slowest line that what is under way is given time for, beside the configured time-out.
@@ -61,6 +62,11 @@ pub struct S3 {
 
 impl S3 {
     pub fn new(settings: Settings) -> Result<S3, PutError> {
+        S3::with_token(settings, None)
+    }
+
+    /// With the token that belongs to temporary keys.
+    pub fn with_token(settings: Settings, token: Option<&Secret>) -> Result<S3, PutError> {
         let Settings { endpoint, region, bucket, keys, path_style, tags_of_parts, timeout } = settings;
         // it becomes part of a host's name
         if region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
@@ -69,8 +75,9 @@ impl S3 {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
             .build_https();
+        let token = token.map(|token| token.expose().to_owned());
         let credentials =
-            Credentials::new(keys.access_key.expose(), keys.secret_key.expose(), None, None, "the task's own");
+            Credentials::new(keys.access_key.expose(), keys.secret_key.expose(), token, None, "the task's own");
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(http)
@@ -377,7 +384,6 @@ fn class_of(status: u16, code: &str) -> Class {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Secret;
 
     #[test]
     fn codes_tell_more_than_status() {

@@ -195,6 +195,18 @@ pub fn verify_tc3(
 ///
 /// The call must carry `Content-Type: application/json`, `Host: <host>` and `X-TC-Timestamp: <now in seconds>`.
 pub fn sign_tc3(secret_id: &str, secret_key: &str, host: &str, body: &[u8], now: Timestamp) -> String {
+    sign_tc3_for("trtc", secret_id, secret_key, host, body, now)
+}
+
+/// [`sign_tc3`] of a call of another service than ours.
+pub fn sign_tc3_for(
+    service: &str,
+    secret_id: &str,
+    secret_key: &str,
+    host: &str,
+    body: &[u8],
+    now: Timestamp,
+) -> String {
     let seconds = now.secs().max(0);
     let date = day(seconds).unwrap_or_default();
     let headers = [("content-type".to_owned(), "application/json".to_owned())];
@@ -202,10 +214,10 @@ pub fn sign_tc3(secret_id: &str, secret_key: &str, host: &str, body: &[u8], now:
     let request = Tc3Request { method: "POST", query: "", headers: &headers, body };
     let canonical = canonical_request(&request, &signed, host, Values::AsSent)
         .expect("the one header that is looked up is in the list, once");
-    let text = string_to_sign(&seconds.to_string(), &date, "trtc", &canonical);
-    let signature = signature_of(&Secret::new(secret_key), &date, "trtc", &text);
+    let text = string_to_sign(&seconds.to_string(), &date, service, &canonical);
+    let signature = signature_of(&Secret::new(secret_key), &date, service, &text);
     format!(
-        "{ALGORITHM} Credential={secret_id}/{date}/trtc/tc3_request, SignedHeaders=content-type;host, Signature={signature}"
+        "{ALGORITHM} Credential={secret_id}/{date}/{service}/tc3_request, SignedHeaders=content-type;host, Signature={signature}"
     )
 }
 

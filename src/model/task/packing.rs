@@ -1,17 +1,22 @@
 //! The job after the end: a task's segments are packed, and its files reach the destination.
 //!
-//! Owns: how far it is, the files, what is told of them (310). Must not touch: how files are made or sent.
+//! Owns: how far it is, the files, what is told of them (310; of VOD in `vod`). Must not touch: how files are made or sent.
 //! Law: it begins when no segment can come any more, goes on where it was after a restart, and is over when the
 //! destination has every file, or none could be made; each file goes up once, and what is announced is true.
 //! Sources: RECORDING.md §6, §8 (310).
+
+mod vod;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::record::{Piece, PieceFate};
 use super::{Effect, Policy, RecordingTask};
 use crate::model::Timestamp;
+use crate::model::bundle;
 use crate::model::event::EventBody;
-use crate::model::package::{self, Limits, Packed, PackedFile, local_file};
+use crate::model::package::{self, Container, Limits, Packed, PackedFile, local_file};
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -27,8 +32,11 @@ enum Stage {
 pub(super) struct Packing {
     stage: Stage,
     files: Vec<PackedFile>,
-    /// 310's Status, as it was said last.
+    /// 310's Status (of VOD 312's), as it was said last.
     told: Option<u8>,
+    /// Of files that go to VOD, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    vod: BTreeMap<String, vod::Said>,
     /// Asked for in this life of the process, and not answered.
     #[serde(skip)]
     asked: bool,
@@ -78,7 +86,10 @@ impl Packing {
 impl RecordingTask {
     /// Brings the job to where it should be; `true` when it is over, or was never wanted.
     pub(super) fn drive_packing(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
-        let Some(container) = self.spec.output.container() else { return true };
+        let (container, lists) = (self.spec.output.container(), self.spec.vod().is_some_and(|vod| vod.lists));
+        if container.is_none() && !lists {
+            return true;
+        }
         match self.packing.stage {
             Stage::Unmade => {
                 let due = self.packing.again_at.is_none_or(|at| now >= at);
@@ -86,11 +97,22 @@ impl RecordingTask {
                     self.packing.asked = true;
                     self.packing.again_at = None;
                     let limits = Limits { length: self.spec.file_length, bytes: self.policy.file_bytes };
-                    let pieces = self.records.iter().flat_map(|record| record.pieces.values());
-                    let order = package::order(&self.spec, container, limits, self.policy.gap, pieces);
+                    let pieces = || self.records.iter().flat_map(|record| record.pieces.values());
+                    let (spec, gap) = (&self.spec, self.policy.gap);
+                    let mut order = package::order(spec, container.unwrap_or(Container::Mp4), limits, gap, pieces());
+                    if container.is_none() {
+                        order.groups.clear();
+                    }
+                    if lists {
+                        order.lists = bundle::lists(spec, self.policy.segment_length, pieces());
+                    }
                     effects.push(Effect::Package(order));
                 }
                 false
+            }
+            Stage::Made { at } if self.spec.vod().is_some() => {
+                self.drive_vod(at, now, effects);
+                self.packing.all_up()
             }
             Stage::Made { at } => {
                 let pieces = self.records.iter().any(|record| !record.pieces.is_empty());

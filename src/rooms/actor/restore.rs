@@ -191,7 +191,7 @@ impl Actor {
         let id = task.id.clone();
         let store = self.parts.store.clone();
         let Indexed { saved, pieces } = indexed;
-        let Shelved { adopted, spooled, uploaded, lost, playlists, packages, packed, .. } = found;
+        let Shelved { adopted, spooled, uploaded, lost, playlists, packages, packed, committed, .. } = found;
         let (noted_uploaded, noted_lost) = (found.noted_uploaded, found.noted_lost);
         let kept = found.noted_events.iter().filter_map(|text| serde_json::from_str::<Event>(text).ok());
         // told again, an event is kept again
@@ -256,6 +256,9 @@ impl Actor {
         }
         for object in packed {
             tell(Input::Fate(Fate::PackageUploaded { object }));
+        }
+        for (object, media) in committed {
+            tell(Input::Fate(Fate::VodCommitted { object, media }));
         }
         for (_, segment, why) in lost {
             tell(Input::Fate(Fate::Lost { segment, why }));
