@@ -19,11 +19,6 @@ use torture::Life::{Ending, Quiet, Recording};
 use torture::power::Chance;
 use torture::{End, PLACES, Plan, World, all, at, logged};
 
-/// Shared by the subjects of a test, which are tasks of their own; it lives until the test process ends.
-async fn world() -> &'static World {
-    Box::leak(Box::new(World::new().await))
-}
-
 /// Every point in some life of some box. Those of an index that its disk refused something are in [`REFOUND`].
 fn walk() -> Vec<Plan> {
     let plans = [
@@ -169,7 +164,7 @@ async fn killed_at_every_point_it_loses_nothing() {
     // to look at one of them again
     let only = std::env::var("TORTURE_ONLY").unwrap_or_default();
     let plans = plans.into_iter().filter(|plan| plan.name.contains(&only)).collect();
-    all(world().await, plans).await;
+    all(World::new().await, plans).await;
 }
 
 /// The disk fails, and is well again: the index is written anew, and the box dies while it does so.
@@ -252,7 +247,7 @@ fn random(name: &str, deaths: u64, seed: u64, power: bool) -> Vec<Plan> {
 async fn killed_at_any_moment_it_loses_nothing() {
     let (deaths, seed) = (number("TORTURE_KILLS", 9), number("TORTURE_SEED", 20_261_126));
     println!("{deaths} kills, seed {seed}");
-    all(world().await, random("kill", deaths, seed, false)).await;
+    all(World::new().await, random("kill", deaths, seed, false)).await;
 }
 
 /// With each death the disk loses what was not synced, and what was being written is torn.
@@ -260,7 +255,7 @@ async fn killed_at_any_moment_it_loses_nothing() {
 async fn without_power_at_any_moment_it_loses_what_it_may() {
     let (cuts, seed) = (number("TORTURE_CUTS", 3), number("TORTURE_SEED", 20_261_126));
     println!("{cuts} power cuts, seed {seed}");
-    all(world().await, random("cut", cuts, seed, true)).await;
+    all(World::new().await, random("cut", cuts, seed, true)).await;
 }
 
 /// Where a missing sync would be seen. TORTURE_POWER_WALK=1: at every point.
@@ -286,7 +281,7 @@ async fn without_power_at_the_points_of_the_order_it_loses_what_it_may() {
         plan.power = true;
         plan.name.insert_str(0, "without power: ");
     });
-    all(world().await, plans).await;
+    all(World::new().await, plans).await;
 }
 
 /// The harness itself: a cut takes what was not synced, and nothing else.

@@ -36,10 +36,21 @@ struct Times {
     earliest: i64,
     latest: i64,
     count: i64,
+    /// Bytes of the PES packet at hand that are still to come, where it states its length.
+    missing: Option<usize>,
+    /// One of its PES packets is all there, as far as can be told.
+    whole: bool,
+}
+
+impl Times {
+    fn came(&mut self, bytes: usize) {
+        self.missing = self.missing.map(|missing| missing.saturating_sub(bytes));
+        self.whole |= self.missing.is_none_or(|missing| missing == 0);
+    }
 }
 
 /// Reads a transport stream to its end or to the first byte that is none. `None`: it holds nothing that plays: no
-/// keyframe where `wants_picture`, no frame at all otherwise.
+/// keyframe where `wants_picture`, no frame at all otherwise, or the only frame is torn.
 pub fn examine(mut from: impl Read, wants_picture: bool) -> io::Result<Option<Usable>> {
     let mut packet = [0; PACKET];
     let (mut bytes, mut keyframe) = (0u64, false);
@@ -52,9 +63,19 @@ pub fn examine(mut from: impl Read, wants_picture: bool) -> io::Result<Option<Us
         }
         bytes += PACKET as u64;
         let pid = u16::from_be_bytes([packet[1], packet[2]]) & 0x1fff;
-        let Some((video, pts)) = pes_start(&packet) else { continue };
+        let Some((video, pts)) = pes_start(&packet) else {
+            if let Some(times) = streams.get_mut(&pid) {
+                times.came(payload(&packet).len());
+            }
+            continue;
+        };
         keyframe |= video && random_access(&packet);
-        let times = streams.entry(pid).or_insert(Times { video, first: pts, earliest: 0, latest: 0, count: 0 });
+        let begun = Times { video, first: pts, earliest: 0, latest: 0, count: 0, missing: None, whole: false };
+        let times = streams.entry(pid).or_insert(begun);
+        // what came before it has ended
+        times.whole |= times.count > 0;
+        times.missing = stated_length(&packet);
+        times.came(payload(&packet).len());
         let after_first = (pts - times.first + PTS_WRAP + PTS_WRAP / 2) % PTS_WRAP - PTS_WRAP / 2;
         times.earliest = times.earliest.min(after_first);
         times.latest = times.latest.max(after_first);
@@ -62,7 +83,8 @@ pub fn examine(mut from: impl Read, wants_picture: bool) -> io::Result<Option<Us
     }
 
     let measured = streams.values().find(|times| times.video).or(streams.values().next());
-    let Some(times) = measured.filter(|_| keyframe || !wants_picture) else { return Ok(None) };
+    let plays = (keyframe || !wants_picture) && streams.values().any(|times| times.whole);
+    let Some(times) = measured.filter(|_| plays) else { return Ok(None) };
     let span = u64::try_from(times.latest - times.earliest).unwrap_or(0);
     // the last frame lasts as long as the others did
     let span = Duration::from_micros(span * 100 / 9);
@@ -204,15 +226,26 @@ fn read_whole(from: &mut impl Read, packet: &mut [u8; PACKET]) -> io::Result<boo
     }
 }
 
+/// What a packet carries behind its header and its adaptation field.
+fn payload(packet: &[u8; PACKET]) -> &[u8] {
+    let skipped = if packet[3] & 0x20 != 0 { 1 + usize::from(packet[4]) } else { 0 };
+    if packet[3] & 0x10 == 0 { &[] } else { packet.get(4 + skipped..).unwrap_or_default() }
+}
+
+/// How long the PES packet that begins here is as a whole; a picture's may leave it open (ISO/IEC 13818-1 §2.4.3.7).
+fn stated_length(packet: &[u8; PACKET]) -> Option<usize> {
+    let [0, 0, 1, _, high, low, ..] = payload(packet) else { return None };
+    let length = usize::from(u16::from_be_bytes([*high, *low]));
+    (length > 0).then_some(length + 6)
+}
+
 /// Kind and PTS of the sound or picture whose PES packet begins here.
 fn pes_start(packet: &[u8; PACKET]) -> Option<(bool, i64)> {
     let (payload_start, has_payload) = (packet[1] & 0x40 != 0, packet[3] & 0x10 != 0);
     if !payload_start || !has_payload {
         return None;
     }
-    let skipped = if packet[3] & 0x20 != 0 { 1 + usize::from(packet[4]) } else { 0 };
-    let pes = packet.get(4 + skipped..)?;
-    let [0, 0, 1, stream_id, _, _, _, flags, _, pts @ ..] = pes else { return None };
+    let [0, 0, 1, stream_id, _, _, _, flags, _, pts @ ..] = payload(packet) else { return None };
     let video = match stream_id {
         0xe0..=0xef => true,
         // sound, and private streams, which hold Opus
@@ -271,6 +304,25 @@ mod tests {
         file.extend_from_slice(&[SYNC; PACKET]);
         file.extend_from_slice(&[0; 4096]);
         assert_eq!(examine(&file[..], true).unwrap(), Some(usable));
+    }
+
+    #[test]
+    fn a_lone_frame_that_is_torn_does_not_play() {
+        // a keyframe of three packets, by the length that it states
+        let mut file = packet(64, 0xe0, 900_000, true);
+        let length = (PACKET - 6 + 2 * (PACKET - 4) - 6) as u16;
+        file[10..12].copy_from_slice(&length.to_be_bytes());
+        for counter in [1, 2] {
+            assert_eq!(examine(&file[..], true).unwrap(), None, "{} bytes", file.len());
+            let mut next = vec![0xff; PACKET];
+            next[..4].copy_from_slice(&[SYNC, 0, 64, 0x10 | counter]);
+            file.extend(next);
+        }
+        assert_eq!(examine(&file[..], true).unwrap().unwrap().bytes, file.len() as u64);
+        // what begins behind it shows that it has ended
+        file.truncate(2 * PACKET);
+        file.extend(packet(64, 0xe0, 903_000, false));
+        assert!(examine(&file[..], true).unwrap().is_some());
     }
 
     #[test]

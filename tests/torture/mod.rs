@@ -12,6 +12,7 @@ mod ts;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -425,10 +426,12 @@ fn grow_parts(spool: &Path) {
 }
 
 /// All subjects, as many at once as there are places; one that fails ends none of the others.
-pub async fn all(world: &'static World, plans: Vec<Plan>) {
+pub async fn all(world: World, plans: Vec<Plan>) {
+    let world = Arc::new(world);
     let mut running = tokio::task::JoinSet::new();
     for plan in plans {
-        running.spawn(torture(world, plan));
+        let world = world.clone();
+        running.spawn(async move { torture(&world, plan).await });
     }
     let (mut most, mut failed) = (0, 0);
     while let Some(ended) = running.join_next().await {

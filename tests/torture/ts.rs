@@ -13,6 +13,10 @@ pub struct Ts {
     pictures: Vec<i64>,
     sounds: BTreeMap<u16, Vec<i64>>,
     keyframe: bool,
+    /// Of the PES packet at hand of each stream: bytes that are still to come; `None` where it does not say.
+    missing: BTreeMap<u16, Option<usize>>,
+    /// Some PES packet is all there.
+    unit: bool,
 }
 
 impl Ts {
@@ -21,10 +25,14 @@ impl Ts {
         for (at, packet) in bytes.chunks_exact(188).enumerate() {
             let pid = u16::from_be_bytes([packet[1], packet[2]]) & 0x1fff;
             ts.whole &= packet[0] == 0x47 && (at > 0 || pid == 0);
-            if packet[0] != 0x47 || packet[1] & 0x40 == 0 || packet[3] & 0x10 == 0 {
+            if packet[0] != 0x47 || packet[3] & 0x10 == 0 {
                 continue;
             }
             let adaptation = if packet[3] & 0x20 != 0 { 1 + usize::from(packet[4]) } else { 0 };
+            if packet[1] & 0x40 == 0 {
+                ts.came(pid, 184usize.saturating_sub(adaptation));
+                continue;
+            }
             let random_access = adaptation > 1 && packet[5] & 0x40 != 0;
             let Some(pes) = packet.get(4 + adaptation..).filter(|pes| pes.len() >= 14 && pes.starts_with(&[0, 0, 1]))
             else {
@@ -35,6 +43,9 @@ impl Ts {
             }
             let byte = |n: usize| i64::from(pes[n]);
             let pts = (byte(9) >> 1 & 7) << 30 | byte(10) << 22 | (byte(11) >> 1) << 15 | byte(12) << 7 | byte(13) >> 1;
+            let length = usize::from(u16::from_be_bytes([pes[4], pes[5]]));
+            ts.unit |= ts.missing.insert(pid, (length > 0).then_some(length + 6)).is_some();
+            ts.came(pid, pes.len());
             match pes[3] {
                 0xe0..=0xef => {
                     ts.keyframe |= random_access;
@@ -47,9 +58,16 @@ impl Ts {
         ts
     }
 
+    fn came(&mut self, pid: u16, bytes: usize) {
+        if let Some(missing) = self.missing.get_mut(&pid) {
+            *missing = missing.map(|missing| missing.saturating_sub(bytes));
+            self.unit |= missing.is_none_or(|missing| missing == 0);
+        }
+    }
+
     /// Something of it can be shown or heard.
     pub fn plays(&self, needs_picture: bool) -> bool {
-        self.keyframe || !needs_picture && !self.sounds.is_empty()
+        self.unit && (self.keyframe || !needs_picture && !self.sounds.is_empty())
     }
 
     /// From the first time to the last, the last frame's own length counted in; of the pictures where there are any.
