@@ -48,6 +48,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_smithy_runtime_api", &["upload/"]),
     ("http_body", &["upload/"]),
     ("image", &["media/stills"]),
+    ("mp4_atom", &["media/"]),
+    ("indicatif", &["app/"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),
     ("tracing_journald", &["main.rs"]),

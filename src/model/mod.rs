@@ -13,6 +13,7 @@ pub mod encoder;
 pub mod event;
 pub mod fit;
 pub mod layout;
+pub mod merge;
 pub mod mix;
 pub mod playlist;
 pub mod recording;

@@ -16,6 +16,7 @@ pub mod relay;
 pub mod scene;
 pub mod sdk;
 pub mod small_disk;
+pub mod takes;
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
