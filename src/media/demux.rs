@@ -253,7 +253,7 @@ impl<R: Read> Demux<R> {
     }
 }
 
-/// A table's body behind its number and versions, without its check sum, where it begins in this packet.
+/// A table's body behind its numbers, without its check sum, where it begins in this packet.
 fn section(payload: &[u8], table: u8) -> Option<&[u8]> {
     let at = 1 + usize::from(*payload.first()?);
     let head = payload.get(at..at + 3)?;
@@ -263,7 +263,7 @@ fn section(payload: &[u8], table: u8) -> Option<&[u8]> {
     let length = usize::from(u16::from_be_bytes([head[1], head[2]])) & 0x0fff;
     // what does not fit into a packet is cut: no table of one program is longer
     let body = &payload[at + 3..payload.len().min(at + 3 + length.saturating_sub(4))];
-    body.get(if table == 0 { 5 } else { 3 }..)
+    body.get(5..)
 }
 
 fn first_map(body: &[u8]) -> Option<u16> {
