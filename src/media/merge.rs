@@ -21,7 +21,7 @@ use crate::model::merge::{Output, Picturing, Placed, SECOND, SoundForm, Sounding
 use crate::model::mix::Size;
 use crate::vault::Vault;
 
-/// How long a picture is when there is no next one to tell.
+/// How long a picture stands that is the only one.
 const LONE_PICTURE: i64 = SECOND / 25;
 /// Bytes that are read before they are told of.
 const TELL: u64 = 1 << 20;
@@ -52,7 +52,6 @@ pub fn examine(path: &Path, told: &dyn Fn(u64)) -> Result<Contents, String> {
     let mut demux = open(path).map_err(|e| e.to_string())?;
     let mut contents = Contents::default();
     let mut known = 0;
-    let (mut latest, mut period) = (None::<i64>, LONE_PICTURE);
     while let Some(unit) = demux.next_unit().map_err(|e| e.to_string())? {
         match unit {
             Unit::Picture { pts, key, bytes, .. } => {
@@ -62,12 +61,7 @@ pub fn examine(path: &Path, told: &dyn Fn(u64)) -> Result<Contents, String> {
                 if contents.sizes.is_empty() {
                     continue;
                 }
-                if let Some(latest) = latest.filter(|latest| pts > *latest) {
-                    // none stands for long because the file ends with it
-                    period = (pts - latest).min(SECOND / 2);
-                }
-                latest = Some(latest.unwrap_or(pts).max(pts));
-                grow(&mut contents.picture, pts, pts + period);
+                grow(&mut contents.picture, pts, pts);
             }
             Unit::Sound { pts, form, .. } => {
                 contents.forms.insert(form);
@@ -80,6 +74,12 @@ pub fn examine(path: &Path, told: &dyn Fn(u64)) -> Result<Contents, String> {
         }
     }
     told(demux.bytes() - known);
+    if let Some(span) = &mut contents.picture {
+        // as long as the others stood, but none stands for long because the file ends with it
+        let others = i64::try_from(span.count - 1).unwrap_or(i64::MAX);
+        let period = (span.last - span.first).checked_div(others).unwrap_or(LONE_PICTURE);
+        span.end = span.last + period.clamp(1, SECOND / 2);
+    }
     contents.fault = demux.fault().map(str::to_owned);
     if contents.picture.is_none() && contents.sound.is_none() {
         let unknown =

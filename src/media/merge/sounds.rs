@@ -25,6 +25,8 @@ const RATE: i64 = 48_000;
 const HEADER: usize = 7;
 /// Samples of silence that are coded at once.
 const SILENCE: i64 = RATE;
+/// Frames that begin further apart than this, in samples, have a gap between them.
+const MOST_APART: i64 = 4 * FRAME;
 /// A frame of silence behind those in which the encoder still rings.
 const SETTLED: usize = 4;
 
@@ -43,7 +45,6 @@ pub(super) struct Sounds<'a> {
 /// A frame with its header, and when it is heard, in samples of the result.
 struct Heard {
     at: i64,
-    form: SoundForm,
     header: usize,
     bytes: Vec<u8>,
 }
@@ -57,8 +58,13 @@ enum Way {
 struct Recoder {
     channels: usize,
     decoder: Option<(SoundForm, Chain)>,
+    /// Where the last frame began that went into it.
+    fed: i64,
+    /// What came out of it, by the time that it gives: decoders hold back as much as they like.
+    chunks: VecDeque<(i64, Vec<i16>)>,
+    over: bool,
     aac: Aac,
-    /// The first sample that went in has been heard of.
+    /// Something went into the encoder.
     begun: bool,
 }
 
@@ -92,52 +98,61 @@ impl<'a> Sounds<'a> {
             if self.over {
                 return Ok(None);
             }
-            let Some(frame) = self.take()? else {
-                self.over = true;
-                if let Way::Code(recoder) = &mut self.way {
-                    self.ready.extend(recoder.finish()?);
-                }
-                continue;
-            };
-            let missing = frame.at - self.until;
             match &mut self.way {
-                Way::Copy { silence } if missing >= FRAME => {
-                    self.ready.push_back((self.until, silence.clone()));
-                    self.until += FRAME;
-                    self.held = Some(frame);
-                }
-                // it is in the way of what was there before
-                Way::Copy { .. } if missing <= -FRAME / 2 => {}
-                Way::Copy { .. } => {
-                    if missing > SLACK {
-                        self.until = frame.at;
-                    }
-                    self.ready.push_back((self.until, frame.bytes[frame.header..].to_vec()));
-                    self.until += FRAME;
-                }
-                Way::Code(recoder) if missing > SLACK => {
-                    let now = missing.min(SILENCE);
-                    self.ready.extend(recoder.silence(now)?);
-                    self.until += now;
-                    self.held = Some(frame);
-                }
+                Way::Copy { .. } => self.copy()?,
                 Way::Code(recoder) => {
-                    let early = if missing < -SLACK { -missing } else { 0 };
-                    let (samples, sounds) = recoder.push(frame, early)?;
-                    self.ready.extend(sounds);
-                    self.until += samples;
+                    let Some((at, pcm)) = recoder.chunk(&mut self.reader)? else {
+                        self.over = true;
+                        self.ready.extend(recoder.finish()?);
+                        continue;
+                    };
+                    let missing = at - self.until;
+                    if missing > SLACK {
+                        let now = missing.min(SILENCE);
+                        self.ready.extend(recoder.silence(now)?);
+                        self.until += now;
+                        recoder.chunks.push_front((at, pcm));
+                        continue;
+                    }
+                    let early = if missing < -SLACK { missing.unsigned_abs() as usize * recoder.channels } else { 0 };
+                    let pcm = &pcm[early.min(pcm.len())..];
+                    self.until += (pcm.len() / recoder.channels) as i64;
+                    self.ready.extend(recoder.encode(pcm)?);
                 }
             }
         }
+    }
+
+    /// Takes the next frame, or gives one of the silence before it.
+    fn copy(&mut self) -> Result<(), MergeError> {
+        let Some(frame) = self.take()? else {
+            self.over = true;
+            return Ok(());
+        };
+        let Way::Copy { silence } = &self.way else { return Ok(()) };
+        let missing = frame.at - self.until;
+        if missing >= FRAME {
+            self.ready.push_back((self.until, silence.clone()));
+            self.held = Some(frame);
+        } else if missing > -FRAME / 2 {
+            if missing > SLACK {
+                self.until = frame.at;
+            }
+            self.ready.push_back((self.until, frame.bytes[frame.header..].to_vec()));
+        } else {
+            // it is in the way of what was there before
+            return Ok(());
+        }
+        self.until += FRAME;
+        Ok(())
     }
 
     fn take(&mut self) -> Result<Option<Heard>, MergeError> {
         if let Some(held) = self.held.take() {
             return Ok(Some(held));
         }
-        let Some(Unit::Sound { pts, form, header, bytes }) = self.reader.next(true)? else { return Ok(None) };
-        let at = (pts * i64::from(self.form.rate) + SECOND / 2).div_euclid(SECOND);
-        Ok(Some(Heard { at, form, header, bytes }))
+        let Some(Unit::Sound { pts, header, bytes, .. }) = self.reader.next(true)? else { return Ok(None) };
+        Ok(Some(Heard { at: samples(pts, i64::from(self.form.rate)), header, bytes }))
     }
 }
 
@@ -145,32 +160,75 @@ impl Recoder {
     fn new(channels: u32) -> Result<Recoder, MediaError> {
         let form = AudioParams { rate: RATE as u32, channels, bitrate: sound_bitrate(channels) };
         let aac = Aac::new(encoder_of(&present())?, &form, 0)?;
-        Ok(Recoder { channels: channels as usize, decoder: None, aac, begun: false })
+        Ok(Recoder {
+            channels: channels as usize,
+            decoder: None,
+            fed: 0,
+            chunks: VecDeque::new(),
+            over: false,
+            aac,
+            begun: false,
+        })
     }
 
-    /// Takes a frame, without so many samples of its beginning. Gives how many went in, and what came out.
-    fn push(&mut self, frame: Heard, early: i64) -> Result<(i64, Vec<Sound>), MediaError> {
-        if self.decoder.as_ref().is_none_or(|(of, _)| *of != frame.form) {
-            self.decoder = Some((frame.form, decoder(self.channels)?));
+    /// Decoded samples and where they belong.
+    fn chunk(&mut self, reader: &mut Reader<'_>) -> Result<Option<(i64, Vec<i16>)>, MergeError> {
+        loop {
+            if let Some(chunk) = self.chunks.pop_front() {
+                return Ok(Some(chunk));
+            }
+            if self.over {
+                return Ok(None);
+            }
+            match reader.next(true)? {
+                Some(Unit::Sound { pts, form, bytes, .. }) => self.decode(form, samples(pts, RATE), bytes)?,
+                _ => {
+                    self.over = true;
+                    self.drain()?;
+                }
+            }
         }
+    }
+
+    fn decode(&mut self, form: SoundForm, at: i64, frame: Vec<u8>) -> Result<(), MediaError> {
+        // what went before has nothing to do with what comes behind a gap
+        let goes_on = self.decoder.as_ref().is_some_and(|(of, _)| *of == form) && at - self.fed < MOST_APART;
+        if !goes_on {
+            self.drain()?;
+            self.decoder = Some((form, decoder(self.channels)?));
+        }
+        self.fed = at;
         let (_, chain) = self.decoder.as_ref().expect("made above");
-        let mut buffer = gst::Buffer::from_slice(frame.bytes);
-        let pts = u64::try_from(frame.at).unwrap_or(0) * 1_000_000_000 / RATE as u64;
+        let mut buffer = gst::Buffer::from_slice(frame);
+        let pts = u64::try_from(at).unwrap_or(0) * 1_000_000_000 / RATE as u64;
         buffer.get_mut().expect("a new buffer has one owner").set_pts(gst::ClockTime::from_nseconds(pts));
-        if let Err(error) = chain.push(buffer) {
+        let pushed = chain.push(buffer);
+        let out = chain.take();
+        if let Err(error) = pushed {
             tracing::debug!(%error, "a frame of sound cannot be decoded");
             self.decoder = None;
-            return Ok((0, Vec::new()));
         }
-        let mut pcm = Vec::new();
-        for out in chain.take() {
-            let Out::Buffer(samples) = out else { continue };
-            let map = samples.map_readable().map_err(|e| MediaError::Pipeline(e.to_string()))?;
-            pcm.extend(map.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])));
+        self.take(out)
+    }
+
+    /// What is still in the decoder.
+    fn drain(&mut self) -> Result<(), MediaError> {
+        let Some((_, chain)) = self.decoder.take() else { return Ok(()) };
+        // one that breaks at its very end has given what it had
+        let out = chain.finish().unwrap_or_else(|_| chain.take());
+        self.take(out)
+    }
+
+    fn take(&mut self, out: Vec<Out>) -> Result<(), MediaError> {
+        for out in out {
+            let Out::Buffer(buffer) = out else { continue };
+            let map = buffer.map_readable().map_err(|e| MediaError::Pipeline(e.to_string()))?;
+            let Some(pts) = buffer.pts() else { continue };
+            let at = (i128::from(pts.nseconds()) * i128::from(RATE) + 500_000_000) / 1_000_000_000;
+            let pcm = map.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
+            self.chunks.push_back((i64::try_from(at).unwrap_or(i64::MAX), pcm));
         }
-        let early = usize::try_from(early).unwrap_or(0) * self.channels;
-        let pcm = &pcm[early.min(pcm.len())..];
-        Ok(((pcm.len() / self.channels) as i64, self.encode(pcm)?))
+        Ok(())
     }
 
     fn silence(&mut self, samples: i64) -> Result<Vec<Sound>, MediaError> {
@@ -194,6 +252,10 @@ impl Recoder {
         let frames = self.aac.finish()?;
         bare(frames)
     }
+}
+
+fn samples(ticks: i64, rate: i64) -> i64 {
+    (ticks * rate + SECOND / 2).div_euclid(SECOND)
 }
 
 /// Frames without their headers, at their samples.
