@@ -5,6 +5,7 @@
 
 pub mod board;
 pub mod keys;
+pub mod merge;
 pub mod shelf;
 
 use std::net::SocketAddr;

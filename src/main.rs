@@ -32,6 +32,8 @@ enum Command {
     Probe(app::board::ProbeArgs),
     /// Look at the shelf, check it, or copy recordings out of it.
     Spool(app::shelf::ShelfArgs),
+    /// Make one playable file of each user's single-stream recordings in a directory.
+    Merge(app::merge::MergeArgs),
     /// Publish a test picture or a media file to a WHIP address.
     Publish(Box<app::PublishArgs>),
     /// Box, two publishers, a recording and a receiver in one process.
@@ -70,6 +72,10 @@ fn main() -> ExitCode {
             start_logging("error");
             app::shelf::run(&config, &args.task).map_err(|e| e.to_string())
         }),
+        Command::Merge(args) => {
+            start_logging("error");
+            app::merge::run(&args).map_err(|e| e.to_string())
+        }
         Command::Publish(args) => {
             start_logging("warn,holdfast=info,rtc_ice=error,rtc_dtls=error");
             app::publish(*args).map_err(|e| e.to_string())

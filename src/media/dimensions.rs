@@ -34,6 +34,11 @@ pub fn stream_size(bytes: &[u8]) -> Option<(u32, u32)> {
     sps(&bytes[unit + 4..])
 }
 
+/// Width and height that a sequence parameter set says, its header with it.
+pub(super) fn set_size(set: &[u8]) -> Option<(u32, u32)> {
+    sps(set.get(1..)?)
+}
+
 /// RFC 7741 §4.3 and RFC 6386 §9.1: behind the frame tag and the start code, 14 bits each.
 fn vp8(payload: &[u8]) -> Option<(u32, u32)> {
     let [tag, _, _, 0x9d, 0x01, 0x2a, a, b, c, d, ..] = *vp8_frame(payload)? else { return None };

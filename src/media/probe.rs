@@ -180,7 +180,7 @@ fn encode(
 }
 
 /// The decoder that this board has; the first of the table.
-fn decoder() -> Option<&'static str> {
+pub(super) fn decoder() -> Option<&'static str> {
     let there = |(factory, _): &&(&str, &str)| gst::ElementFactory::find(factory).is_some();
     H264_DECODERS.iter().find(there).map(|(_, described)| *described)
 }

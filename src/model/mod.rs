@@ -14,6 +14,7 @@ pub mod encoder;
 pub mod event;
 pub mod fit;
 pub mod layout;
+pub mod merge;
 pub mod mix;
 pub mod package;
 pub mod playlist;

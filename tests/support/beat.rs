@@ -60,8 +60,12 @@ impl Beats {
 
     /// From one file that has both.
     pub fn in_one(lane: &Lane) -> Beats {
-        let file = lane.joined();
-        pair(&flashes(&file), &beeps(&file))
+        Beats::in_file(&lane.joined())
+    }
+
+    /// The same of any file.
+    pub fn in_file(file: &Path) -> Beats {
+        pair(&flashes(file), &beeps(file))
     }
 
     pub fn median(&self) -> f64 {

@@ -16,6 +16,7 @@ pub mod relay;
 pub mod scene;
 pub mod sdk;
 pub mod small_disk;
+pub mod takes;
 pub mod vod;
 
 use std::future::Future;
