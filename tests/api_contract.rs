@@ -352,9 +352,7 @@ async fn vod_is_taken_where_the_box_has_keys_for_it() {
     assert_eq!(bench.code("CreateCloudRecording", &plain).await, "ok");
     let Heard::Create { spec, .. } = bench.last() else { panic!("a Create") };
     assert_eq!((spec.vod(), spec.output, spec.av_merge), (Some(&Vod::default()), Output::Mp4, false));
-    for (media_type, output, lists) in
-        [(1, Output::Lists, true), (2, Output::Aac, false), (4, Output::Aac, true)]
-    {
+    for (media_type, output, lists) in [(1, Output::Lists, true), (2, Output::Aac, false), (4, Output::Aac, true)] {
         // OutputFormat means nothing here
         let params = with(asked(json!({ "MediaType": media_type })), "RecordParams/OutputFormat", json!(1));
         let params = with(params, "RecordParams/StreamType", json!(1));

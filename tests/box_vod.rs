@@ -1,8 +1,8 @@
 //! VOD through the whole box: asked for by the SDK, recorded from WebRTC, on the platform after the end, and told of.
 
-mod support;
 #[path = "support/proxy.rs"]
 mod proxy;
+mod support;
 
 use std::path::{Path, PathBuf};
 
@@ -141,7 +141,10 @@ async fn an_mp4_gets_its_address() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = stage.media(told, dir.path(), "a.mp4").await;
     assert_eq!(probe::decode_errors(&file), "");
-    assert!(probe::packets(&file, probe::Stream::Video).len() > 60 && probe::packets(&file, probe::Stream::Audio).len() > 60);
+    assert!(
+        probe::packets(&file, probe::Stream::Video).len() > 60
+            && probe::packets(&file, probe::Stream::Audio).len() > 60
+    );
     assert_eq!(vod.uploads().len(), 1);
     scene.gone(&task).await;
     stage.assert_silent();
@@ -170,7 +173,8 @@ async fn a_platform_that_is_away_is_told_and_waited_for() {
     stage.scene.daemon.start_again().await;
     let told = stage.stopped(&task, 0).await;
     let [mp4, list] = &told[2..] else { panic!("two more: {told:?}") };
-    let (mp4, list) = match stage.vod.medias().iter().find(|m| m.asked["MediaType"] == "mp4").map(|m| m.file_id.clone()) {
+    let (mp4, list) = match stage.vod.medias().iter().find(|m| m.asked["MediaType"] == "mp4").map(|m| m.file_id.clone())
+    {
         Some(Some(id)) if mp4.payload()["TencentVod"]["FileId"] == id.as_str() => (mp4, list),
         _ => (list, mp4),
     };

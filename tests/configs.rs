@@ -24,9 +24,20 @@ fn every_file_is_valid() {
 }
 
 /// Settings without a default of their own: their example is no default.
-const EXAMPLES: &[&str] =
-    &["certificate", "private_key", "key_file", "key_credential", "s3_endpoint", "cos_endpoint", "bytes_per_second",
-      "secret_id", "secret_key", "secret_key_file", "secret_key_credential", "storage_endpoint"];
+const EXAMPLES: &[&str] = &[
+    "certificate",
+    "private_key",
+    "key_file",
+    "key_credential",
+    "s3_endpoint",
+    "cos_endpoint",
+    "bytes_per_second",
+    "secret_id",
+    "secret_key",
+    "secret_key_file",
+    "secret_key_credential",
+    "storage_endpoint",
+];
 
 #[test]
 fn the_commented_defaults_are_the_defaults() {

@@ -7,8 +7,8 @@ use holdfast::model::package::{Container, LONGEST, Output, Packed, PackedFile};
 use holdfast::model::recording::{Destination, Fate, MediaFilter, RecordingSpec, StreamType, Subscription, Vendor};
 use holdfast::model::room::{Room, Track};
 use holdfast::model::segment::{ClosedSegment, LocalName};
-use holdfast::model::vod::{Media, Vod};
 use holdfast::model::task::{Effect, Found, Input, Phase, Policy, RecordingTask, Shape};
+use holdfast::model::vod::{Media, Vod};
 use holdfast::model::{
     Codec, LaneKind, LaneRun, MediaId, RoomId, SdkAppId, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
 };
@@ -135,9 +135,7 @@ impl World {
                 EventBody::UploadStop { status }
                 | EventBody::Mp4Stop { status, .. }
                 | EventBody::VodCommit { status, .. }
-                | EventBody::VodStop { status } => {
-                    (event.body.event_type(), *status)
-                }
+                | EventBody::VodStop { status } => (event.body.event_type(), *status),
                 _ => (event.body.event_type(), 0),
             })
         };

@@ -31,14 +31,16 @@ use vod::{BUCKET, Point, SUB_APP, VOD_ID, VOD_KEY, VodServer, media_url};
 const TASK: &str = "hVodTask";
 const FILE: &str = "1400000001_7__UserId_s_YW5u__UserId_e_main.aac";
 const LIST: &str = "1400000001_7__UserId_s_YW5u__UserId_e_main_audio.m3u8";
+/// The least that S3 takes.
 const PART: u64 = 5 * 1024 * 1024;
 
-/// Three minutes of noise as a lane would have written it: more than two parts.
+/// Some minutes of noise as a lane would have written it: more than two parts.
 fn noise() -> &'static [u8] {
     static NOISE: OnceLock<Vec<u8>> = OnceLock::new();
     NOISE.get_or_init(|| {
         let mut ffmpeg = Command::new("ffmpeg");
-        ffmpeg.args(["-v", "error", "-f", "lavfi", "-i", "anoisesrc=d=180:r=48000", "-ac", "2"]);
+        // two channels that have nothing in common
+        ffmpeg.args(["-v", "error", "-f", "lavfi", "-i", "aevalsrc=random(0)*2-1|random(1)*2-1:s=48000:d=330"]);
         ffmpeg.args(["-c:a", "aac", "-b:a", "512k", "-f", "mpegts", "-"]);
         let made = ffmpeg.output().expect("ffmpeg is missing: run scripts/setup");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -158,7 +160,10 @@ impl Bench {
         let (bytes, crc32) = (text.len() as u64, crc32fast::hash(text.as_bytes()));
         all.insert("f0.m3u8".into(), text.clone().into_bytes());
         let plan = serde_json::to_string(&BundlePlan { v: BUNDLE_VERSION, text, files }).unwrap();
-        appliance.spool.accept_package(&self.task, LIST.into(), format!("{TASK}/{LIST}"), (bytes, crc32), plan).unwrap();
+        appliance
+            .spool
+            .accept_package(&self.task, LIST.into(), format!("{TASK}/{LIST}"), (bytes, crc32), plan)
+            .unwrap();
         appliance.spool.drained().await.unwrap();
         all
     }
@@ -300,7 +305,10 @@ async fn a_platform_that_is_away_is_waited_for() {
     bench.line.set(Mode::Refuse);
     bench.go(&mut appliance);
     let (_, fate) = appliance.fate().await;
-    assert!(matches!(&fate, Fate::VodFailed { object, code, refused: false, .. } if object == FILE && code == "ConnectionError"), "{fate:?}");
+    assert!(
+        matches!(&fate, Fate::VodFailed { object, code, refused: false, .. } if object == FILE && code == "ConnectionError"),
+        "{fate:?}"
+    );
     assert!(appliance.degraded().await.concat().contains("VOD"), "health says so");
     bench.line.set(Mode::Answer(503, "Scripted"));
     while !matches!(appliance.fate().await.1, Fate::VodFailed { code, .. } if code == "Http503") {}

@@ -49,7 +49,8 @@ pub fn vod(config: &mut Config) -> Result<(), Error> {
     };
     let failed = |why: String| Error::Start { what: setting, why: format!("{}: {why}", path.display()) };
     let bytes = read(&path).map_err(|e| failed(e.to_string()))?;
-    let text = std::str::from_utf8(&bytes).map(str::trim).ok().filter(|text| text.bytes().all(|b| b.is_ascii_graphic()));
+    let text =
+        std::str::from_utf8(&bytes).map(str::trim).ok().filter(|text| text.bytes().all(|b| b.is_ascii_graphic()));
     let text = text.filter(|text| !text.is_empty());
     vod.secret_key = Some(Secret::new(text.ok_or_else(|| failed(format!("{} bytes that are no key", bytes.len())))?));
     Ok(())

@@ -141,7 +141,8 @@ mod tests {
         let lists = lists(&spec(), Duration::from_secs(10), pieces.iter());
         let [list] = &lists[..] else { panic!("one lane, one list: {lists:?}") };
         assert_eq!(list.object, "1400000001_12345__UserId_s_YW5u__UserId_e_main_audiovideo.m3u8");
-        let names: Vec<(&str, bool)> = list.pieces.iter().map(|(_, item)| (item.name.as_str(), item.discontinuity)).collect();
+        let names: Vec<(&str, bool)> =
+            list.pieces.iter().map(|(_, item)| (item.name.as_str(), item.discontinuity)).collect();
         assert_eq!(names, [("0-0.ts", false), ("0-2.ts", true), ("1-0.ts", true), ("1-1.ts", false)]);
         let mut readable: BTreeMap<String, (u64, u32)> =
             list.pieces.iter().map(|(file, _)| (file.clone(), (188, 1))).collect();

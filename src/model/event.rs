@@ -125,7 +125,9 @@ impl EventBody {
                 let messages: Vec<Value> = files.iter().map(file_message).collect();
                 json!({ "Status": status, "FileList": names, "FileMessage": messages })
             }
-            EventBody::VodCommit { status, why, name, file, media } => vod_commit(*status, why, name, file, media.as_ref()),
+            EventBody::VodCommit { status, why, name, file, media } => {
+                vod_commit(*status, why, name, file, media.as_ref())
+            }
         }
     }
 

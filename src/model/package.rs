@@ -239,7 +239,13 @@ pub fn order<'a>(
     });
     let length = limits.length.min(LONGEST);
     let limits = Limits { length, bytes: limits.bytes.min(LARGEST) };
-    Order { container, limits, black_after: spec.fill_black.then_some(gap), groups: groups.collect(), lists: Vec::new() }
+    Order {
+        container,
+        limits,
+        black_after: spec.fill_black.then_some(gap),
+        groups: groups.collect(),
+        lists: Vec::new(),
+    }
 }
 
 /// Lives lie on the line by the wall clock; one that was set back does not lay one over another.

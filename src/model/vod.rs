@@ -176,8 +176,14 @@ pub fn meaning(code: &str) -> Means {
         }
         ("FailedOperation", "ClassNoFound" | "CoverType" | "MediaForbidedBySystem" | "MediaType" | "TaskDuplicate")
         | (
-            "InvalidParameter" | "InvalidParameterValue" | "MissingParameter" | "UnknownParameter"
-            | "UnsupportedOperation" | "ResourceNotFound" | "InvalidAction" | "NoSuchVersion",
+            "InvalidParameter"
+            | "InvalidParameterValue"
+            | "MissingParameter"
+            | "UnknownParameter"
+            | "UnsupportedOperation"
+            | "ResourceNotFound"
+            | "InvalidAction"
+            | "NoSuchVersion",
             _,
         ) => Means::File,
         _ => Means::Later,
@@ -250,7 +256,8 @@ mod tests {
 
     #[test]
     fn an_application_says_where_a_file_goes_and_shows_no_secret() {
-        let keys = json!({"SecretId": "id-secret", "SecretKey": "key-secret", "Token": "token-secret", "ExpiredTime": 1000});
+        let keys =
+            json!({"SecretId": "id-secret", "SecretKey": "key-secret", "Token": "token-secret", "ExpiredTime": 1000});
         let read = read_applied(&applied(keys)).unwrap();
         assert_eq!((read.bucket.as_str(), read.path.as_str()), ("vod-125", "125/vodtranscq/a.mp4"));
         assert!(!format!("{read:?}").contains("-secret"), "{read:?}");
@@ -264,12 +271,17 @@ mod tests {
     fn what_is_no_answer_is_told_without_its_contents() {
         for body in ["", "[]", "{}", r#"{"Response":{"VodSessionKey":"hush"}}"#, r#"{"Response":"hush"}"#, "hush"] {
             for refusal in [read_applied(body.as_bytes()).unwrap_err(), read_committed(body.as_bytes()).unwrap_err()] {
-                assert_eq!((refusal.code.as_str(), refusal.to_string().contains("hush")), ("BadAnswer", false), "{body}");
+                assert_eq!(
+                    (refusal.code.as_str(), refusal.to_string().contains("hush")),
+                    ("BadAnswer", false),
+                    "{body}"
+                );
             }
         }
         let evil = String::from_utf8(applied(Value::Null)).unwrap().replace("vod-125", "evil/@host");
         assert!(read_applied(evil.as_bytes()).is_err());
-        let refused = br#"{"Response":{"Error":{"Code":"AuthFailure.SecretIdNotFound","Message":"m"},"RequestId":"r"}}"#;
+        let refused =
+            br#"{"Response":{"Error":{"Code":"AuthFailure.SecretIdNotFound","Message":"m"},"RequestId":"r"}}"#;
         assert_eq!(read_committed(refused).unwrap_err().to_string(), "AuthFailure.SecretIdNotFound: m");
     }
 

@@ -364,7 +364,7 @@ mod tests {
 
     use super::*;
     use crate::model::event::EventBody;
-        use crate::model::{Lane, LaneKind, LaneRun, MediaId, RoomId, Timestamp, UserId};
+    use crate::model::{Lane, LaneKind, LaneRun, MediaId, RoomId, Timestamp, UserId};
 
     fn task() -> TaskId {
         TaskId::parse("hAb+c-9..").unwrap()

@@ -224,7 +224,8 @@ async fn serve(router: Router) -> (String, tokio::task::JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
     let address = format!("http://{}", listener.local_addr().expect("it is bound"));
     let router = router.layer(axum::extract::DefaultBodyLimit::disable());
-    let serving = tokio::spawn(async move { axum::serve(listener, router).await.expect("it lives as long as the test") });
+    let serving =
+        tokio::spawn(async move { axum::serve(listener, router).await.expect("it lives as long as the test") });
     (address, serving)
 }
 
@@ -258,7 +259,13 @@ fn error(code: &str, message: impl Into<String>) -> (String, String) {
     (code.to_owned(), message.into())
 }
 
-async fn api(State(shared): State<Arc<Shared>>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response<Body> {
+async fn api(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let action = text("x-tc-action");
     shared.platform().calls.push(action.clone());
@@ -290,7 +297,12 @@ async fn api(State(shared): State<Arc<Shared>>, method: Method, uri: Uri, header
 }
 
 /// What the SDK's request must be: its form, its signature, its fields.
-fn by_the_rules(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, (String, String)> {
+fn by_the_rules(
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Map<String, Value>, (String, String)> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if (method.as_str(), uri.path(), text("content-type")) != ("POST", "/", "application/json") {
         return Err(error("InvalidRequest", format!("{method} {uri} {}", text("content-type"))));
@@ -298,7 +310,8 @@ fn by_the_rules(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) ->
     if text("x-tc-version") != "2018-07-17" || text("x-tc-region").is_empty() {
         return Err(error("NoSuchVersion", "version or region"));
     }
-    let stamp: i64 = text("x-tc-timestamp").parse().map_err(|_| error("AuthFailure.InvalidAuthorization", "no stamp"))?;
+    let stamp: i64 =
+        text("x-tc-timestamp").parse().map_err(|_| error("AuthFailure.InvalidAuthorization", "no stamp"))?;
     if (now() - stamp).abs() > 300 {
         return Err(error("AuthFailure.SignatureExpire", "the stamp is old"));
     }
@@ -399,7 +412,8 @@ async fn commit(shared: &Shared, asked: Map<String, Value>) -> Outcome {
         if let Some((folder, _)) = key.rsplit_once('/').filter(|_| key.ends_with(".m3u8")) {
             let text = object.body.collect().await.expect("the list comes whole").to_vec();
             let text = String::from_utf8(text).expect("a list is text");
-            wanted.extend(text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(|l| format!("{folder}/{l}")));
+            wanted
+                .extend(text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(|l| format!("{folder}/{l}")));
         }
     }
     if !missing.is_empty() {
@@ -424,11 +438,21 @@ pub fn media_url(file_id: &str) -> String {
 // ---- its storage ------------------------------------------------------------------------------------------------
 
 /// Lets through who has a token that lasts.
-async fn storage(State(shared): State<Arc<Shared>>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response<Body> {
+async fn storage(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
     let refused = |status: u16, code: &str| {
         let text = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>by the gate</Message></Error>");
         let text = if method == Method::HEAD { String::new() } else { text };
-        Response::builder().status(status).header("content-type", "application/xml").body(Body::from(text)).expect("plain")
+        Response::builder()
+            .status(status)
+            .header("content-type", "application/xml")
+            .body(Body::from(text))
+            .expect("plain")
     };
     let token = headers.get("x-amz-security-token").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let expires = shared.platform().tokens.get(token).copied();
@@ -447,7 +471,7 @@ async fn storage(State(shared): State<Arc<Shared>>, method: Method, uri: Uri, he
     for (name, value) in headers.iter().filter(|(name, _)| !["expect", "connection"].contains(&name.as_str())) {
         request = request.header(name.clone(), value.clone());
     }
-    let answer = request.body(body).send().await.expect("the storage behind the gate answers");
+    let Ok(answer) = request.body(body).send().await else { return refused(502, "BadGateway") };
     if writes && answer.status().is_success() {
         let mut platform = shared.platform();
         platform.writes += 1;

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::record::{Piece, PieceFate};
 use super::{Effect, Policy, RecordingTask};
 use crate::model::Timestamp;
-use crate::model::event::EventBody;
 use crate::model::bundle;
+use crate::model::event::EventBody;
 use crate::model::package::{self, Container, Limits, Packed, PackedFile, local_file};
 
 /// How far it is.

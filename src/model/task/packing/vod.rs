@@ -78,7 +78,14 @@ impl RecordingTask {
         }
     }
 
-    fn announce_vod(&mut self, status: u8, file: &PackedFile, why: String, media: Option<Media>, now: Timestamp) -> Effect {
+    fn announce_vod(
+        &mut self,
+        status: u8,
+        file: &PackedFile,
+        why: String,
+        media: Option<Media>,
+        now: Timestamp,
+    ) -> Effect {
         let name = self.spec.vod().map_or_else(|| file.object.clone(), |vod| vod.media_name(&file.object));
         self.announce(EventBody::VodCommit { status, why, name, file: file.clone(), media }, now)
     }
