@@ -4,6 +4,7 @@
 //! Law: the saves and announcements of one step are one commit, made before anything else of that step is done.
 
 mod disk;
+mod pack;
 mod restore;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -712,20 +713,7 @@ impl Actor {
                 spool.accept_package(id, object, key, (bytes, crc32), plan)
             }
             Effect::LetGo => spool.let_go(id),
-            Effect::Package(order) => {
-                let (told, task) = (self.parts.fates.clone(), id.clone());
-                let done = move |packed| {
-                    // nobody listens any more only while the process ends; after the next start it is asked again
-                    let _ = told.blocking_send((task, Fate::Packaged(packed)));
-                };
-                let vault = spool.vault().clone();
-                let asked = self.parts.packer.plan(id, running.dir.clone(), vault, order, done);
-                if let Err(e) = asked {
-                    warn!(task = %id, error = %e, "packing waits");
-                    self.unshelved.push((id.clone(), effect));
-                }
-                return;
-            }
+            Effect::Package(order) => return self.pack(id, order),
             _ => return,
         };
         if let Err(e) = shelved {

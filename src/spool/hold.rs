@@ -16,7 +16,37 @@ pub(super) fn is_of_packing(name: &str) -> bool {
     name.ends_with(PLAN_SUFFIX) || name.strip_suffix(KEPT_SUFFIX).and_then(LocalName::parse).is_some()
 }
 
+/// A packed file, by its plan.
+pub(super) struct Package {
+    pub(super) task: TaskId,
+    pub(super) object: String,
+    object_key: String,
+    bytes: u64,
+    crc32: u32,
+    plan: String,
+}
+
+impl Package {
+    /// As what it is counted while it waits for the thread.
+    pub(super) fn counted(&self) -> Pending {
+        Pending { segments: 0, playlists: 1, bytes: self.plan.len() as u64 }
+    }
+}
+
 impl Spool {
+    /// Puts a packed file on the shelf: `plan` says how it is made. Returns at once; a newer plan replaces an older one.
+    pub fn accept_package(
+        &self,
+        task: &TaskId,
+        object: String,
+        object_key: String,
+        (bytes, crc32): (u64, u32),
+        plan: String,
+    ) -> Result<(), Error> {
+        let package = Package { task: task.clone(), object, object_key, bytes, crc32, plan };
+        self.hand_over(task, package.counted(), Order::Package(package))
+    }
+
     /// [`Spool::begin_task`] of a task that holds segments until they are packed.
     pub async fn begin_holding(&self, task: &TaskId, hold: Hold) -> Result<PathBuf, Error> {
         let dir = self.begin_task(task).await?;

@@ -57,6 +57,7 @@ use crate::store::records::{self, DestinationEntry, SpoolEntry, SpoolKind, Spool
 use crate::store::{self, Batch, Store};
 use crate::vault::{self, Input, Vault};
 use folder::Note;
+use hold::Package;
 use recovery::{FoundFile, Step};
 
 /// Files that may wait for the thread; past it the actor is told.
@@ -107,16 +108,6 @@ struct Playlist {
     object_key: String,
     version: u64,
     text: String,
-}
-
-/// A packed file, by its plan.
-struct Package {
-    task: TaskId,
-    object: String,
-    object_key: String,
-    bytes: u64,
-    crc32: u32,
-    plan: String,
 }
 
 /// What recovery found of one task.
@@ -337,19 +328,6 @@ impl Spool {
     ) -> Result<(), Error> {
         let playlist = Playlist { task: task.clone(), object, object_key, version, text };
         self.hand_over(task, of_playlist(&playlist), Order::Playlist(playlist))
-    }
-
-    /// Puts a packed file on the shelf: `plan` says how it is made. Returns at once; a newer plan replaces an older one.
-    pub fn accept_package(
-        &self,
-        task: &TaskId,
-        object: String,
-        object_key: String,
-        (bytes, crc32): (u64, u32),
-        plan: String,
-    ) -> Result<(), Error> {
-        let package = Package { task: task.clone(), object, object_key, bytes, crc32, plan };
-        self.hand_over(task, of_package(&package), Order::Package(package))
     }
 
     fn hand_over(&self, task: &TaskId, pending: Pending, order: Order) -> Result<(), Error> {
@@ -724,10 +702,6 @@ fn of_segment(segment: &ClosedSegment) -> Pending {
 
 fn of_playlist(playlist: &Playlist) -> Pending {
     Pending { segments: 0, playlists: 1, bytes: playlist.text.len() as u64 }
-}
-
-fn of_package(package: &Package) -> Pending {
-    Pending { segments: 0, playlists: 1, bytes: package.plan.len() as u64 }
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {

@@ -120,7 +120,7 @@ impl Hands {
 
         for package in packages {
             match self.shared.write_plan(&package) {
-                Ok(entry) => renamed.push(Safe { entry, counted: of_package(&package) }),
+                Ok(entry) => renamed.push(Safe { entry, counted: package.counted() }),
                 Err(error) => {
                     tracing::error!(task = %package.task, object = package.object, %error, "a plan cannot be written");
                     self.met("plan", &error);
