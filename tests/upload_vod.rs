@@ -31,18 +31,26 @@ use vod::{BUCKET, Point, SUB_APP, VOD_ID, VOD_KEY, VodServer, media_url};
 const TASK: &str = "hVodTask";
 const FILE: &str = "1400000001_7__UserId_s_YW5u__UserId_e_main.aac";
 const LIST: &str = "1400000001_7__UserId_s_YW5u__UserId_e_main_audio.m3u8";
+/// The least that S3 takes.
 const PART: u64 = 5 * 1024 * 1024;
 
-/// Three minutes of noise as a lane would have written it: more than two parts.
+/// Minutes of noise as a lane would have written them: more than two parts.
 fn noise() -> &'static [u8] {
     static NOISE: OnceLock<Vec<u8>> = OnceLock::new();
     NOISE.get_or_init(|| {
-        let mut ffmpeg = Command::new("ffmpeg");
-        ffmpeg.args(["-v", "error", "-f", "lavfi", "-i", "anoisesrc=d=180:r=48000", "-ac", "2"]);
-        ffmpeg.args(["-c:a", "aac", "-b:a", "512k", "-f", "mpegts", "-"]);
-        let made = ffmpeg.output().expect("ffmpeg is missing: run scripts/setup");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        made.stdout
+        let run = |args: &[&str]| {
+            let made = Command::new("ffmpeg").args(["-v", "error"]).args(args).output();
+            let made = made.expect("ffmpeg is missing: run scripts/setup");
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            made.stdout
+        };
+        // what is coded once is as good again
+        let source = "aevalsrc=random(0)*2-1|random(1)*2-1:s=48000:d=10";
+        let short = run(&["-f", "lavfi", "-i", source, "-c:a", "aac", "-b:a", "512k", "-f", "adts", "-"]);
+        let times = usize::try_from(2 * PART).expect("it is in memory") / short.len() + 2;
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), short.repeat(times)).expect("room for it");
+        run(&["-f", "aac", "-i", file.path().to_str().expect("a plain path"), "-c", "copy", "-f", "mpegts", "-"])
     })
 }
 

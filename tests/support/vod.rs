@@ -471,7 +471,7 @@ async fn storage(
     for (name, value) in headers.iter().filter(|(name, _)| !["expect", "connection"].contains(&name.as_str())) {
         request = request.header(name.clone(), value.clone());
     }
-    let answer = request.body(body).send().await.expect("the storage behind the gate answers");
+    let Ok(answer) = request.body(body).send().await else { return refused(502, "BadGateway") };
     if writes && answer.status().is_success() {
         let mut platform = shared.platform();
         platform.writes += 1;
