@@ -274,6 +274,8 @@ pub struct Upload {
     pub retry_longest_seconds: u64,
     /// After the end of a task, so long for its files to arrive before 305 says Status 1.
     pub grace_seconds: u64,
+    /// While more segments of it wait, a playlist is carried so often at most.
+    pub list_seconds: u64,
 }
 
 impl Default for Upload {
@@ -290,6 +292,7 @@ impl Default for Upload {
             retry_first_seconds: 1,
             retry_longest_seconds: 300,
             grace_seconds: 60,
+            list_seconds: 2,
         }
     }
 }
@@ -463,6 +466,7 @@ impl Config {
             within("upload.timeout_seconds", self.upload.timeout_seconds, 1, 3600),
             within("upload.retry_first_seconds", self.upload.retry_first_seconds, 1, 3600),
             within("upload.grace_seconds", self.upload.grace_seconds, 0, 86_400),
+            within("upload.list_seconds", self.upload.list_seconds, 0, 3600),
             within("callbacks.timeout_seconds", self.callbacks.timeout_seconds, 1, 60),
             within("callbacks.retry_first_seconds", self.callbacks.retry_first_seconds, 1, 3600),
             within("callbacks.keep_hours", self.callbacks.keep_hours, 1, 8760),

@@ -213,6 +213,7 @@ impl Actor {
             segment_length: Duration::from_secs(config.recording.segment_seconds),
             streams: config.limits.streams_per_task,
             grace: Duration::from_secs(config.upload.grace_seconds),
+            list_pause: Duration::from_secs(config.upload.list_seconds),
             takeover_waits: config.recording.takeover_seconds.map(Duration::from_secs),
             gap: Duration::from_secs(config.recording.gap_seconds),
             ..Policy::default()

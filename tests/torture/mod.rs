@@ -114,7 +114,8 @@ pub async fn torture(world: &World, plan: Plan) -> i64 {
         state_dir: disk.as_ref().map(SmallDisk::state_dir),
         more: "[disk]\nlow_percent = 0\nlow_bytes = 1048576\nlow_inodes = 0\nreserve_bytes = 1048576\n".to_owned(),
         more_recording: "sync_seconds = 1\ntakeover_seconds = [0, 0, 0]".to_owned(),
-        more_upload: "multipart_from_bytes = 5242880\npart_bytes = 5242880".to_owned(),
+        // each segment that lands has a list of its own, so that one replaces another
+        more_upload: "list_seconds = 0\nmultipart_from_bytes = 5242880\npart_bytes = 5242880".to_owned(),
         crash: plan.lives.first().and_then(|life| crash_of(life, plan.power)),
         ..Settings::default()
     };
