@@ -101,7 +101,7 @@ fn pack(dir: &Path, count: u64, out: &Path) {
         lives: vec![life],
     };
     let limits = Limits { length: LONGEST, bytes: LARGEST };
-    let order = Order { container: Container::Mp4, limits, black_after: None, lists: Vec::new(), groups: vec![group] };
+    let order = Order { container: Container::Mp4, limits, black_after: None, groups: vec![group], lists: vec![] };
     let (packer, task) = (Packer::new(), TaskId::from_random(&[1; 16]));
     let (to, from) = std::sync::mpsc::channel();
     let told = packer.plan(&task, dir.to_owned(), Vault::default(), order, move |packed| drop(to.send(packed)));

@@ -597,6 +597,29 @@ mod tests {
     }
 
     #[test]
+    fn a_vod_account_is_whole_or_not_there() {
+        let told = |lines: &str| Config::parse(&format!("[vod]\n{lines}")).map(|config| config.vod.has_keys());
+        assert!(!Config::default().vod.has_keys());
+        assert_eq!(told("secret_id = 'a'\nsecret_key = 'hush'"), Ok(true));
+        // whoever starts the box reads it
+        assert_eq!(told("secret_id = 'a'\nsecret_key_file = '/etc/key'"), Ok(false));
+        for (lines, fault) in [
+            ("secret_id = 'a'", "vod.secret_id and its secret key go together"),
+            ("secret_key = 'hush'", "vod.secret_id and its secret key go together"),
+            ("secret_id = 'a'\nsecret_key = ''", "vod.secret_id or vod.secret_key is empty"),
+            ("secret_id = 'a'\nsecret_key_credential = '../k'", "vod: '../k' is not the name of a credential"),
+            ("endpoint = 'vod'", "vod.endpoint is not an http or https address"),
+            ("region = 'a b'", "vod.region holds other than letters, digits and -"),
+            (
+                "secret_id = 'a'\nsecret_key = 'hush'\nsecret_key_file = '/etc/key'",
+                "vod.secret_key, .secret_key_file and .secret_key_credential exclude each other",
+            ),
+        ] {
+            assert_eq!(told(lines), Err(Faults(vec![fault.to_owned()])), "{lines}");
+        }
+    }
+
+    #[test]
     fn every_fault_is_named_and_no_secret_is_shown() {
         let text = r#"
             [server]

@@ -132,7 +132,7 @@ impl Bench {
         let order = Order { container: Container::Adts, limits, black_after: None, groups: vec![group], lists: vec![] };
         let (packer, task, of) = (Packer::new(), self.task.clone(), dir.clone());
         let made = tokio::task::spawn_blocking(move || {
-            let (to, from) = std::sync::mpsc::channel();
+            let (to, from) = std::sync::mpsc::sync_channel(1);
             let done = move |packed| to.send(packed).expect("the test waits");
             packer.plan(&task, of.clone(), Vault::default(), order, done).expect("nothing else waits");
             let packed = from.recv_timeout(carrier::GUARD).expect("a plan in time");
@@ -388,12 +388,9 @@ async fn a_list_goes_up_with_its_segments() {
             bench.vod.stop_at(None);
             bench.go(&mut appliance);
         }
-        let media = loop {
-            match appliance.fate().await.1 {
-                Fate::VodCommitted { object, media } if object == LIST => break media,
-                other => panic!("{other:?}"),
-            }
-        };
+        let (_, fate) = appliance.fate().await;
+        let Fate::VodCommitted { object, media } = fate else { panic!("{fate:?}") };
+        assert_eq!(object, LIST);
         let medias = bench.vod.medias();
         assert_eq!(medias.len(), 1);
         assert_eq!(medias[0].asked["MediaType"], "m3u8");

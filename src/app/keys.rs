@@ -91,6 +91,22 @@ mod tests {
     }
 
     #[test]
+    fn the_vod_accounts_key_is_had_or_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vod.key");
+        let read = || {
+            let mut config = config(&format!("[vod]\nsecret_id = 'a'\nsecret_key_file = '{}'", path.display()));
+            vod(&mut config).map(|()| config.vod.secret_key)
+        };
+        assert!(read().unwrap_err().to_string().starts_with("vod.secret_key_file: "));
+        std::fs::write(&path, "of the account\n").unwrap();
+        let told = read().unwrap_err().to_string();
+        assert!(told.contains("15 bytes that are no key") && !told.contains("account"), "{told}");
+        std::fs::write(&path, "AbC123\n").unwrap();
+        assert_eq!(read().unwrap(), Some(Secret::new("AbC123")));
+    }
+
+    #[test]
     fn a_key_that_is_configured_is_had_or_told() {
         let dir = tempfile::tempdir().unwrap();
         let (good, short) = (dir.path().join("good"), dir.path().join("short"));
