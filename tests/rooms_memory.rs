@@ -17,7 +17,8 @@ use holdfast::model::recording::{
 };
 use holdfast::model::segment::{ClosedSegment, LocalName};
 use holdfast::model::{
-    Codec, LaneRun, MediaId, RoomId, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
+    Codec, LaneRun, MediaId, MediaTime, RoomId, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackId, TrackKind,
+    UserId,
 };
 use holdfast::rooms::{Actor, Error, Parts, Rooms, TaskStatus};
 use holdfast::spool::Spool;
@@ -50,6 +51,9 @@ impl MediaEngine for ScriptedEngine {
     }
     fn change_scene(&self, run: &LaneRun, _: Scene) {
         panic!("{run:?} is no mixed lane");
+    }
+    fn pause_lane(&self, run: &LaneRun, _: MediaTime) {
+        panic!("{run:?} was paused, though nobody asked for it");
     }
     fn kill_lane(&self, run: &LaneRun) {
         panic!("{run:?} was killed, though it always answers");
@@ -253,6 +257,9 @@ fn spec() -> RecordingSpec {
         av_merge: false,
         fill_black: false,
         call_expiry: Duration::from_secs(72 * 3600),
+        format: Default::default(),
+        file_length: Duration::from_secs(24 * 3600),
+        resume_wait: None,
         destination: Destination {
             vendor: Vendor::S3,
             region: "r".into(),

@@ -89,6 +89,9 @@ fn spec(streams: StreamType, room: RoomId) -> RecordingSpec {
         av_merge: false,
         fill_black: false,
         call_expiry: Duration::from_secs(72 * 3600),
+        format: Default::default(),
+        file_length: Duration::from_secs(24 * 3600),
+        resume_wait: None,
         destination: Destination { vendor: Vendor::S3, region: "r".into(), bucket: "b".into(), prefix: vec![] },
     }
 }

@@ -33,7 +33,7 @@ use crate::model::mix::{AudioParams, VideoParams};
 use crate::model::{MediaTime, TrackId, TrackKind};
 
 /// What a packet may wait for (see `reorder::WAIT` and the first report of a sender), and some time to spare.
-const BEHIND: Duration = Duration::from_millis(1500);
+pub(super) const BEHIND: Duration = Duration::from_millis(1500);
 /// Sound is decoded so much further than it is mixed: a fade wants to know what comes.
 const SOUND_AHEAD: i64 = 60_000_000;
 /// Without pictures, sound is mixed in steps of this.
@@ -119,6 +119,8 @@ struct Lane<'a> {
     sound_until: Duration,
     late: bool,
     muddled: bool,
+    /// The recording pauses there, ns on the task's line: nothing is shown or heard of what comes after.
+    until: Option<u64>,
 }
 
 struct PictureSide {
@@ -215,12 +217,16 @@ impl<'a> Lane<'a> {
             sound_until: Duration::ZERO,
             late: false,
             muddled: false,
+            until: None,
         })
     }
 
     fn live(&mut self) -> Result<LaneEnd, MediaError> {
         loop {
-            let Letters { batches, words, finish, kill, .. } = self.inbox.take_at(self.wake());
+            let Letters { batches, words, finish, kill, until, .. } = self.inbox.take_at(self.wake());
+            if let Some(until) = until {
+                self.until = Some(timeline(until, self.order.base).unwrap_or(0));
+            }
             for word in words {
                 let Word::Scene(scene, at) = word;
                 self.scene_comes(*scene, at);
@@ -240,8 +246,10 @@ impl<'a> Lane<'a> {
                 return Ok(LaneEnd::Killed);
             }
             let now = self.now();
-            if finish {
+            let behind = now.saturating_sub(BEHIND.as_nanos() as u64);
+            if finish || self.until.is_some_and(|until| behind >= until) {
                 self.run_to(now)?;
+                self.sound_until_pause()?;
                 if self.inbox.is_killed() {
                     self.segmenter.close(None)?;
                     return Ok(LaneEnd::Killed);
@@ -249,7 +257,7 @@ impl<'a> Lane<'a> {
                 self.end()?;
                 return Ok(LaneEnd::Finished);
             }
-            self.run_to(now.saturating_sub(BEHIND.as_nanos() as u64))?;
+            self.run_to(behind)?;
             self.segmenter.settle()?;
         }
     }
@@ -261,7 +269,7 @@ impl<'a> Lane<'a> {
 
     fn wake(&self) -> Instant {
         let Some(at) = self.place(self.step) else { return Instant::now() + LOOK };
-        let needs = at + self.half_step() + BEHIND.as_nanos() as u64;
+        let needs = (at + self.half_step()).min(self.until.unwrap_or(u64::MAX)) + BEHIND.as_nanos() as u64;
         self.clock.instant(MediaTime(self.order.base.0 + needs))
     }
 
@@ -352,6 +360,7 @@ impl<'a> Lane<'a> {
     /// make before it can finish, so each step is a sign of life.
     fn run_to(&mut self, now: u64) -> Result<(), MediaError> {
         let half = self.half_step();
+        let now = now.min(self.until.unwrap_or(u64::MAX));
         while let Some(at) = self.place(self.step).filter(|at| at + half <= now) {
             if self.inbox.is_killed() {
                 return Ok(());
@@ -397,7 +406,18 @@ impl<'a> Lane<'a> {
         if self.picture.is_some() {
             self.make_picture(at)?;
         }
-        self.make_sound(at)
+        let next = self.place(self.step + 1).unwrap_or(at);
+        self.make_sound(at, next.min(self.until.unwrap_or(u64::MAX)))
+    }
+
+    /// The last picture before a pause may be shown for less than its time: what is heard goes on to the pause itself.
+    fn sound_until_pause(&mut self) -> Result<(), MediaError> {
+        match (self.until, self.place(self.step)) {
+            (Some(until), Some(at)) if self.step > 0 && at < until && !self.inbox.is_killed() => {
+                self.make_sound(at, until)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn make_picture(&mut self, at: u64) -> Result<(), MediaError> {
@@ -441,8 +461,8 @@ impl<'a> Lane<'a> {
         }
     }
 
-    fn make_sound(&mut self, at: u64) -> Result<(), MediaError> {
-        let until = self.place(self.step + 1).unwrap_or(at) as i64;
+    fn make_sound(&mut self, at: u64, until: u64) -> Result<(), MediaError> {
+        let until = until as i64;
         let Some(side) = &mut self.sound else { return Ok(()) };
         let mut broken = Vec::new();
         for (track, voice) in &mut self.voices {
@@ -504,7 +524,8 @@ impl<'a> Lane<'a> {
     }
 
     fn end(&mut self) -> Result<(), MediaError> {
-        let Some(end) = self.place(self.step).map(Duration::from_nanos) else { return Ok(()) };
+        let Some(end) = self.place(self.step) else { return Ok(()) };
+        let end = Duration::from_nanos(end.max(self.until.unwrap_or(0)));
         if let Some(side) = &mut self.picture {
             match side.coder.finish(CODER_END) {
                 Ok(units) => self.pictures.extend(units),

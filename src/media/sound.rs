@@ -233,6 +233,12 @@ impl<'a> OpusPacket<'a> {
     }
 }
 
+/// How long the sound of a packet is, ns; of one that is none, nothing.
+pub(super) fn packet_length(packet: &StampedPacket) -> u64 {
+    let toc = rtp_payload(&packet.rtp).and_then(Toc::read);
+    toc.map_or(0, |toc| nanos(toc.samples).unsigned_abs())
+}
+
 /// Decodes one track's packets.
 pub struct Opus {
     channels: usize,

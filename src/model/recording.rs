@@ -47,6 +47,23 @@ impl MediaFilter {
     }
 }
 
+/// What a recording becomes (`OutputFormat`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputFormat {
+    #[default]
+    Hls,
+    HlsMp4,
+    HlsAac,
+    Mp4,
+    Aac,
+}
+
+/// `MaxMediaFileDuration` where nothing is said of it.
+fn a_day() -> Duration {
+    Duration::from_secs(24 * 3600)
+}
+
 /// One allow or deny list: entries are user ids, or prefixes where they end in `.*$` (API.md §1.6).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -110,6 +127,14 @@ pub struct RecordingSpec {
     pub fill_black: bool,
     /// `ResourceExpiredHour`: after so long Describe, Modify and Delete refuse.
     pub call_expiry: Duration,
+    #[serde(default)]
+    pub format: OutputFormat,
+    /// A packed file is no longer than this.
+    #[serde(default = "a_day")]
+    pub file_length: Duration,
+    /// A publisher who comes back later than this begins another file; `None`: always goes on in the same.
+    #[serde(default)]
+    pub resume_wait: Option<Duration>,
     pub destination: Destination,
 }
 
@@ -134,6 +159,11 @@ pub enum Fate {
     PlaylistLost { object: String, version: u64 },
     /// The destination refused or did not answer; the file stays on the shelf and will be tried again.
     UploadFailed { code: String, message: String },
+    /// Of a discarded task nothing lies on the shelf any more; so much was removed.
+    Cleared { files: u64, bytes: u64 },
+    /// Of a discarded task the destination has nothing any more; so much was removed, and so many uploads in parts were
+    /// given up.
+    Erased { objects: u64, bytes: u64, uploads: u64 },
 }
 
 #[cfg(test)]
@@ -154,6 +184,9 @@ pub(crate) mod tests {
             av_merge: false,
             fill_black: false,
             call_expiry: Duration::from_secs(72 * 3600),
+            format: OutputFormat::Hls,
+            file_length: Duration::from_secs(24 * 3600),
+            resume_wait: None,
             destination: Destination {
                 vendor: Vendor::S3,
                 region: "local".into(),

@@ -25,6 +25,7 @@ pub mod look;
 pub mod recovery;
 pub mod ts;
 
+mod discard;
 mod disk;
 mod lease;
 mod notes;
@@ -89,6 +90,11 @@ enum Order {
         task: TaskId,
         shape: String,
     },
+    /// Of a withheld task nothing stays.
+    Clear {
+        task: TaskId,
+    },
+    Erase(records::EraseEntry),
     /// Answered when everything before it is done.
     Drain(oneshot::Sender<()>),
 }
@@ -156,6 +162,10 @@ struct Shared {
     describing: Mutex<()>,
     /// A file became ready.
     ready: Notify,
+    /// A destination is to be rid of a task.
+    erase: Notify,
+    /// An upload ended.
+    landed: Notify,
     epoch: Instant,
     disk: disk::Line,
 }
@@ -172,6 +182,7 @@ struct State {
     last_order: u64,
     /// Uploaded files that could not be unlinked.
     leftovers: Vec<PathBuf>,
+    withheld: discard::Withheld,
 }
 
 impl Spool {
@@ -210,6 +221,8 @@ impl Spool {
             journals: Mutex::default(),
             describing: Mutex::default(),
             ready: Notify::new(),
+            erase: Notify::new(),
+            landed: Notify::new(),
             epoch: Instant::now(),
             disk: disk::Line::default(),
         });
@@ -352,6 +365,7 @@ impl Spool {
             return Err(Error::NotEmpty { segments: pending.segments, playlists: pending.playlists });
         }
         let mut batch = Batch::new().delete(records::destination_key(task)).delete(records::keys_key(task));
+        batch = batch.delete(records::erase_key(task));
         for prefix in [records::spool_prefix(task), records::parts_prefix(task)] {
             for (key, _) in self.shared.store.scan(prefix).await? {
                 batch = batch.delete(key);
@@ -367,6 +381,10 @@ impl Spool {
         self.shared.journals().remove(task);
         let (shared, task) = (self.shared.clone(), task.clone());
         blocking(move || {
+            if shared.state().withheld.let_go(&task) {
+                // whatever came after it was cleared (of a lane that hung) has nobody who knows it
+                shared.clear(&task)?;
+            }
             let _describing = shared.describing.lock().expect("nothing panics while it holds this lock");
             remove_folder(&shared.task_dir(&task), &task)
         })
@@ -461,6 +479,9 @@ impl Shared {
 
     /// Puts a recorded entry into the backlog and wakes the uploader.
     fn put(&self, entry: &SpoolEntry) {
+        if self.is_withheld(&entry.task) {
+            return;
+        }
         let line = self.line_of(&entry.task);
         let waiting = Waiting { task: entry.task.clone(), object: entry.object.clone() };
         let class = match entry.kind {

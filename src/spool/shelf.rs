@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 
 use super::*;
 use crate::model::segment::UNFINISHED;
-use crate::store::records::SealedFile;
+use crate::store::records::{EraseEntry, SealedFile};
 
 /// Orders done with one sync of each folder and one commit.
 const GROUP: usize = 64;
@@ -23,6 +23,9 @@ pub(super) struct Hands {
     unwritten: BTreeMap<Waiting, Playlist>,
     /// What could not be written into tasks' folders.
     undescribed: BTreeMap<TaskId, String>,
+    /// Tasks that are to be cleared, and destinations that are to be rid of theirs.
+    uncleared: BTreeSet<TaskId>,
+    unerased: Vec<EraseEntry>,
     /// Segments whose bytes are on the disk, and which could not be given their name (a full folder).
     unnamed: Vec<Order>,
 }
@@ -43,7 +46,8 @@ struct Safe {
 impl Hands {
     pub(super) fn new(shared: Arc<Shared>) -> Hands {
         let (unrecorded, unwritten, undescribed, unnamed) = Default::default();
-        Hands { shared, unrecorded, unwritten, undescribed, unnamed }
+        let (uncleared, unerased) = Default::default();
+        Hands { shared, unrecorded, unwritten, undescribed, uncleared, unerased, unnamed }
     }
 
     /// The life of the thread: until the shelf's last holder is gone, or the index has stopped.
@@ -52,6 +56,8 @@ impl Hands {
             let owed = !self.unrecorded.is_empty()
                 || !self.unwritten.is_empty()
                 || !self.undescribed.is_empty()
+                || !self.uncleared.is_empty()
+                || !self.unerased.is_empty()
                 || !self.unnamed.is_empty();
             let first = match if owed { from.recv_timeout(AGAIN) } else { from.recv().map_err(Into::into) } {
                 Ok(order) => Some(order),
@@ -74,6 +80,10 @@ impl Hands {
         let mut shapes = std::mem::take(&mut self.undescribed);
         for order in std::mem::take(&mut self.unnamed).into_iter().chain(orders) {
             match order {
+                Order::Segment { segment, .. } if self.shared.is_withheld(&segment.run.task) => {
+                    self.shared.state().dequeue(&segment.run.task, of_segment(&segment));
+                }
+                Order::Playlist(playlist) if self.shared.is_withheld(&playlist.task) => self.uncount(&playlist),
                 Order::Segment { segment, object, object_key } => {
                     match self.make_safe(&segment, object.clone(), object_key.clone()) {
                         Ok(entry) => renamed.push(Safe { entry, counted: of_segment(&segment) }),
@@ -96,6 +106,8 @@ impl Hands {
                     }
                 }
                 Order::Task { task, shape } => drop(shapes.insert(task, shape)),
+                Order::Clear { task } => drop(self.uncleared.insert(task)),
+                Order::Erase(entry) => self.unerased.push(entry),
                 Order::Drain(reply) => drains.push(reply),
             }
         }
@@ -146,6 +158,8 @@ impl Hands {
             self.lose(object, segment, why)?;
         }
         self.record()?;
+        self.clear();
+        self.erase();
         for reply in drains {
             // who asked may have given up waiting
             let _ = reply.send(());
@@ -259,6 +273,36 @@ impl Hands {
             state: SpoolState::Spooled,
             sealed,
         }))
+    }
+
+    /// Removes what there is of tasks that are discarded. What the disk or the index refuses is tried again.
+    fn clear(&mut self) {
+        for task in std::mem::take(&mut self.uncleared) {
+            self.unwritten.retain(|waiting, _| waiting.task != task);
+            for Safe { entry, counted } in self.unrecorded.extract_if(.., |safe| safe.entry.task == task) {
+                self.shared.state().dequeue(&entry.task, counted);
+            }
+            match self.shared.clear(&task) {
+                Ok((files, bytes)) => {
+                    tracing::info!(%task, files, bytes, "what lay on the shelf of a discarded task is removed");
+                    self.tell(task, Fate::Cleared { files, bytes });
+                }
+                Err(error) => {
+                    tracing::error!(%task, %error, "what lies on the shelf of a discarded task cannot be removed yet");
+                    metrics::counter!("holdfast_spool_errors_total").increment(1);
+                    self.uncleared.insert(task);
+                }
+            }
+        }
+    }
+
+    fn erase(&mut self) {
+        for entry in std::mem::take(&mut self.unerased) {
+            if let Err(error) = self.shared.note_erase(&entry) {
+                tracing::error!(task = %entry.task, %error, "that a destination is to be rid of a task cannot be noted yet");
+                self.unerased.push(entry);
+            }
+        }
     }
 
     /// Step 3: the records, in one commit; then the news.

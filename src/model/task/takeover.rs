@@ -57,6 +57,9 @@ impl RecordingTask {
             Phase::Draining { since } => *since = now.min(*since),
             Phase::Done => effects.push(Effect::Forget),
         }
+        if self.is_discarded() && self.phase != Phase::Done {
+            effects.push(Effect::Withhold);
+        }
         // A closed list that is not known to have arrived is published again: nobody else remembers it.
         for record in &mut self.records {
             record.closed = record.closed.filter(|closed| record.arrived >= *closed);
@@ -70,6 +73,9 @@ impl RecordingTask {
     pub fn settle_unfound(&mut self, known: &BTreeSet<(u32, u32)>, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.recovering = false;
+        if self.discard.is_some() {
+            return self.drive(now);
+        }
         let lost: Vec<Piece> = (self.records.iter_mut())
             .flat_map(|record| record.pieces.values_mut())
             .filter(|piece| matches!(piece.fate, PieceFate::Closing | PieceFate::Spooled))

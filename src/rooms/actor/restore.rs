@@ -44,6 +44,7 @@ impl Actor {
 
     fn new(parts: Parts) -> Actor {
         let epoch_wall = parts.media_clock.epoch_wall();
+        let automatic = automatic::Automatic::new(parts.config.automatic.template());
         Actor {
             parts,
             rooms: BTreeMap::new(),
@@ -58,6 +59,7 @@ impl Actor {
             troubles: BTreeMap::new(),
             epoch_wall,
             stopping: false,
+            automatic,
         }
     }
 
@@ -132,7 +134,7 @@ impl Actor {
         info!(task = %id, phase = ?task.phase, takeover = task.takeover, "task taken in");
         let dir = self.parts.spool.begin_task(&id).await.map_err(|e| Error::Spool(e.to_string()))?;
         let base = self.parts.media_clock.now();
-        self.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base });
+        self.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base, from: base });
         self.perform(&id, effects).await;
 
         // The shelf's own word on each file comes first; what neither it nor recovery knows is lost.
