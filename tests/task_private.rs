@@ -62,7 +62,7 @@ fn a_pause_is_a_discontinuity_and_repeating_it_changes_nothing() {
     assert!(world.task.is_paused(), "and the loss of the index");
     world.step(Step::Enter(0));
     world.step(Step::TrackUp(0, true));
-    world.step(Step::Wait(25));
+    world.step(Step::Wait(120));
     assert!(world.lanes.is_empty());
     world.step(Step::Resume);
     world.step(Step::Resume);
@@ -135,6 +135,7 @@ fn a_paused_task_is_idle_as_usual() {
     record_something(&mut world);
     world.step(Step::Pause);
     world.step(Step::End(0, false));
+    world.step(Step::Spooled(0));
     world.step(Step::Leave(0));
     world.step(Step::Wait(30));
     assert_eq!(world.count(|b| matches!(b, EventBody::RecorderStop { code: LeaveCode::IdleTimeout })), 1);

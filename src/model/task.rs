@@ -201,6 +201,9 @@ pub struct RecordingTask {
     paused: Option<Timestamp>,
     #[serde(default)]
     discard: Option<Discard>,
+    /// Its next step was asked for in this life of the process.
+    #[serde(skip)]
+    discard_asked: bool,
     records: Vec<Record>,
     #[serde(skip)]
     objects: BTreeMap<String, (usize, (u32, u32))>,
@@ -257,6 +260,7 @@ impl RecordingTask {
             told_left_behind: false,
             paused: None,
             discard: None,
+            discard_asked: false,
             records: Vec::new(),
             objects: BTreeMap::new(),
             wanted: BTreeMap::new(),

@@ -33,16 +33,6 @@ pub(super) struct Discard {
     /// What the shelf has removed.
     files: u64,
     bytes: u64,
-    /// The step was asked for in this life of the process.
-    #[serde(skip)]
-    asked: bool,
-}
-
-impl Discard {
-    fn goes_on(&mut self, stage: Stage) {
-        self.stage = stage;
-        self.asked = false;
-    }
 }
 
 impl RecordingTask {
@@ -61,7 +51,7 @@ impl RecordingTask {
         for record in &mut self.records {
             record.again_at = None;
         }
-        self.discard = Some(Discard { by, at: now, stage: Stage::Ending, files: 0, bytes: 0, asked: false });
+        self.discard = Some(Discard { by, at: now, stage: Stage::Ending, files: 0, bytes: 0 });
         self.reshaped = true;
         vec![Effect::Withhold]
     }
@@ -73,8 +63,8 @@ impl RecordingTask {
             (Fate::Cleared { files, bytes }, Stage::Clearing) => {
                 // what a life before this one had removed is in its own word, which was not heard
                 (discard.files, discard.bytes) = (discard.files.max(files), discard.bytes.max(bytes));
-                discard.goes_on(Stage::Erasing);
-                self.reshaped = true;
+                discard.stage = Stage::Erasing;
+                (self.discard_asked, self.reshaped) = (false, true);
                 self.left_discarded(now)
             }
             (Fate::Erased { objects, bytes, uploads }, Stage::Erasing) => {
@@ -146,10 +136,10 @@ impl RecordingTask {
         let lists = self.records.iter().map(|record| record.file_name.clone()).collect();
         let Some(discard) = &mut self.discard else { return };
         if discard.stage == Stage::Ending && ended {
-            discard.goes_on(Stage::Clearing);
-            self.reshaped = true;
+            discard.stage = Stage::Clearing;
+            (self.discard_asked, self.reshaped) = (false, true);
         }
-        if discard.stage != Stage::Ending && !std::mem::replace(&mut discard.asked, true) {
+        if discard.stage != Stage::Ending && !std::mem::replace(&mut self.discard_asked, true) {
             effects.push(match discard.stage {
                 Stage::Erasing => Effect::Erase { lists },
                 Stage::Ending | Stage::Clearing => Effect::Clear,
