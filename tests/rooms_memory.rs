@@ -257,7 +257,7 @@ fn spec() -> RecordingSpec {
         av_merge: false,
         fill_black: false,
         call_expiry: Duration::from_secs(72 * 3600),
-        format: Default::default(),
+        output: Default::default(),
         file_length: Duration::from_secs(24 * 3600),
         resume_wait: None,
         destination: Destination {

@@ -89,7 +89,7 @@ fn spec(streams: StreamType, room: RoomId) -> RecordingSpec {
         av_merge: false,
         fill_black: false,
         call_expiry: Duration::from_secs(72 * 3600),
-        format: Default::default(),
+        output: Default::default(),
         file_length: Duration::from_secs(24 * 3600),
         resume_wait: None,
         destination: Destination { vendor: Vendor::S3, region: "r".into(), bucket: "b".into(), prefix: vec![] },
@@ -315,6 +315,9 @@ impl World {
                     fates.push(Fate::PlaylistUploaded { object, version });
                 }
                 Effect::Forget => assert_eq!(self.task.phase, Phase::Done),
+                Effect::PauseLane(_) | Effect::Withhold | Effect::Clear | Effect::Erase { .. } => {
+                    panic!("nobody asked for {effect:?}");
+                }
             }
         }
         for fate in fates {

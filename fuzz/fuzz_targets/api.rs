@@ -6,7 +6,7 @@ use holdfast::api::{flat, wire};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
-const ACTIONS: [&str; 8] = [
+const ACTIONS: [&str; 10] = [
     "CreateCloudRecording",
     "DescribeCloudRecording",
     "ModifyCloudRecording",
@@ -15,6 +15,8 @@ const ACTIONS: [&str; 8] = [
     "RemoveUserByStrRoomId",
     "DismissRoom",
     "DismissRoomByStrRoomId",
+    "PauseCloudRecording",
+    "ResumeCloudRecording",
 ];
 
 // The first byte says which action; the rest is JSON, or lines of `name=value`.

@@ -18,7 +18,7 @@ use super::mix;
 use super::schema::{self, Field};
 use crate::model::mix::{Layout, MixSpec};
 use crate::model::recording::{
-    Destination, MediaFilter, OutputFormat, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
+    Destination, MediaFilter, Output, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
 };
 use crate::model::template::RECORDER;
 use crate::model::{BadId, RoomKey, SdkAppId, Secret, TaskId, UserId};
@@ -254,7 +254,7 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
         av_merge: record.int("AvMerge", 0) == 1,
         fill_black: record.int("FillType", 0) == 1,
         call_expiry: Duration::from_secs(given.int("ResourceExpiredHour", 72).unsigned_abs() * 3600),
-        format: OutputFormat::Hls,
+        output: Output::Hls,
         file_length: Duration::from_secs(record.int("MaxMediaFileDuration", 1440).unsigned_abs() * 60),
         resume_wait: None,
         destination: Destination {

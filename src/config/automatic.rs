@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::model::mix::{LayoutMode, MixSpec, Size, VideoParams};
-use crate::model::recording::{Destination, OutputFormat, StorageKeys, StreamType, Vendor};
+use crate::model::recording::{Destination, Output, StorageKeys, StreamType, Vendor};
 use crate::model::template::{Pattern, Template};
 use crate::model::{SdkAppId, Secret};
 
@@ -142,10 +142,10 @@ impl Automatic {
                 Content::Video => StreamType::Video,
             },
             mix: (self.mode == Mode::Mixed).then_some(mix),
-            format: match self.format {
-                Format::Hls => OutputFormat::Hls,
-                Format::Mp4 => OutputFormat::Mp4,
-                Format::Aac => OutputFormat::Aac,
+            output: match self.format {
+                Format::Hls => Output::Hls,
+                Format::Mp4 => Output::Mp4,
+                Format::Aac => Output::Aac,
             },
             file_length: Duration::from_secs(self.file_minutes * 60),
             resume_wait: Duration::from_secs(self.resume_seconds),
@@ -208,7 +208,7 @@ impl Automatic {
 #[cfg(test)]
 mod tests {
     use crate::config::Config;
-    use crate::model::recording::{OutputFormat, StreamType};
+    use crate::model::recording::{Output, StreamType};
     use std::time::Duration;
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
         };
         assert_eq!(Config::parse(&text(false)).expect("valid").automatic.template(), None);
         let template = Config::parse(&text(true)).expect("valid").automatic.template().expect("it is on");
-        assert_eq!((template.streams, template.format), (StreamType::Audio, OutputFormat::Aac));
+        assert_eq!((template.streams, template.output), (StreamType::Audio, Output::Aac));
         assert_eq!((template.file_length, template.resume_wait), (Duration::from_secs(3600), Duration::from_secs(5)));
         assert_eq!(template.mix.expect("mixed").video.size.width, 640);
         assert!(Config::default().automatic.template().is_none());

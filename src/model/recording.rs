@@ -50,7 +50,7 @@ impl MediaFilter {
 /// What a recording becomes (`OutputFormat`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OutputFormat {
+pub enum Output {
     #[default]
     Hls,
     HlsMp4,
@@ -128,7 +128,7 @@ pub struct RecordingSpec {
     /// `ResourceExpiredHour`: after so long Describe, Modify and Delete refuse.
     pub call_expiry: Duration,
     #[serde(default)]
-    pub format: OutputFormat,
+    pub output: Output,
     /// A packed file is no longer than this.
     #[serde(default = "a_day")]
     pub file_length: Duration,
@@ -184,7 +184,7 @@ pub(crate) mod tests {
             av_merge: false,
             fill_black: false,
             call_expiry: Duration::from_secs(72 * 3600),
-            format: OutputFormat::Hls,
+            output: Output::Hls,
             file_length: Duration::from_secs(24 * 3600),
             resume_wait: None,
             destination: Destination {

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::mix::MixSpec;
-use super::recording::{Destination, MediaFilter, OutputFormat, RecordingSpec, StorageKeys, StreamType, Subscription};
+use super::recording::{Destination, MediaFilter, Output, RecordingSpec, StorageKeys, StreamType, Subscription};
 use super::{RoomKey, SdkAppId, TrackKind, UserId};
 
 /// Automatic recordings enter rooms by this name; nobody else's may.
@@ -48,7 +48,7 @@ pub struct Template {
     pub streams: StreamType,
     /// `None`: each stream apart.
     pub mix: Option<MixSpec>,
-    pub format: OutputFormat,
+    pub output: Output,
     pub file_length: Duration,
     /// Who is back within it goes on in the same file; when all have left for longer, the recording ends.
     pub resume_wait: Duration,
@@ -83,7 +83,7 @@ impl Template {
             av_merge: false,
             fill_black: false,
             call_expiry: CALL_EXPIRY,
-            format: self.format,
+            output: self.output,
             file_length: self.file_length,
             resume_wait: Some(self.resume_wait),
             destination: self.destination.clone(),
@@ -129,7 +129,7 @@ mod tests {
             except: vec![Pattern("*private".into())],
             streams: StreamType::Audio,
             mix: None,
-            format: OutputFormat::Aac,
+            output: Output::Aac,
             file_length: Duration::from_secs(3600),
             resume_wait: Duration::from_secs(30),
             destination: base.destination.clone(),

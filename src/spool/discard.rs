@@ -149,7 +149,7 @@ impl Shared {
         }
         (self.sync)(&File::open(&dir).map_err(at(&dir))?).map_err(at(&dir))?;
         let mut batch = Batch::new();
-        for (key, _) in self.store.scan_blocking(&records::spool_prefix(task))? {
+        for (key, _) in self.store.scan_blocking(records::spool_prefix(task))? {
             batch = batch.delete(key);
         }
         self.store.commit_blocking(batch)?;

@@ -30,7 +30,7 @@ pub fn spec(av_merge: bool) -> RecordingSpec {
         av_merge,
         fill_black: false,
         call_expiry: Duration::from_secs(72 * 3600),
-        format: Default::default(),
+        output: Default::default(),
         file_length: Duration::from_secs(24 * 3600),
         resume_wait: None,
         destination: Destination { vendor: Vendor::S3, region: "r".into(), bucket: "b".into(), prefix: vec![] },
