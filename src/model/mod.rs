@@ -22,6 +22,7 @@ pub mod rtp_time;
 pub mod segment;
 pub mod signature;
 pub mod task;
+pub mod template;
 
 use std::fmt;
 

@@ -12,7 +12,9 @@
 //! ```
 //! Sources: RECORDING.md §1–3, §5, §8, §11.
 
+mod discard;
 mod packing;
+mod pause;
 mod record;
 mod shape;
 mod takeover;
@@ -32,6 +34,7 @@ use super::room::{Begin, Feed, Room, WantedLane, wanted_lanes};
 use super::segment::{ClosedSegment, LaneFile, segment_name};
 use super::{Lane, LaneRun, TaskId, Timestamp};
 
+use discard::Discard;
 use packing::Packing;
 use record::{Live, LiveState, Record};
 pub use record::{Piece, PieceFate};
@@ -132,6 +135,13 @@ pub enum Input {
         layout: Option<Layout>,
     },
     Stop(LeaveCode),
+    /// It goes with every byte of it; `by` is for the receipt.
+    Discard {
+        by: String,
+    },
+    /// Nothing is taken from now on, until `Resume`.
+    Pause,
+    Resume,
     /// An image of the layout could not be fetched or decoded.
     ImageFailed {
         url: String,
@@ -159,6 +169,9 @@ pub enum Effect {
         url: String,
     },
     FinishLane(LaneRun),
+    /// The lane takes nothing that was captured from this moment on, and ends when it has all that was captured before.
+    /// It is told before anything is saved: what comes meanwhile must not be written.
+    PauseLane(LaneRun),
     KillLane(LaneRun),
     Spool {
         segment: ClosedSegment,
@@ -184,6 +197,14 @@ pub enum Effect {
     },
     /// Segments that were held for packing are not needed any more.
     LetGo,
+    /// Nothing of the task is carried to its destination any more.
+    Withhold,
+    /// What lies of it on the shelf goes, but for what the folder says of the task.
+    Clear,
+    /// What its destination has of it goes: its segments, files of these names, and whatever else lies under its id.
+    Erase {
+        names: Vec<String>,
+    },
     /// A lane did not answer to being killed: its thread is given up.
     Wedged(LaneRun),
     /// The task is over and everything is where it belongs: drop its records and its folder.
@@ -213,6 +234,14 @@ pub struct RecordingTask {
     told_stop: bool,
     #[serde(default)]
     packing: Packing,
+    /// Since when nothing is taken.
+    #[serde(default)]
+    paused: Option<Timestamp>,
+    #[serde(default)]
+    discard: Option<Discard>,
+    /// Its next step was asked for in this life of the process.
+    #[serde(skip)]
+    discard_asked: bool,
     records: Vec<Record>,
     #[serde(skip)]
     objects: BTreeMap<String, (usize, (u32, u32))>,
@@ -272,6 +301,9 @@ impl RecordingTask {
             told_left_behind: false,
             told_stop: false,
             packing: Packing::default(),
+            paused: None,
+            discard: None,
+            discard_asked: false,
             records: Vec::new(),
             objects: BTreeMap::new(),
             wanted: BTreeMap::new(),
@@ -323,8 +355,12 @@ impl RecordingTask {
             Phase::Active => {
                 due.extend(self.idle_since.map(|since| since.plus(self.spec.max_idle)));
                 due.extend(self.held_until);
+                let away = self.records.iter().filter_map(|record| record.away_since);
+                due.extend(
+                    away.zip(std::iter::repeat(self.spec.resume_wait)).filter_map(|(a, wait)| Some(a.plus(wait?))),
+                );
             }
-            Phase::Draining { since } => {
+            Phase::Draining { since } if self.discard.is_none() => {
                 if !self.told_left_behind && !self.told_stop {
                     due.push(since.plus(self.policy.grace));
                 }
@@ -371,11 +407,15 @@ impl RecordingTask {
         }
         self.took_up.iter_mut().for_each(|took| step(&mut took.at));
         self.packing.waits().for_each(step);
+        self.discard.iter_mut().for_each(|discard| step(&mut discard.at));
         self.told_errors.values_mut().for_each(step);
-        [&mut self.idle_since, &mut self.nobody_since, &mut self.held_until].into_iter().flatten().for_each(step);
+        [&mut self.idle_since, &mut self.nobody_since, &mut self.held_until, &mut self.paused]
+            .into_iter()
+            .flatten()
+            .for_each(step);
         for record in &mut self.records {
-            let Record { not_before, merge_since, again_at, listed, list_at, .. } = record;
-            let waits = [not_before, merge_since, again_at, listed, list_at];
+            let Record { not_before, merge_since, again_at, listed, list_at, away_since, .. } = record;
+            let waits = [not_before, merge_since, again_at, listed, list_at, away_since];
             waits.into_iter().flatten().for_each(step);
             if let Some(Live { state: LiveState::Finishing { until } | LiveState::Killed { until }, .. }) =
                 &mut record.live
@@ -428,6 +468,9 @@ impl RecordingTask {
                     self.leave(code);
                 }
             }
+            Input::Discard { by } => effects.extend(self.begin_discard(by, now)),
+            Input::Pause => effects.extend(self.pause(now)),
+            Input::Resume => self.resume(),
             Input::ImageFailed { url } => {
                 if !self.images.insert(url.clone(), true).unwrap_or(false) {
                     effects.push(self.announce(EventBody::ImageError { url }, now));
@@ -463,7 +506,7 @@ impl RecordingTask {
 
     /// Lanes may run.
     fn may_record(&self) -> bool {
-        self.phase == Phase::Active && self.held_until.is_none()
+        self.phase == Phase::Active && self.held_until.is_none() && self.paused.is_none()
     }
 
     fn record_of(&mut self, run: &LaneRun) -> Option<&mut Record> {
@@ -471,8 +514,8 @@ impl RecordingTask {
     }
 
     fn remember(&mut self, piece: Piece) {
-        let found = self.records.iter().position(|r| r.takeover == piece.takeover && r.lane == piece.lane);
-        let Some(at) = found else { return };
+        let of = |r: &Record| r.lane == piece.lane && r.runs.contains(&piece.run);
+        let Some(at) = self.records.iter().position(of) else { return };
         let key = (piece.run, piece.index);
         self.objects.insert(piece.object.clone(), (at, key));
         self.records[at].pieces.insert(key, piece);
@@ -480,6 +523,9 @@ impl RecordingTask {
 
     /// A piece of a run that this task began. One that is known already (told twice) changes nothing.
     fn segment_closed(&mut self, mut segment: ClosedSegment) -> Vec<Effect> {
+        if self.discard.is_some() {
+            return Vec::new();
+        }
         let key = (segment.run.run, segment.index);
         let Some(at) = self.records.iter().position(|r| r.lane == segment.run.lane && r.runs.contains(&key.0)) else {
             return Vec::new();
@@ -527,6 +573,9 @@ impl RecordingTask {
     }
 
     fn fate(&mut self, fate: Fate, now: Timestamp) -> Vec<Effect> {
+        if self.discard.is_some() {
+            return self.fate_of_discarded(fate, now);
+        }
         match fate {
             Fate::Spooled(segment) => {
                 let Some(record) = self.record_of(&segment.run) else { return Vec::new() };
@@ -593,15 +642,18 @@ impl RecordingTask {
             Fate::PackageWaits { object } => self.package_waits(&object),
             Fate::PackageUploaded { object } => self.package_uploaded(&object),
             Fate::PackageLost { object, why } => self.package_lost(&object, &why, now),
-            Fate::UploadFailed { code, message } => {
-                self.told_errors.retain(|_, at| now.since(*at) < self.policy.error_quiet);
-                if self.told_errors.contains_key(&code) || self.told_errors.len() >= ERROR_CODES {
-                    return Vec::new();
-                }
-                self.told_errors.insert(code.clone(), now);
-                vec![self.announce(EventBody::UploadError { code, message }, now)]
-            }
+            Fate::UploadFailed { code, message } => self.upload_failed(code, message, now),
+            Fate::Cleared { .. } | Fate::Erased { .. } => Vec::new(),
         }
+    }
+
+    fn upload_failed(&mut self, code: String, message: String, now: Timestamp) -> Vec<Effect> {
+        self.told_errors.retain(|_, at| now.since(*at) < self.policy.error_quiet);
+        if self.told_errors.contains_key(&code) || self.told_errors.len() >= ERROR_CODES {
+            return Vec::new();
+        }
+        self.told_errors.insert(code.clone(), now);
+        vec![self.announce(EventBody::UploadError { code, message }, now)]
     }
 
     /// 307, once for each playlist.
@@ -667,6 +719,10 @@ impl RecordingTask {
         if self.recovering {
             return effects;
         }
+        if self.discard.is_some() {
+            self.drive_discard(now, &mut effects);
+            return effects;
+        }
         if self.phase == Phase::Active && self.idle_since.is_some_and(|since| now >= since.plus(self.spec.max_idle)) {
             self.leave(LeaveCode::IdleTimeout);
         }
@@ -674,6 +730,7 @@ impl RecordingTask {
             self.take_up(now, &mut effects);
         }
         self.drive_images(&mut effects);
+        self.end_files(now);
         self.drive_lanes(now, &mut effects);
         for at in 0..self.records.len() {
             if self.records[at].list_at.is_some_and(|due| now >= due) {
@@ -702,7 +759,7 @@ impl RecordingTask {
         for at in 0..self.records.len() {
             let record = &self.records[at];
             let due = record.again_at.is_none_or(|at| now >= at);
-            if record.takeover < life && record.closed.is_none() && record.settled() && due {
+            if (record.takeover < life || record.over) && record.closed.is_none() && record.settled() && due {
                 effects.extend(self.publish(at, true, now));
             }
         }
@@ -715,6 +772,19 @@ impl RecordingTask {
             if !self.images.contains_key(url) {
                 self.images.insert(url.to_owned(), false);
                 effects.push(Effect::FetchImage { url: url.to_owned() });
+            }
+        }
+    }
+
+    /// Who was away for too long begins another file when they come back.
+    fn end_files(&mut self, now: Timestamp) {
+        let Some(wait) = self.spec.resume_wait.filter(|_| self.phase == Phase::Active) else { return };
+        for record in self.records.iter_mut().filter(|r| r.takeover == self.takeover && !r.over && !r.runs.is_empty()) {
+            let here = record.live.is_some() || self.wanted.contains_key(&record.lane);
+            record.away_since = (!here).then(|| record.away_since.unwrap_or(now));
+            if record.away_since.take_if(|since| now >= since.plus(wait)).is_some() {
+                record.over = true;
+                self.reshaped = true;
             }
         }
     }
@@ -752,9 +822,11 @@ impl RecordingTask {
             }
         }
         for wish in wanted.values().filter(|w| matches!(w.begin, Begin::Now | Begin::Soon)) {
-            let found = self.records.iter().position(|r| r.lane == wish.lane && r.takeover == self.takeover);
+            let of = |r: &Record| r.lane == wish.lane && r.takeover == self.takeover;
+            let found = self.records.iter().position(|r| of(r) && !r.over);
             let at = found.unwrap_or_else(|| {
-                self.records.push(Record::new(self.takeover, wish.lane.clone(), &self.spec));
+                let part = self.records.iter().filter(|r| of(r)).count() as u32;
+                self.records.push(Record::new(self.takeover, wish.lane.clone(), part, &self.spec));
                 self.records.len() - 1
             });
             let record = &mut self.records[at];

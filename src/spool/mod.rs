@@ -27,6 +27,7 @@ pub mod look;
 pub mod recovery;
 pub mod ts;
 
+mod discard;
 mod disk;
 mod hold;
 mod lease;
@@ -104,6 +105,11 @@ enum Order {
         task: TaskId,
         event: String,
     },
+    /// Of a withheld task nothing stays.
+    Clear {
+        task: TaskId,
+    },
+    Erase(records::EraseEntry),
     /// Answered when everything before it is done.
     Drain(oneshot::Sender<()>),
 }
@@ -184,6 +190,10 @@ struct Shared {
     describing: Mutex<()>,
     /// A file became ready.
     ready: Notify,
+    /// A destination is to be rid of a task.
+    erase: Notify,
+    /// An upload ended.
+    landed: Notify,
     epoch: Instant,
     disk: disk::Line,
 }
@@ -203,6 +213,7 @@ struct State {
     held: BTreeMap<u64, (Waiting, u64)>,
     /// Uploaded files that could not be unlinked.
     leftovers: Vec<PathBuf>,
+    withheld: discard::Withheld,
 }
 
 impl Spool {
@@ -242,6 +253,8 @@ impl Spool {
             journals: Mutex::default(),
             describing: Mutex::default(),
             ready: Notify::new(),
+            erase: Notify::new(),
+            landed: Notify::new(),
             epoch: Instant::now(),
             disk: disk::Line::default(),
         });
@@ -396,6 +409,7 @@ impl Spool {
         }
         self.let_go_now(task).await?;
         let mut batch = Batch::new().delete(records::destination_key(task)).delete(records::keys_key(task));
+        batch = batch.delete(records::erase_key(task));
         for prefix in [records::spool_prefix(task), records::parts_prefix(task)] {
             for (key, _) in self.shared.store.scan(prefix).await? {
                 batch = batch.delete(key);
@@ -413,6 +427,10 @@ impl Spool {
         crash::point("forget.committed");
         let (shared, task) = (self.shared.clone(), task.clone());
         blocking(move || {
+            if shared.state().withheld.let_go(&task) {
+                // whatever came after it was cleared (of a lane that hung) has nobody who knows it
+                shared.clear(&task)?;
+            }
             let _describing = shared.describing.lock().expect("nothing panics while it holds this lock");
             remove_folder(&shared.task_dir(&task), &task)
         })
@@ -513,6 +531,9 @@ impl Shared {
     }
 
     fn place(&self, entry: &SpoolEntry) {
+        if self.is_withheld(&entry.task) {
+            return;
+        }
         let line = self.line_of(&entry.task);
         let waiting = Waiting { task: entry.task.clone(), object: entry.object.clone() };
         let class = match entry.kind {

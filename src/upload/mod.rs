@@ -10,6 +10,7 @@ pub mod local;
 pub mod pace;
 pub mod s3;
 
+mod erase;
 mod packed;
 mod parts;
 
@@ -117,6 +118,12 @@ pub trait ObjectStore: Send + Sync {
     /// What it holds of this name; `None` when there is nothing.
     async fn head(&self, key: &str) -> Result<Option<Held>, PutError>;
 
+    /// Removes an object. Harmless when it is not there.
+    async fn delete(&self, key: &str) -> Result<(), PutError>;
+
+    /// Keys that begin so and come after `after`, in order, with their sizes; not all at once. None: there are no more.
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<(String, u64)>, PutError>;
+
     /// `None`: it takes files of any size at once.
     fn parts(&self) -> Option<&dyn PartStore> {
         None
@@ -170,6 +177,8 @@ pub struct Uploader {
     sums: Mutex<BTreeMap<String, Arc<Sums>>>,
     /// Destinations whose last try failed, and how.
     down: Mutex<BTreeMap<String, String>>,
+    /// Discarded tasks whose destination cannot be rid of them yet, and why.
+    unerased: Mutex<BTreeMap<TaskId, String>>,
 }
 
 /// Where a task's files go.
@@ -201,9 +210,9 @@ impl Uploader {
         health: Reporter,
     ) -> Uploader {
         let pacer = Pacer::new(config.upload.the_budget(), clock);
-        let (clients, lines, sums, down) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
+        let (clients, lines, sums, down, unerased) = Default::default();
         let packer = Packer::default();
-        Uploader { config, store, spool, box_key, fates, pacer, health, packer, clients, lines, sums, down }
+        Uploader { config, store, spool, box_key, fates, pacer, health, packer, clients, lines, sums, down, unerased }
     }
 
     /// Packed files are made by these hands, which know them already if it is they who planned them.
@@ -218,6 +227,8 @@ impl Uploader {
         let mut chores = JoinSet::new();
         let sweeper = uploader.clone();
         chores.spawn(async move { sweeper.sweep().await });
+        let eraser = uploader.clone();
+        chores.spawn(async move { eraser.erase_discarded().await });
         let mut flights = JoinSet::new();
         while !cancel.is_cancelled() {
             let mut wait = None;
@@ -273,7 +284,13 @@ impl Uploader {
                 return self.tell(task, fate).await;
             }
         };
-        let fate = match self.try_carry(&job, &line).await {
+        let went = tokio::select! {
+            biased;
+            // dropped, it goes nowhere: its task is discarded. A local copy would go on all the same, and is short
+            () = job.withheld(), if self.config.storage.kind == StorageKind::Cloud => return,
+            went = self.try_carry(&job, &line) => went,
+        };
+        let fate = match went {
             Ok(Went::Up) => {
                 self.is_well(&line);
                 // the next file flies while this one is noted: that takes some turns of the disk

@@ -33,6 +33,7 @@ pub fn spec(black: bool) -> RecordingSpec {
         call_expiry: Duration::from_secs(72 * 3600),
         output: Output::Mp4,
         file_length: LONGEST,
+        resume_wait: None,
         destination: Destination {
             vendor: Vendor::S3,
             region: "local".into(),
