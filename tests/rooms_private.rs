@@ -98,7 +98,7 @@ async fn a_discarded_task_leaves_the_shelf_and_waits_for_its_destination() {
     let folder = dir.path().join("spool").join(task.as_str());
     let left = |folder: &Path| {
         let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
-        files.filter(|name| !name.ends_with(".json") && !name.ends_with(".txt")).collect::<Vec<_>>()
+        files.filter(|name| !name.contains(".json") && !name.ends_with(".txt")).collect::<Vec<_>>()
     };
     assert_eq!(left(&folder), Vec::<String>::new());
     assert_eq!(life.rooms.describe(app, task.clone()).await, Err(Error::TaskUnknown));
