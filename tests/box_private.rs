@@ -111,7 +111,7 @@ async fn a_discarded_recording_is_gone_everywhere_after_outage_and_crash() {
     let media = || -> Vec<String> {
         let files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
         let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
-        names.filter(|name| !name.ends_with(".json") && !name.ends_with(".txt")).collect()
+        names.filter(|name| !name.contains(".json") && !name.ends_with(".txt")).collect()
     };
     assert_eq!(media(), Vec::<String>::new(), "302 is told when nothing is left on the box");
     scene.daemon.kill().await;

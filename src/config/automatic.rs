@@ -231,7 +231,7 @@ mod tests {
         "#;
         let told = Config::parse(bad).expect_err("many faults").to_string();
         let lines: Vec<&str> = told.lines().collect();
-        assert_eq!(lines.len(), 12, "{told}");
+        assert_eq!(lines.len(), 13, "{told}");
         assert!(lines.iter().all(|line| line.starts_with("automatic.")) && !told.contains("hush"), "{told}");
         let unknown = Config::parse("[automatic]\nroom = 'x'").expect_err("an unknown key").to_string();
         assert!(unknown.contains("room"), "{unknown}");

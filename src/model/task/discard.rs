@@ -58,7 +58,8 @@ impl RecordingTask {
 
     /// Of a discarded task only this is heard: that it is gone, or why it cannot go yet.
     pub(super) fn fate_of_discarded(&mut self, fate: Fate, now: Timestamp) -> Vec<Effect> {
-        let Some(discard) = &mut self.discard else { return Vec::new() };
+        let over = self.phase == Phase::Done;
+        let Some(discard) = self.discard.as_mut().filter(|_| !over) else { return Vec::new() };
         match (fate, discard.stage) {
             (Fate::Cleared { files, bytes }, Stage::Clearing) => {
                 // what a life before this one had removed is in its own word, which was not heard
