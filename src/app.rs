@@ -9,6 +9,7 @@ pub mod merge;
 pub mod shelf;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -99,6 +100,7 @@ pub struct RunningBox {
     /// SHA-256 of the certificate that HTTPS shows.
     pub fingerprint: Option<String>,
     pub health: Reporter,
+    rooms: Rooms,
     doors: CancellationToken,
     rooms_cancel: CancellationToken,
     work_cancel: CancellationToken,
@@ -212,9 +214,10 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     ];
 
     let mut door_tasks = Vec::new();
+    let rooms = Rooms::new(asks_in);
     let router = api::router(Door {
         config: config.clone(),
-        rooms: Rooms::new(asks_in),
+        rooms: rooms.clone(),
         whip: whip.clone(),
         clock,
         health: health.clone(),
@@ -243,6 +246,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         udp,
         fingerprint,
         health,
+        rooms,
         doors,
         rooms_cancel,
         work_cancel,
@@ -269,6 +273,24 @@ async fn emptied(store: &Store) {
 }
 
 impl RunningBox {
+    /// Takes `[automatic]` from a file that was changed; of a file with faults nothing is taken.
+    pub async fn reload(&self, file: &Path) {
+        let read = std::fs::read_to_string(file).map_err(|e| e.to_string());
+        let config = read.and_then(|text| Config::parse(&text).map_err(|faults| faults.to_string()));
+        let taken = match config {
+            Ok(config) => self.rooms.set_template(config.automatic.template()).await.map_err(|e| e.to_string()),
+            Err(faults) => Err(faults),
+        };
+        match taken {
+            Ok(()) => {
+                info!(file = %file.display(), "[automatic] is taken from the file; its callback address and all else at the next start");
+            }
+            Err(why) => {
+                error!(file = %file.display(), why, "the file is not taken: automatic recording stays as it is");
+            }
+        }
+    }
+
     /// Ends recordings properly, makes everything safe, and gives what is in flight a moment. Bounded.
     pub async fn stop(self) {
         self.health.stopping();
@@ -308,9 +330,11 @@ fn runtime() -> Result<Runtime, Error> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed("runtime"))
 }
 
-/// `holdfast run`: until SIGTERM or SIGINT. A second signal leaves at once; a broken part ends with code 70.
-pub fn run(config: Config) -> Result<ExitCode, Error> {
+/// `holdfast run`: until SIGTERM or SIGINT. SIGHUP reads `[automatic]` of the file again. A second signal leaves at once; a broken part ends with code 70.
+pub fn run(config: Config, file: &Path) -> Result<ExitCode, Error> {
     runtime()?.block_on(async {
+        // first: without it the signal ends the process
+        let mut hangup = signal(SignalKind::hangup()).map_err(failed("signals"))?;
         let mut the_box = start(config).await?;
         if let Some(fingerprint) = &the_box.fingerprint {
             println!("certificate sha256={fingerprint}");
@@ -319,10 +343,13 @@ pub fn run(config: Config) -> Result<ExitCode, Error> {
         println!("ready http={} https={} udp={}", door(the_box.http), door(the_box.https), the_box.udp);
         let mut term = signal(SignalKind::terminate()).map_err(failed("signals"))?;
         let mut int = signal(SignalKind::interrupt()).map_err(failed("signals"))?;
-        let broken = tokio::select! {
-            _ = term.recv() => false,
-            _ = int.recv() => false,
-            () = the_box.broken() => true,
+        let broken = loop {
+            tokio::select! {
+                _ = term.recv() => break false,
+                _ = int.recv() => break false,
+                _ = hangup.recv() => the_box.reload(file).await,
+                () = the_box.broken() => break true,
+            }
         };
         if broken {
             error!("the rooms are gone: leaving, so that a fresh start takes the tasks over");

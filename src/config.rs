@@ -3,11 +3,14 @@
 //! Owns: the meaning of settings. Must not touch: files, network (text comes in, a `Config` goes out).
 //! Law: a document is taken whole or refused whole, with every fault named by its path; secrets never print.
 
+mod automatic;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use automatic::Automatic;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
@@ -28,6 +31,7 @@ pub struct Config {
     pub api_keys: Vec<ApiKey>,
     pub limits: Limits,
     pub recording: Recording,
+    pub automatic: Automatic,
     pub spool: Spool,
     pub storage: Storage,
     pub disk: Disk,
@@ -556,6 +560,8 @@ impl Config {
             });
             check(fits, format!("{name} is not an http or https address"));
         }
+        let cloud = self.storage.kind == StorageKind::Cloud;
+        faults.extend(self.automatic.faults(cloud, |app| self.app(app).is_some()));
         faults
     }
 

@@ -55,6 +55,13 @@ pub const POINTS: &[&str] = &[
     // the news
     "webhook.sent",
     "webhook.forgotten",
+    // a discarded task: the box, then the destination
+    "discard.emptied",
+    "discard.cleared",
+    "discard.noted",
+    "discard.counted",
+    "discard.removed",
+    "discard.erased",
     // the end of a task
     "forget.committed",
     "forget.undescribed",

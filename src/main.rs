@@ -60,9 +60,9 @@ fn main() -> ExitCode {
             println!("{}: valid", file.display());
             ExitCode::SUCCESS
         }),
-        Command::Run { config } => read_config(&config).and_then(|config| {
+        Command::Run { config: file } => read_config(&file).and_then(|config| {
             start_logging(&config.log.filter);
-            app::run(config).map_err(|e| e.to_string())
+            app::run(config, &file).map_err(|e| e.to_string())
         }),
         Command::Probe(args) => {
             start_logging("error");

@@ -20,13 +20,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::crash;
 use crate::health::Reporter;
 use crate::model::backlog::backoff;
 use crate::model::event::Event;
 use crate::model::signature::callback_sign;
-use crate::model::{SdkAppId, TaskId, Timestamp};
+use crate::model::template::RECORDER;
+use crate::model::{SdkAppId, Secret, TaskId, Timestamp};
 use crate::store::records::{OUTBOX, OutboxEntry};
 use crate::store::{self, Batch, Store};
 
@@ -185,7 +186,7 @@ impl Webhook {
                     continue;
                 }
             };
-            if self.address(event.app).is_none() {
+            if self.address(&event).is_none() {
                 metrics::counter!("holdfast_callbacks_total", "outcome" => "nobody").increment(1);
                 unwanted = unwanted.delete(key);
                 continue;
@@ -328,12 +329,12 @@ impl Webhook {
     }
 
     async fn deliver(&self, key: &str, event: &Event) -> Outcome {
-        let Some((app, url)) = self.address(event.app) else { return Outcome::Failed("no address".into()) };
+        let Some((url, sign)) = self.address(event) else { return Outcome::Failed("no address".into()) };
         let body = event.to_json((self.clock)());
         // exactly so: receivers compare it as text
         let mut request = self.client.post(url).header(CONTENT_TYPE, "application/json");
         request = request.header("SdkAppId", event.app.to_string());
-        if let Some(key) = app.callback_key.as_ref().filter(|key| !key.is_empty()) {
+        if let Some(key) = sign.filter(|key| !key.is_empty()) {
             request = request.header("Sign", callback_sign(key.expose(), body.as_bytes()));
         }
         match request.body(body).send().await {
@@ -384,9 +385,16 @@ impl Webhook {
         }
     }
 
-    fn address(&self, app: SdkAppId) -> Option<(&config::App, &str)> {
-        let app = self.config.app(app)?;
-        Some((app, app.callback_url.as_deref().filter(|url| !url.is_empty())?))
+    /// Where an event goes, and the key of its `Sign`: automatic recordings may have an address of their own.
+    fn address(&self, event: &Event) -> Option<(&str, Option<&Secret>)> {
+        let automatic = &self.config.automatic;
+        if event.recorder.as_str() == RECORDER
+            && let Some(url) = &automatic.callback_url
+        {
+            return Some((url, automatic.callback_key.as_ref()));
+        }
+        let app = self.config.app(event.app)?;
+        Some((app.callback_url.as_deref().filter(|url| !url.is_empty())?, app.callback_key.as_ref()))
     }
 }
 

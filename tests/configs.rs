@@ -37,6 +37,12 @@ const EXAMPLES: &[&str] = &[
     "secret_key_file",
     "secret_key_credential",
     "storage_endpoint",
+    "sdk_app_id",
+    "region",
+    "bucket",
+    "access_key",
+    "callback_url",
+    "callback_key",
 ];
 
 #[test]
@@ -70,10 +76,13 @@ fn every_setting_stands_in_the_commented_file() {
     let source = include_str!("../src/config.rs");
     // The fields of the structs that a document is read into.
     let body = source.split("impl Config {").next().expect("there is text before it");
-    let fields = body.lines().filter_map(|line| line.strip_prefix("    pub ")?.split(':').next());
+    let automatic = include_str!("../src/config/automatic.rs").split("impl Automatic {").next().expect("the same");
+    let fields =
+        body.lines().chain(automatic.lines()).filter_map(|line| line.strip_prefix("    pub ")?.split(':').next());
     let mut seen = 0;
     for field in fields.filter(|f| !f.contains('(') && !f.contains(' ')) {
-        let as_key = file.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{field} =")));
+        let as_key = file.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{field} =")))
+            || ["{ ", ", "].iter().any(|lead| file.contains(&format!("{lead}{field} = ")));
         let as_table = file.contains(&format!("[{field}]")) || file.contains(&format!(".{field}]]"));
         assert!(as_key || as_table, "'{field}' is not in configs/holdfast.toml");
         seen += 1;

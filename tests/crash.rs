@@ -11,15 +11,16 @@ use std::io::Write;
 use std::time::Duration;
 
 use holdfast::crash::POINTS;
+use serde_json::json;
 use support::publisher::Sends;
 use support::scene::{Scene, until};
 use support::small_disk::{SmallDisk, shelved};
-use support::{LATER, halted};
+use support::{APP, LATER, halted};
 use torture::Life::{Ending, Quiet, Recording};
 use torture::power::Chance;
 use torture::{End, PLACES, Plan, World, all, at, logged};
 
-/// Every point in some life of some box. Those of an index that its disk refused something are in [`REFOUND`].
+/// Every point in some life of some box, but for [`REFOUND`] and [`DISCARDED`], which have tests of their own.
 fn walk() -> Vec<Plan> {
     let plans = [
         (
@@ -158,7 +159,7 @@ async fn killed_at_every_point_it_loses_nothing() {
     }
     let plans = walk();
     let mut walked = points(&plans);
-    walked.extend(REFOUND.map(str::to_owned));
+    walked.extend(REFOUND.into_iter().chain(DISCARDED).map(str::to_owned));
     let table: BTreeSet<String> = POINTS.iter().map(|point| (*point).to_owned()).collect();
     assert_eq!(walked, table, "a point that nobody dies at, or one that is no point");
     // to look at one of them again
@@ -221,6 +222,46 @@ async fn killed_while_its_index_is_written_anew_it_has_one_index() {
     let [a, b, c] = REFOUND.map(|point| tokio::spawn(dies_with_half_an_index(point)));
     let (a, b, c) = tokio::join!(a, b, c);
     assert!(a.is_ok() && b.is_ok() && c.is_ok(), "see above");
+}
+
+/// What was recorded is to go, and the box dies while it goes.
+const DISCARDED: [&str; 6] =
+    ["discard.emptied", "discard.cleared", "discard.noted", "discard.counted", "discard.removed", "discard.erased"];
+
+async fn dies_while_it_discards(point: &str) {
+    let _place = PLACES.acquire().await.expect("nobody closes it");
+    let mut scene = Scene::new(|settings| {
+        settings.segment_seconds = 2;
+        settings.crash = Some(point.to_owned());
+    })
+    .await;
+    let task = scene.create("clinic").await;
+    let _publisher = scene.publish("clinic", "dr-wang", Sends::default()).await;
+    scene.has_segments(&task, "dr-wang", "video", 1).await;
+    let order = json!({ "SdkAppId": APP, "TaskId": task, "Discard": true });
+    // it may die while it answers
+    let _ = scene.sdk.call_json("DeleteCloudRecording", order).await;
+    let died = tokio::time::timeout(LATER, halted(scene.daemon.id())).await;
+    assert!(died.is_ok(), "the point {point} was not passed");
+
+    scene.daemon.kill().await;
+    scene.daemon.settings.crash = None;
+    scene.daemon.start_again().await;
+    let left = scene.receiver.event(&task, 302).await;
+    assert!(left.payload()["Discard"]["Objects"].as_u64() >= Some(1), "{point}: {}", left.body);
+    let gone = scene.receiver.event(&task, 305).await;
+    assert_eq!(gone.payload()["Status"], 3, "{point}: {}", gone.body);
+    assert!(gone.payload()["Discard"]["Objects"].as_u64() >= Some(1), "{point}: {}", gone.body);
+    assert_eq!(scene.objects(&task).await.len(), 0, "{point}");
+    scene.gone(&task).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_a_recording_is_discarded_nothing_of_it_stays() {
+    let dying: Vec<_> = DISCARDED.iter().map(|point| tokio::spawn(dies_while_it_discards(point))).collect();
+    for (point, dies) in DISCARDED.iter().zip(dying) {
+        assert!(dies.await.is_ok(), "{point}: see above");
+    }
 }
 
 fn number(name: &str, otherwise: u64) -> u64 {

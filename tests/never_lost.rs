@@ -437,6 +437,7 @@ fn spec(room: u32, bucket: &str) -> RecordingSpec {
         fill_black: false,
         output: Default::default(),
         file_length: Duration::from_secs(24 * 3600),
+        resume_wait: None,
         call_expiry: Duration::from_secs(10_000 * 3600),
         destination: Destination {
             vendor: Vendor::S3,

@@ -48,7 +48,7 @@ fn a_file_over_two_gigabytes_has_its_head_first_and_its_end_plays() {
     }
     let mut order = shelf.order(Container::Mp4, false, no_limits());
     order.limits.bytes = u64::MAX;
-    let (to, from) = std::sync::mpsc::channel();
+    let (to, from) = std::sync::mpsc::sync_channel(1);
     let told = shelf.packer.plan(&shelf.task, dir.path().into(), Default::default(), order, move |p| drop(to.send(p)));
     told.expect("nothing else waits");
     let packed = from.recv().expect("a plan");

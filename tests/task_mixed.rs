@@ -91,6 +91,7 @@ fn spec(streams: StreamType, room: RoomId) -> RecordingSpec {
         call_expiry: Duration::from_secs(72 * 3600),
         output: Default::default(),
         file_length: Duration::from_secs(24 * 3600),
+        resume_wait: None,
         destination: Destination { vendor: Vendor::S3, region: "r".into(), bucket: "b".into(), prefix: vec![] },
     }
 }
@@ -317,6 +318,9 @@ impl World {
                     panic!("hls alone is not packed")
                 }
                 Effect::Forget => assert_eq!(self.task.phase, Phase::Done),
+                Effect::PauseLane(_) | Effect::Withhold | Effect::Clear | Effect::Erase { .. } => {
+                    panic!("nobody asked for {effect:?}");
+                }
             }
         }
         for fate in fates {

@@ -36,6 +36,7 @@ fn spec(output: Output) -> RecordingSpec {
         call_expiry: Duration::from_secs(72 * 3600),
         output,
         file_length: LONGEST,
+        resume_wait: None,
         destination: Destination { vendor: Vendor::S3, region: "r".into(), bucket: "b".into(), prefix: vec![] },
     }
 }
@@ -383,4 +384,39 @@ fn of_vod_lists_are_asked_for_where_they_are_wanted() {
     world.apply(Input::Stop(LeaveCode::Stopped));
     world.apply(packed(&[]));
     assert_eq!(world.told(), [(301, 0), (302, 0), (312, 0)], "nothing was recorded");
+}
+
+#[test]
+fn a_discarded_task_is_packed_no_more_and_what_went_up_is_erased_by_its_name() {
+    for index in [true, false] {
+        let mut world = World::new(Output::Mp4);
+        world.record(false);
+        let discard = || Input::Discard { by: "AKID".into() };
+        world.apply(discard());
+        assert_eq!(world.count(|e| matches!(e, Effect::Withhold | Effect::Clear)), 2);
+        world.apply(packed(&["a.mp4"]));
+        assert_eq!(world.count(|e| matches!(e, Effect::SpoolPackage { .. })), 0, "the answer comes too late");
+
+        let mut world = World::new(Output::Mp4);
+        world.record(false);
+        world.apply(packed(&["a_1.mp4", "a_2.mp4"]));
+        world.apply(up("a_1.mp4"));
+        world.apply(discard());
+        // it flew, and arrived all the same
+        world.apply(up("a_2.mp4"));
+        world.apply(Input::Fate(Fate::PackageLost { object: "a_2.mp4".into(), why: "gone".into() }));
+        world.restart(index, &["a_2.mp4"]);
+        assert!(matches!(world.effects[0], Effect::Withhold), "before anything is carried: {:?}", world.effects);
+        assert_eq!(world.task.deadline(), None, "it waits for words alone");
+        world.apply(Input::Fate(Fate::Cleared { files: 3, bytes: 400 }));
+        let names = world.effects.iter().find_map(|e| if let Effect::Erase { names } = e { Some(names) } else { None });
+        let names = names.expect("then the destination").clone();
+        assert!(["a_1.mp4", "a_2.mp4"].iter().all(|file| names.iter().any(|name| name == file)), "{names:?}");
+        world.wait(Policy::default().grace);
+        world.apply(Input::Fate(Fate::Erased { objects: 2, bytes: 200, uploads: 0 }));
+        assert_eq!(world.task.phase, Phase::Done);
+        let told: Vec<u32> = world.told().iter().map(|(event, _)| *event).filter(|event| *event > 303).collect();
+        assert!(!told.contains(&310) && told.last() == Some(&305), "{told:?}");
+        assert_eq!(world.count(|e| matches!(e, Effect::Package(_) | Effect::SpoolPackage { .. })), 0);
+    }
 }

@@ -94,7 +94,45 @@ async fn conforms(bucket: &dyn ObjectStore) -> BTreeMap<String, Vec<u8>> {
         expected.insert("t/parts.mp4".into(), large.clone());
         conforms_in_parts(bucket, parts, "t/parts.mp4", &large).await;
     }
+    forgets(bucket).await;
     expected
+}
+
+/// What is listed, page by page.
+async fn listed(bucket: &dyn ObjectStore, prefix: &str) -> Vec<(String, u64)> {
+    let mut all: Vec<(String, u64)> = Vec::new();
+    loop {
+        let page = bucket.list(prefix, all.last().map(|(key, _)| key.as_str())).await.unwrap();
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page);
+    }
+}
+
+/// Objects are listed by what their keys begin with, however many; they go one by one, and may be gone already.
+async fn forgets(bucket: &dyn ObjectStore) {
+    let task = "p1/p2/hDiscard+me-..";
+    assert_eq!(listed(bucket, &format!("{task}/")).await, []);
+    let mut keys: Vec<String> = (0..9).map(|n| format!("{task}/1400_d2FyZCAzPw..__UserId_s_Pz8-+A..{n}.ts")).collect();
+    keys.push(format!("{task}/1400.m3u8"));
+    keys.sort();
+    let other = format!("{task}x/1400.m3u8");
+    for (n, key) in keys.iter().chain([&other]).enumerate() {
+        bucket.put(key, &Body::of_bytes(vec![7; n]), "video/mp2t").await.unwrap();
+    }
+    let found = listed(bucket, &format!("{task}/")).await;
+    let expected: Vec<(String, u64)> = (0..).zip(&keys).map(|(n, key)| (key.clone(), n)).collect();
+    assert_eq!(found, expected);
+    let page = bucket.list(&format!("{task}/"), Some(&keys[7])).await.unwrap();
+    assert_eq!(page, expected[8..]);
+    for key in &keys {
+        bucket.delete(key).await.unwrap();
+        assert_eq!(bucket.head(key).await.unwrap(), None, "{key}");
+        bucket.delete(key).await.unwrap();
+    }
+    assert_eq!(listed(bucket, &format!("{task}/")).await, []);
+    assert_eq!(listed(bucket, &other).await.len(), 1, "what is another task's stays");
 }
 
 async fn conforms_in_parts(bucket: &dyn ObjectStore, parts: &dyn PartStore, key: &str, contents: &[u8]) {

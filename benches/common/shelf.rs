@@ -19,7 +19,7 @@ use holdfast::model::recording::{
 };
 use holdfast::model::segment::{ClosedSegment, LocalName};
 use holdfast::model::{
-    Codec, LaneRun, MediaId, RoomId, SdkAppId, Secret, SessionId, TaskId, TrackId, TrackKind, UserId,
+    Codec, LaneRun, MediaId, MediaTime, RoomId, SdkAppId, Secret, SessionId, TaskId, TrackId, TrackKind, UserId,
 };
 use holdfast::package::Packer;
 use holdfast::rooms::{Actor, Parts, Rooms};
@@ -59,6 +59,9 @@ impl MediaEngine for ScriptedEngine {
     }
     fn change_scene(&self, run: &LaneRun, _: Scene) {
         panic!("{run:?} is no mixed lane");
+    }
+    fn pause_lane(&self, run: &LaneRun, _: MediaTime) {
+        panic!("{run:?} was paused, though nobody asked for it");
     }
     fn kill_lane(&self, run: &LaneRun) {
         panic!("{run:?} was killed, though it always answers");
@@ -203,6 +206,7 @@ fn spec(number: u32) -> RecordingSpec {
         fill_black: false,
         output: Default::default(),
         file_length: Duration::from_secs(24 * 3600),
+        resume_wait: None,
         call_expiry: Duration::from_secs(72 * 3600),
         destination: Destination {
             vendor: Vendor::S3,

@@ -126,7 +126,7 @@ async fn take(inner: &Inner, request: Request, noted: &mut Noted) -> Result<Answ
     };
     let call = wire::read(action, &params)?;
     check_app(inner, signed.key, call.app())?;
-    match tokio::time::timeout(ANSWER_WITHIN, perform(inner, call)).await {
+    match tokio::time::timeout(ANSWER_WITHIN, perform(inner, call, &signed.key.secret_id)).await {
         Ok(outcome) => outcome,
         Err(_) => {
             Err(ApiError::new(Code::CrInternalError, "the box did not answer in time; the same call may be repeated")
@@ -333,7 +333,8 @@ fn check_tickets(inner: &Inner, order: &CreateOrder) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn perform(inner: &Inner, call: Call) -> Result<Answer, ApiError> {
+/// `by`: the SecretId that signed.
+async fn perform(inner: &Inner, call: Call, by: &str) -> Result<Answer, ApiError> {
     let rooms = &inner.door.rooms;
     match call {
         Call::Create(order) => {
@@ -353,8 +354,19 @@ async fn perform(inner: &Inner, call: Call) -> Result<Answer, ApiError> {
             rooms.modify(app, task.clone(), subscription, layout).await?;
             Ok(Answer::Task(TaskAnswer { task_id: task }))
         }
-        Call::Delete { app, task } => {
-            rooms.delete(app, task.clone()).await?;
+        Call::Delete { app, task, discard } => {
+            match discard {
+                true => rooms.discard(app, task.clone(), by.to_owned()).await?,
+                false => rooms.delete(app, task.clone()).await?,
+            }
+            Ok(Answer::Task(TaskAnswer { task_id: task }))
+        }
+        Call::Pause { app, task } => {
+            rooms.pause(app, task.clone()).await?;
+            Ok(Answer::Task(TaskAnswer { task_id: task }))
+        }
+        Call::Resume { app, task } => {
+            rooms.resume(app, task.clone()).await?;
             Ok(Answer::Task(TaskAnswer { task_id: task }))
         }
         Call::RemoveUsers { room, users } => {

@@ -85,7 +85,12 @@ pub const MODIFY: &[Field] = &[
     may("SubscribeStreamUserIds", Shape::Object(SUBSCRIBE)),
 ];
 
-pub const DELETE: &[Field] = &[must("SdkAppId", APP), must("TaskId", Shape::Text(task))];
+/// `Discard` is ours: the task goes with every byte of it.
+pub const DELETE: &[Field] = &[must("SdkAppId", APP), must("TaskId", Shape::Text(task)), may("Discard", Shape::Bool)];
+
+pub const PAUSE: &[Field] = &[must("SdkAppId", APP), must("TaskId", Shape::Text(task))];
+
+pub const RESUME: &[Field] = PAUSE;
 
 pub const REMOVE_USER: &[Field] =
     &[must("SdkAppId", APP), must("RoomId", NUMERIC_ROOM), must("UserIds", Shape::List(&USER, 10))];
@@ -221,11 +226,13 @@ const WATER_MARK_TIMESTAMP: &[Field] =
     &[must("Pos", Shape::Int(0, 6)), may("TimeZone", Shape::Int(-12, 14)), may("Font", Shape::Text(font))];
 
 /// Every action's table, for those who walk over all fields.
-pub const ALL: [&[Field]; 8] = [
+pub const ALL: [&[Field]; 10] = [
     CREATE,
     DESCRIBE,
     MODIFY,
     DELETE,
+    PAUSE,
+    RESUME,
     REMOVE_USER,
     REMOVE_USER_BY_STR_ROOM_ID,
     DISMISS_ROOM,
@@ -536,7 +543,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_json_panics(text in "\\PC{0,80}", number in any::<f64>(), which in 0usize..8) {
+        fn no_json_panics(text in "\\PC{0,80}", number in any::<f64>(), which in 0usize..10) {
             let fields = ALL[which];
             for field in fields {
                 for value in [json!(text), json!(number), json!([text]), json!({text.as_str(): number}), json!(null), json!(true)] {

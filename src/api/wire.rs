@@ -21,6 +21,7 @@ use crate::model::package::{Container, Output};
 use crate::model::recording::{
     Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
 };
+use crate::model::template::RECORDER;
 use crate::model::vod::{self, Vod};
 use crate::model::{BadId, RoomKey, SdkAppId, Secret, TaskId, UserId};
 use crate::rooms::{TaskStatus, TaskView};
@@ -34,6 +35,9 @@ pub enum Action {
     DescribeCloudRecording,
     ModifyCloudRecording,
     DeleteCloudRecording,
+    /// Ours, as the next one.
+    PauseCloudRecording,
+    ResumeCloudRecording,
     RemoveUser,
     RemoveUserByStrRoomId,
     DismissRoom,
@@ -41,11 +45,13 @@ pub enum Action {
 }
 
 impl Action {
-    pub const ALL: [Action; 8] = [
+    pub const ALL: [Action; 10] = [
         Action::CreateCloudRecording,
         Action::DescribeCloudRecording,
         Action::ModifyCloudRecording,
         Action::DeleteCloudRecording,
+        Action::PauseCloudRecording,
+        Action::ResumeCloudRecording,
         Action::RemoveUser,
         Action::RemoveUserByStrRoomId,
         Action::DismissRoom,
@@ -62,6 +68,8 @@ impl Action {
             Action::DescribeCloudRecording => "DescribeCloudRecording",
             Action::ModifyCloudRecording => "ModifyCloudRecording",
             Action::DeleteCloudRecording => "DeleteCloudRecording",
+            Action::PauseCloudRecording => "PauseCloudRecording",
+            Action::ResumeCloudRecording => "ResumeCloudRecording",
             Action::RemoveUser => "RemoveUser",
             Action::RemoveUserByStrRoomId => "RemoveUserByStrRoomId",
             Action::DismissRoom => "DismissRoom",
@@ -75,6 +83,8 @@ impl Action {
             Action::DescribeCloudRecording => schema::DESCRIBE,
             Action::ModifyCloudRecording => schema::MODIFY,
             Action::DeleteCloudRecording => schema::DELETE,
+            Action::PauseCloudRecording => schema::PAUSE,
+            Action::ResumeCloudRecording => schema::RESUME,
             Action::RemoveUser => schema::REMOVE_USER,
             Action::RemoveUserByStrRoomId => schema::REMOVE_USER_BY_STR_ROOM_ID,
             Action::DismissRoom => schema::DISMISS_ROOM,
@@ -96,11 +106,37 @@ pub struct CreateOrder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     Create(Box<CreateOrder>),
-    Describe { app: SdkAppId, task: TaskId },
-    Modify { app: SdkAppId, task: TaskId, subscription: Subscription, layout: Option<Layout> },
-    Delete { app: SdkAppId, task: TaskId },
-    RemoveUsers { room: RoomKey, users: Vec<UserId> },
-    Dismiss { room: RoomKey },
+    Describe {
+        app: SdkAppId,
+        task: TaskId,
+    },
+    Modify {
+        app: SdkAppId,
+        task: TaskId,
+        subscription: Subscription,
+        layout: Option<Layout>,
+    },
+    /// `discard`: every byte of it goes.
+    Delete {
+        app: SdkAppId,
+        task: TaskId,
+        discard: bool,
+    },
+    Pause {
+        app: SdkAppId,
+        task: TaskId,
+    },
+    Resume {
+        app: SdkAppId,
+        task: TaskId,
+    },
+    RemoveUsers {
+        room: RoomKey,
+        users: Vec<UserId>,
+    },
+    Dismiss {
+        room: RoomKey,
+    },
 }
 
 impl Call {
@@ -109,6 +145,7 @@ impl Call {
         match self {
             Call::Create(order) => order.spec.app,
             Call::Describe { app, .. } | Call::Modify { app, .. } | Call::Delete { app, .. } => *app,
+            Call::Pause { app, .. } | Call::Resume { app, .. } => *app,
             Call::RemoveUsers { room, .. } | Call::Dismiss { room } => room.app,
         }
     }
@@ -143,7 +180,9 @@ pub fn read(action: Action, params: &Map<String, Value>) -> Result<Call, ApiErro
             let layout = if given.has("MixLayoutParams") { Some(mix::layout(params, None)?) } else { None };
             Ok(Call::Modify { app, task, subscription, layout })
         }
-        Action::DeleteCloudRecording => Ok(Call::Delete { app, task: given.task()? }),
+        Action::DeleteCloudRecording => Ok(Call::Delete { app, task: given.task()?, discard: given.flag("Discard") }),
+        Action::PauseCloudRecording => Ok(Call::Pause { app, task: given.task()? }),
+        Action::ResumeCloudRecording => Ok(Call::Resume { app, task: given.task()? }),
         Action::RemoveUser | Action::RemoveUserByStrRoomId => {
             let room = given.room(action == Action::RemoveUser)?;
             let users: Result<Vec<UserId>, BadId> =
@@ -161,6 +200,9 @@ pub fn read(action: Action, params: &Map<String, Value>) -> Result<Call, ApiErro
 fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
     let room = given.room(given.int("RoomIdType", 1) == 1)?;
     let recorder = UserId::parse(given.text("UserId"))?;
+    if recorder.as_str() == RECORDER {
+        return Err(ApiError::invalid("UserId", "UserId", "is the name of the box's own recorder"));
+    }
     let record = given.object("RecordParams");
     let subscription = subscription(record.object("SubscribeStreamUserIds"))?;
     let transcode = given.object("MixTranscodeParams");
@@ -224,6 +266,7 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
         call_expiry: Duration::from_secs(given.int("ResourceExpiredHour", 72).unsigned_abs() * 3600),
         output,
         file_length: Duration::from_secs(record.int("MaxMediaFileDuration", 1440).unsigned_abs() * 60),
+        resume_wait: None,
         destination: Destination {
             vendor,
             region: cloud.text("Region").to_owned(),
@@ -315,7 +358,7 @@ pub enum Answer {
     Nothing {},
 }
 
-/// Create, Modify, Delete.
+/// Create, Modify, Delete, Pause, Resume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct TaskAnswer {
@@ -332,6 +375,9 @@ pub struct ViewAnswer {
     pub storage_file_list: Vec<StorageFile>,
     /// The box has no relay tasks that could have one.
     pub recorder_key: Option<String>,
+    /// Ours; there only while the task is paused.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -363,6 +409,7 @@ impl From<TaskView> for ViewAnswer {
             },
             storage_file_list: view.files.into_iter().map(file).collect(),
             recorder_key: None,
+            paused: view.paused,
         }
     }
 }

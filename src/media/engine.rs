@@ -20,7 +20,7 @@ use super::{LaneEnd, LaneFeed, LaneOrder, MediaClock, MediaEngine, MediaError, M
 use crate::model::board::Board;
 use crate::model::encoder::{PictureEncoder, mixing_encoders};
 use crate::model::layout::Scene;
-use crate::model::{LaneRun, SessionId};
+use crate::model::{LaneRun, MediaTime, SessionId};
 
 /// A lane that was told to finish, or to die, has so long for it; one that was told to finish and still gets something
 /// done has so long since then.
@@ -163,6 +163,16 @@ impl MediaEngine for Engine {
         }
     }
 
+    fn pause_lane(&self, run: &LaneRun, until: MediaTime) {
+        let mut lanes = self.inner.lanes();
+        if let Some(lane) = lanes.running.get_mut(&key(run)) {
+            lane.inbox.end_at(until);
+            lane.beats = lane.inbox.beats();
+            lane.kill_at.get_or_insert(Instant::now() + mixed::BEHIND + PATIENCE);
+            self.inner.changed.notify_all();
+        }
+    }
+
     fn kill_lane(&self, run: &LaneRun) {
         let mut lanes = self.inner.lanes();
         if let Some(lane) = lanes.running.get_mut(&key(run)) {
@@ -192,7 +202,7 @@ impl Inner {
             LaneFeed::Single { .. } => None,
         };
         if let Some(parts) = mixed {
-            let inbox = Arc::new(mixed::inbox());
+            let inbox = Arc::new(mixed::inbox().beginning_at(order.from));
             let letters = inbox.clone();
             let life = move || {
                 let Mixing { stills, encoders } = &inner.mixing;
@@ -202,7 +212,7 @@ impl Inner {
             return Ok((inbox, Box::new(life)));
         }
         let LaneFeed::Single { audio, video } = order.feed else { unreachable!("looked at above") };
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Arc::new(Inbox::default().beginning_at(order.from));
         let subscribe = |wanted: bool, track: Option<_>| match track {
             Some(track) if wanted => self.tracks.subscribe(track, &inbox).map(Some),
             _ => Ok(None),

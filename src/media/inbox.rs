@@ -1,13 +1,15 @@
 //! A lane's letter box: packets from publishers and words from the engine, for the one thread that is the lane.
 //!
 //! Owns: the bound on what a lane may have waiting, and what is lost beyond it. Must not touch: what is in the letters.
-//! Law: posting never waits; a lane that falls behind loses whole batches of its own, counted, and is told so.
+//! Law: posting never waits; a lane that falls behind loses whole batches of its own, counted, and is told so. What was
+//! captured before the lane may begin, or after it has to end, does not come out of the box, whenever it was posted.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::sound::packet_length;
 use super::tracks::StampedPacket;
 use crate::model::layout::Scene;
 use crate::model::{MediaTime, TrackId, TrackKind};
@@ -43,6 +45,10 @@ pub struct Letters {
     pub ended: Vec<TrackId>,
     /// In the order in which they were told.
     pub words: Vec<Word>,
+    /// Nothing comes any more that was captured then or later.
+    pub until: Option<MediaTime>,
+    /// Tracks that have come to `until`.
+    pub passed: Vec<TrackId>,
     pub finish: bool,
     pub kill: bool,
 }
@@ -50,7 +56,8 @@ pub struct Letters {
 impl Letters {
     /// There is something that does not wait until enough packets are there.
     fn urgent(&self) -> bool {
-        self.finish || self.kill || !self.ended.is_empty() || !self.words.is_empty()
+        let told = self.finish || self.kill || self.until.is_some();
+        told || !self.ended.is_empty() || !self.passed.is_empty() || !self.words.is_empty()
     }
 }
 
@@ -60,8 +67,33 @@ struct State {
     bytes: usize,
     overflowed: BTreeSet<TrackId>,
     taken: Option<Instant>,
+    /// What was captured outside of these is not taken.
+    from: MediaTime,
+    until: Option<MediaTime>,
+    passed: BTreeSet<TrackId>,
     /// The lane sleeps until something comes; at other times it looks by itself soon.
     asleep: bool,
+}
+
+impl State {
+    /// A picture is of a moment; a packet of sound must have ended by `until`.
+    fn admits(&self, kind: TrackKind, packet: &StampedPacket) -> bool {
+        let ends = || match kind {
+            TrackKind::Video => packet.at.0.saturating_add(1),
+            TrackKind::Audio => packet.at.0.saturating_add(packet_length(packet)),
+        };
+        packet.at >= self.from && self.until.is_none_or(|until| ends() <= until.0)
+    }
+
+    /// The same track's packets come in order.
+    fn passes(&mut self, track: TrackId, packets: &[StampedPacket]) -> bool {
+        let over = self.until.is_some_and(|until| packets.iter().any(|packet| packet.at >= until));
+        let news = over && self.passed.insert(track);
+        if news {
+            self.letters.passed.push(track);
+        }
+        news
+    }
 }
 
 pub struct Inbox {
@@ -87,6 +119,29 @@ impl Inbox {
         Inbox { most_bytes, most_batches, state, wake: Condvar::new(), killed, beats }
     }
 
+    /// What was captured before is not taken.
+    pub fn beginning_at(self, from: MediaTime) -> Inbox {
+        self.state().from = from;
+        self
+    }
+
+    /// From now on nothing is taken, and nothing that waits is given, of what was captured at `until` or later. Of
+    /// several the first holds.
+    pub fn end_at(&self, until: MediaTime) {
+        let mut state = self.state();
+        let until = state.until.map_or(until, |before| before.min(until));
+        state.until = Some(until);
+        state.letters.until = Some(until);
+        for mut batch in std::mem::take(&mut state.letters.batches) {
+            state.passes(batch.track, &batch.packets);
+            batch.packets.retain(|packet| state.admits(batch.kind, packet));
+            if !batch.packets.is_empty() {
+                state.letters.batches.push_back(batch);
+            }
+        }
+        self.wake.notify_one();
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // whoever panicked while holding it left whole letters: each change is one assignment
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -94,8 +149,16 @@ impl Inbox {
 
     /// Posts packets of one track; if the box is full they are dropped and counted.
     pub fn post(&self, track: TrackId, kind: TrackKind, packets: &[StampedPacket]) {
-        let bytes: usize = packets.iter().map(|packet| packet.rtp.len()).sum();
         let mut state = self.state();
+        if state.passes(track, packets) {
+            self.wake.notify_one();
+        }
+        let admitted = |packet: &&StampedPacket| state.admits(kind, packet);
+        let packets: Vec<StampedPacket> = packets.iter().filter(admitted).cloned().collect();
+        if packets.is_empty() {
+            return;
+        }
+        let bytes: usize = packets.iter().map(|packet| packet.rtp.len()).sum();
         if state.bytes + bytes > self.most_bytes || state.letters.batches.len() >= self.most_batches {
             state.overflowed.insert(track);
             metrics::counter!("holdfast_lane_packets_dropped_total", "kind" => kind.as_str())
@@ -104,7 +167,7 @@ impl Inbox {
         }
         let after_overflow = state.overflowed.remove(&track);
         state.bytes += bytes;
-        state.letters.batches.push_back(Batch { track, kind, packets: packets.to_vec(), after_overflow });
+        state.letters.batches.push_back(Batch { track, kind, packets, after_overflow });
         if std::mem::take(&mut state.asleep) {
             self.wake.notify_one();
         }

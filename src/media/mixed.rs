@@ -34,7 +34,7 @@ use crate::model::mix::{AudioParams, VideoParams};
 use crate::model::{MediaTime, TrackId, TrackKind};
 
 /// What a packet may wait for (see `reorder::WAIT` and the first report of a sender), and some time to spare.
-const BEHIND: Duration = Duration::from_millis(1300);
+pub(super) const BEHIND: Duration = Duration::from_millis(1300);
 /// Steps are made some at a time, after so long: the pictures of one publisher are decoded in a row while the decoder's
 /// tables and references are in the cache, and each waking costs.
 const ROUND: Duration = Duration::from_millis(200);
@@ -123,6 +123,8 @@ struct Lane<'a> {
     sound_until: Duration,
     late: bool,
     muddled: bool,
+    /// The recording pauses there, ns on the task's line: nothing is shown or heard of what comes after.
+    until: Option<u64>,
 }
 
 struct PictureSide {
@@ -219,12 +221,16 @@ impl<'a> Lane<'a> {
             sound_until: Duration::ZERO,
             late: false,
             muddled: false,
+            until: None,
         })
     }
 
     fn live(&mut self) -> Result<LaneEnd, MediaError> {
         loop {
-            let Letters { batches, words, finish, kill, .. } = self.inbox.take_at(self.wake());
+            let Letters { batches, words, finish, kill, until, .. } = self.inbox.take_at(self.wake());
+            if let Some(until) = until {
+                self.until = Some(timeline(until, self.order.base).unwrap_or(0));
+            }
             for word in words {
                 let Word::Scene(scene, at) = word;
                 self.scene_comes(*scene, at);
@@ -244,8 +250,10 @@ impl<'a> Lane<'a> {
                 return Ok(LaneEnd::Killed);
             }
             let now = self.now();
-            if finish {
+            let behind = now.saturating_sub(BEHIND.as_nanos() as u64);
+            if finish || self.until.is_some_and(|until| behind >= until) {
                 self.run_to(now)?;
+                self.sound_until_pause()?;
                 if self.inbox.is_killed() {
                     self.segmenter.close(None)?;
                     return Ok(LaneEnd::Killed);
@@ -253,7 +261,7 @@ impl<'a> Lane<'a> {
                 self.end()?;
                 return Ok(LaneEnd::Finished);
             }
-            self.run_to(now.saturating_sub(BEHIND.as_nanos() as u64))?;
+            self.run_to(behind)?;
             self.segmenter.settle()?;
         }
     }
@@ -266,7 +274,7 @@ impl<'a> Lane<'a> {
     /// When the next round of steps is to be made.
     fn wake(&self) -> Instant {
         let Some(at) = self.place(self.step + self.round() - 1) else { return Instant::now() + LOOK };
-        let needs = at + self.half_step() + BEHIND.as_nanos() as u64;
+        let needs = (at + self.half_step()).min(self.until.unwrap_or(u64::MAX)) + BEHIND.as_nanos() as u64;
         self.clock.instant(MediaTime(self.order.base.0 + needs))
     }
 
@@ -362,6 +370,7 @@ impl<'a> Lane<'a> {
     /// may have much to make before it can finish, so each step is a sign of life.
     fn run_to(&mut self, now: u64) -> Result<(), MediaError> {
         let half = self.half_step();
+        let now = self.before_pause(now);
         loop {
             let steps = (self.step..).map_while(|step| self.place(step)).take_while(|at| at + half <= now);
             let due: Vec<u64> = steps.take(self.round() as usize).collect();
@@ -425,6 +434,20 @@ impl<'a> Lane<'a> {
         Ok(())
     }
 
+    /// No further than the pause.
+    fn before_pause(&self, at: u64) -> u64 {
+        at.min(self.until.unwrap_or(u64::MAX))
+    }
+
+    /// The last picture before a pause may be shown for less than its time, or have ended a little before it: what is
+    /// heard goes on to the pause itself.
+    fn sound_until_pause(&mut self) -> Result<(), MediaError> {
+        match self.until {
+            Some(until) if self.step > 0 && !self.inbox.is_killed() => self.mix_sound(until),
+            _ => Ok(()),
+        }
+    }
+
     fn make_picture(&mut self, at: u64) -> Result<(), MediaError> {
         let moment = at + self.half_step();
         self.views.all.values_mut().for_each(|viewer| viewer.advance(moment));
@@ -467,9 +490,16 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Mixes the sound up to the next step.
+    /// Mixes the sound up to the next step, or to the pause.
     fn make_sound(&mut self) -> Result<(), MediaError> {
-        let Some((origin, until)) = self.origin.zip(self.place(self.step)) else { return Ok(()) };
+        match self.place(self.step) {
+            Some(next) => self.mix_sound(self.before_pause(next)),
+            None => Ok(()),
+        }
+    }
+
+    fn mix_sound(&mut self, until: u64) -> Result<(), MediaError> {
+        let Some(origin) = self.origin else { return Ok(()) };
         let (origin, until) = (origin as i64, until as i64);
         if until <= origin {
             return Ok(());
@@ -526,7 +556,8 @@ impl<'a> Lane<'a> {
     }
 
     fn end(&mut self) -> Result<(), MediaError> {
-        let Some(end) = self.place(self.step).map(Duration::from_nanos) else { return Ok(()) };
+        let Some(end) = self.place(self.step) else { return Ok(()) };
+        let end = Duration::from_nanos(self.until.unwrap_or(end));
         if let Some(side) = &mut self.picture {
             match side.coder.finish(CODER_END) {
                 Ok(units) => self.pictures.extend(units),

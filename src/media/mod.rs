@@ -162,6 +162,8 @@ pub struct LaneOrder {
     pub fill_black: bool,
     /// Sound and picture of one task share it: PTS in the files counts from here.
     pub base: MediaTime,
+    /// What was captured before is not taken: it was said while the recording paused.
+    pub from: MediaTime,
 }
 
 /// Why a session is over.
@@ -269,6 +271,9 @@ pub trait MediaEngine: Send + Sync + 'static {
     fn change_scene(&self, run: &LaneRun, scene: Scene);
     /// Sends EOS through it; `LaneEnded(Finished)` follows once the last segment is told.
     fn finish_lane(&self, run: &LaneRun);
+    /// The lane takes nothing that was captured at `until` or later, waits for what is under way of before, and ends as
+    /// by `finish_lane`. Of several moments the first holds.
+    fn pause_lane(&self, run: &LaneRun, until: MediaTime);
     /// Takes it down at once; `LaneEnded(Killed)` follows.
     fn kill_lane(&self, run: &LaneRun);
     /// Ends a publisher's session; `Left(Closed)` follows if it was there.

@@ -443,6 +443,7 @@ mod tests {
             sync_interval,
             fill_black: false,
             base: clock.now(),
+            from: MediaTime(0),
             vault: Vault::default(),
         };
         let (to, news) = mpsc::channel(64);

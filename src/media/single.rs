@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use super::inbox::{Batch, Inbox, Letters};
+use super::mixed::BEHIND;
 use super::picture::{Black, PictureUnit, Pictures};
 use super::segmenter::Segmenter;
 use super::sound::{Sound, SoundOut};
 use super::tracks::Subscription;
 use super::{LaneEnd, LaneOrder, MediaClock, MediaError, Teller, timeline};
-use crate::model::TrackKind;
+use crate::model::{MediaTime, TrackKind};
 
 /// In a merged lane, how far one side may run ahead before it is written without the other. DTX sends a packet of
 /// sound every 400 ms.
@@ -70,6 +71,8 @@ struct Lane<'a> {
     /// Units that wait for their turn, in a merged lane.
     sounds: VecDeque<SoundOut>,
     pictures: VecDeque<PictureUnit>,
+    /// The recording pauses then: what is under way of before is waited for, and nothing is made of what comes after.
+    until: Option<MediaTime>,
 }
 
 struct SoundSide {
@@ -143,12 +146,14 @@ impl<'a> Lane<'a> {
             picture,
             sounds: VecDeque::new(),
             pictures: VecDeque::new(),
+            until: None,
         })
     }
 
     fn live(&mut self, inbox: &Inbox) -> Result<LaneEnd, MediaError> {
         loop {
-            let Letters { batches, ended, finish, kill, words: _ } = inbox.take(self.deadline());
+            let Letters { batches, ended, finish, kill, until, passed, words: _ } = inbox.take(self.deadline());
+            self.until = until.or(self.until);
             if kill {
                 self.segmenter.close(None)?;
                 return Ok(LaneEnd::Killed);
@@ -156,7 +161,10 @@ impl<'a> Lane<'a> {
             for batch in batches {
                 self.batch(batch)?;
             }
-            let over = |track: &mut Subscription| ended.contains(&track.source().id);
+            let over = |track: &mut Subscription| {
+                let id = track.source().id;
+                ended.contains(&id) || passed.contains(&id)
+            };
             if let Some(side) = &mut self.sound {
                 side.track.take_if(over);
             }
@@ -165,15 +173,22 @@ impl<'a> Lane<'a> {
             }
             let gone = self.sound.as_ref().is_none_or(|side| side.track.is_none())
                 && self.picture.as_ref().is_none_or(|side| side.track.is_none());
+            let finish = finish || self.paused_at().is_some_and(|at| Instant::now() >= at);
             if finish || gone {
                 self.end()?;
-                return Ok(if finish { LaneEnd::Finished } else { LaneEnd::TrackGone });
+                let asked = finish || self.until.is_some();
+                return Ok(if asked { LaneEnd::Finished } else { LaneEnd::TrackGone });
             }
             self.look_at_clock()?;
             self.write(false)?;
             self.segmenter.settle()?;
             self.ask_for_keyframe();
         }
+    }
+
+    /// When nothing can be under way any more of before the pause.
+    fn paused_at(&self) -> Option<Instant> {
+        self.until.map(|until| self.clock.instant(until) + BEHIND)
     }
 
     /// When there is something to do though nothing comes.
@@ -183,7 +198,10 @@ impl<'a> Lane<'a> {
         let sound = self.sound.as_ref().and_then(|side| idle(side.idle, side.arrived));
         let picture = self.picture.as_ref().and_then(|side| idle(side.idle, side.arrived));
         let dark = self.picture.as_ref().filter(|side| side.dark).map(|_| Instant::now() + BLACK_PERIOD);
-        [sound, picture, dark, self.segmenter.settle_by()].into_iter().flatten().fold(far, Instant::min)
+        [sound, picture, dark, self.segmenter.settle_by(), self.paused_at()]
+            .into_iter()
+            .flatten()
+            .fold(far, Instant::min)
     }
 
     fn batch(&mut self, batch: Batch) -> Result<(), MediaError> {
@@ -294,7 +312,9 @@ impl<'a> Lane<'a> {
         }
         let dark = self.picture.as_ref().is_some_and(|side| side.dark);
         if dark && let Some(now) = timeline(self.clock.now(), self.order.base) {
-            self.fill_black(Duration::from_nanos(now).saturating_sub(BLACK_LAG))?;
+            let until = self.until.and_then(|until| timeline(until, self.order.base)).unwrap_or(u64::MAX);
+            let now = Duration::from_nanos(now).saturating_sub(BLACK_LAG);
+            self.fill_black(now.min(Duration::from_nanos(until)))?;
         }
         let all_idle = self.sound.as_ref().is_none_or(|side| side.idle)
             && self.picture.as_ref().is_none_or(|side| side.idle)

@@ -234,6 +234,12 @@ impl<'a> OpusPacket<'a> {
     }
 }
 
+/// How long the sound of a packet is, ns; of one that is none, nothing.
+pub(super) fn packet_length(packet: &StampedPacket) -> u64 {
+    let toc = rtp_payload(&packet.rtp).and_then(Toc::read);
+    toc.map_or(0, |toc| nanos(toc.samples).unsigned_abs())
+}
+
 /// Samples of the longest Opus packet, 120 ms.
 const MOST_SAMPLES: usize = 5760;
 

@@ -40,6 +40,36 @@ impl LeaveCode {
     }
 }
 
+/// What went of a discarded task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Who asked: the SecretId of the call.
+    pub by: String,
+    /// When it was asked.
+    pub at: Timestamp,
+    /// On the box.
+    pub files: u64,
+    pub bytes: u64,
+    /// At the destination: in 302 those that are to go, as far as they are known; in 305 those that went.
+    pub objects: u64,
+    pub object_bytes: Option<u64>,
+    /// Uploads in parts that were given up.
+    pub uploads: u64,
+}
+
+impl Receipt {
+    fn json(&self) -> Value {
+        let mut json = json!({
+            "By": self.by, "At": self.at.ms(), "Files": self.files, "Bytes": self.bytes, "Objects": self.objects,
+        });
+        if let Some(bytes) = self.object_bytes {
+            json["ObjectBytes"] = bytes.into();
+            json["Uploads"] = self.uploads.into();
+        }
+        json
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,12 +78,16 @@ pub enum EventBody {
     RecorderStart { failed: bool },
     /// 302
     RecorderStop { code: LeaveCode },
+    /// 302 of a discarded task: nothing of it is left on the box
+    RecorderDiscarded { code: LeaveCode, receipt: Receipt },
     /// 303; `failed` is `Status` 1
     UploadStart { failed: bool },
     /// 304: a playlist was made and uploaded the first time
     FileInfo { playlist: String },
     /// 305: 0 all there, 1 something is left behind, 2 what was left behind has arrived
     UploadStop { status: u8 },
+    /// 305 of a discarded task, with a status of ours, 3: nothing of it is left at its destination either
+    Erased { receipt: Receipt },
     /// 306
     Failover,
     /// 307: a playlist was made (first segment cut)
@@ -74,10 +108,10 @@ impl EventBody {
     pub fn event_type(&self) -> u32 {
         match self {
             EventBody::RecorderStart { .. } => 301,
-            EventBody::RecorderStop { .. } => 302,
+            EventBody::RecorderStop { .. } | EventBody::RecorderDiscarded { .. } => 302,
             EventBody::UploadStart { .. } => 303,
             EventBody::FileInfo { .. } => 304,
-            EventBody::UploadStop { .. } => 305,
+            EventBody::UploadStop { .. } | EventBody::Erased { .. } => 305,
             EventBody::Failover => 306,
             EventBody::FileSlice { .. } => 307,
             EventBody::UploadError { .. } => 308,
@@ -108,6 +142,15 @@ impl EventBody {
             | EventBody::Mp4Stop { .. }
             | EventBody::VodCommit { .. }
             | EventBody::VodStop { .. } => 6,
+            EventBody::RecorderDiscarded { .. } | EventBody::Erased { .. } => 6,
+        }
+    }
+
+    /// What went of a discarded task.
+    pub fn receipt(&self) -> Option<&Receipt> {
+        match self {
+            EventBody::RecorderDiscarded { receipt, .. } | EventBody::Erased { receipt } => Some(receipt),
+            _ => None,
         }
     }
 
@@ -117,6 +160,10 @@ impl EventBody {
                 json!({ "Status": u8::from(*failed) })
             }
             EventBody::RecorderStop { code } => json!({ "LeaveCode": code.code() }),
+            EventBody::RecorderDiscarded { code, receipt } => {
+                json!({ "LeaveCode": code.code(), "Discard": receipt.json() })
+            }
+            EventBody::Erased { receipt } => json!({ "Status": 3, "Discard": receipt.json() }),
             EventBody::FileInfo { playlist } => json!({ "FileList": playlist }),
             EventBody::UploadStop { status } | EventBody::VodStop { status } => json!({ "Status": status }),
             EventBody::Failover => json!({ "Status": 0 }),

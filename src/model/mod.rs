@@ -24,6 +24,7 @@ pub mod rtp_time;
 pub mod segment;
 pub mod signature;
 pub mod task;
+pub mod template;
 pub mod vod;
 
 use std::fmt;

@@ -120,6 +120,9 @@ pub struct RecordingSpec {
     /// `MaxMediaFileDuration`: no packed file is longer.
     #[serde(default = "a_day")]
     pub file_length: Duration,
+    /// A publisher who comes back later than this begins another file; `None`: always goes on in the same.
+    #[serde(default)]
+    pub resume_wait: Option<Duration>,
     pub destination: Destination,
 }
 
@@ -169,6 +172,11 @@ pub enum Fate {
     VodFailed { object: String, code: String, message: String, refused: bool },
     /// The destination refused or did not answer; the file stays on the shelf and will be tried again.
     UploadFailed { code: String, message: String },
+    /// Of a discarded task nothing lies on the shelf any more; so much was removed.
+    Cleared { files: u64, bytes: u64 },
+    /// Of a discarded task the destination has nothing any more; so much was removed, and so many uploads in parts were
+    /// given up.
+    Erased { objects: u64, bytes: u64, uploads: u64 },
 }
 
 #[cfg(test)]
@@ -191,6 +199,7 @@ pub(crate) mod tests {
             call_expiry: Duration::from_secs(72 * 3600),
             output: Output::Hls,
             file_length: LONGEST,
+            resume_wait: None,
             destination: Destination {
                 vendor: Vendor::S3,
                 region: "local".into(),

@@ -88,6 +88,14 @@ pub fn playlist_name(app: SdkAppId, room: &RoomId, takeover: u8, lane: &Lane) ->
     format!("{}.m3u8", lane_stem(app, room, takeover, lane))
 }
 
+/// The same of the `part`-th list of a lane, from 0. Tools that merge by the cloud's rules take digits there.
+pub fn part_name(app: SdkAppId, room: &RoomId, takeover: u8, lane: &Lane, part: u32) -> String {
+    match part {
+        0 => playlist_name(app, room, takeover, lane),
+        part => format!("{}_{}.m3u8", lane_stem(app, room, takeover, lane), part + 1),
+    }
+}
+
 /// File name of a segment at the destination (RECORDING.md §2): its start in UTC, `YYYYMMDDhhmmssmmm`.
 ///
 /// Two segments of one lane that begin in the same millisecond would get one name, and the later upload would

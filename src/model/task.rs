@@ -12,7 +12,10 @@
 //! ```
 //! Sources: RECORDING.md §1–3, §5, §8, §11.
 
+mod discard;
+mod fates;
 mod packing;
+mod pause;
 mod record;
 mod shape;
 mod takeover;
@@ -32,6 +35,7 @@ use super::room::{Begin, Feed, Room, WantedLane, wanted_lanes};
 use super::segment::{ClosedSegment, LaneFile, segment_name};
 use super::{Lane, LaneRun, TaskId, Timestamp};
 
+use discard::Discard;
 use packing::Packing;
 use record::{Live, LiveState, Record};
 pub use record::{Piece, PieceFate};
@@ -132,6 +136,13 @@ pub enum Input {
         layout: Option<Layout>,
     },
     Stop(LeaveCode),
+    /// It goes with every byte of it; `by` is for the receipt.
+    Discard {
+        by: String,
+    },
+    /// Nothing is taken from now on, until `Resume`.
+    Pause,
+    Resume,
     /// An image of the layout could not be fetched or decoded.
     ImageFailed {
         url: String,
@@ -159,6 +170,9 @@ pub enum Effect {
         url: String,
     },
     FinishLane(LaneRun),
+    /// The lane takes nothing that was captured from this moment on, and ends when it has all that was captured before.
+    /// It is told before anything is saved: what comes meanwhile must not be written.
+    PauseLane(LaneRun),
     KillLane(LaneRun),
     Spool {
         segment: ClosedSegment,
@@ -184,6 +198,14 @@ pub enum Effect {
     },
     /// Segments that were held for packing are not needed any more.
     LetGo,
+    /// Nothing of the task is carried to its destination any more.
+    Withhold,
+    /// What lies of it on the shelf goes, but for what the folder says of the task.
+    Clear,
+    /// What its destination has of it goes: its segments, files of these names, and whatever else lies under its id.
+    Erase {
+        names: Vec<String>,
+    },
     /// A lane did not answer to being killed: its thread is given up.
     Wedged(LaneRun),
     /// The task is over and everything is where it belongs: drop its records and its folder.
@@ -213,6 +235,14 @@ pub struct RecordingTask {
     told_stop: bool,
     #[serde(default)]
     packing: Packing,
+    /// Since when nothing is taken.
+    #[serde(default)]
+    paused: Option<Timestamp>,
+    #[serde(default)]
+    discard: Option<Discard>,
+    /// Its next step was asked for in this life of the process.
+    #[serde(skip)]
+    discard_asked: bool,
     records: Vec<Record>,
     #[serde(skip)]
     objects: BTreeMap<String, (usize, (u32, u32))>,
@@ -272,6 +302,9 @@ impl RecordingTask {
             told_left_behind: false,
             told_stop: false,
             packing: Packing::default(),
+            paused: None,
+            discard: None,
+            discard_asked: false,
             records: Vec::new(),
             objects: BTreeMap::new(),
             wanted: BTreeMap::new(),
@@ -324,8 +357,12 @@ impl RecordingTask {
             Phase::Active => {
                 due.extend(self.idle_since.map(|since| since.plus(self.spec.max_idle)));
                 due.extend(self.held_until);
+                let away = self.records.iter().filter_map(|record| record.away_since);
+                due.extend(
+                    away.zip(std::iter::repeat(self.spec.resume_wait)).filter_map(|(a, wait)| Some(a.plus(wait?))),
+                );
             }
-            Phase::Draining { since } => {
+            Phase::Draining { since } if self.discard.is_none() => {
                 if !self.told_left_behind && !self.told_stop {
                     due.push(since.plus(self.policy.grace));
                 }
@@ -372,11 +409,15 @@ impl RecordingTask {
         }
         self.took_up.iter_mut().for_each(|took| step(&mut took.at));
         self.packing.waits().for_each(step);
+        self.discard.iter_mut().for_each(|discard| step(&mut discard.at));
         self.told_errors.values_mut().for_each(step);
-        [&mut self.idle_since, &mut self.nobody_since, &mut self.held_until].into_iter().flatten().for_each(step);
+        [&mut self.idle_since, &mut self.nobody_since, &mut self.held_until, &mut self.paused]
+            .into_iter()
+            .flatten()
+            .for_each(step);
         for record in &mut self.records {
-            let Record { not_before, merge_since, again_at, listed, list_at, .. } = record;
-            let waits = [not_before, merge_since, again_at, listed, list_at];
+            let Record { not_before, merge_since, again_at, listed, list_at, away_since, .. } = record;
+            let waits = [not_before, merge_since, again_at, listed, list_at, away_since];
             waits.into_iter().flatten().for_each(step);
             if let Some(Live { state: LiveState::Finishing { until } | LiveState::Killed { until }, .. }) =
                 &mut record.live
@@ -429,6 +470,9 @@ impl RecordingTask {
                     self.leave(code);
                 }
             }
+            Input::Discard { by } => effects.extend(self.begin_discard(by, now)),
+            Input::Pause => effects.extend(self.pause(now)),
+            Input::Resume => self.resume(),
             Input::ImageFailed { url } => {
                 if !self.images.insert(url.clone(), true).unwrap_or(false) {
                     effects.push(self.announce(EventBody::ImageError { url }, now));
@@ -464,7 +508,7 @@ impl RecordingTask {
 
     /// Lanes may run.
     fn may_record(&self) -> bool {
-        self.phase == Phase::Active && self.held_until.is_none()
+        self.phase == Phase::Active && self.held_until.is_none() && self.paused.is_none()
     }
 
     fn record_of(&mut self, run: &LaneRun) -> Option<&mut Record> {
@@ -472,205 +516,21 @@ impl RecordingTask {
     }
 
     fn remember(&mut self, piece: Piece) {
-        let found = self.records.iter().position(|r| r.takeover == piece.takeover && r.lane == piece.lane);
-        let Some(at) = found else { return };
+        let of = |r: &Record| r.lane == piece.lane && r.runs.contains(&piece.run);
+        let Some(at) = self.records.iter().position(of) else { return };
         let key = (piece.run, piece.index);
         self.objects.insert(piece.object.clone(), (at, key));
         self.records[at].pieces.insert(key, piece);
-    }
-
-    /// A piece of a run that this task began. One that is known already (told twice) changes nothing.
-    fn segment_closed(&mut self, mut segment: ClosedSegment) -> Vec<Effect> {
-        let key = (segment.run.run, segment.index);
-        let Some(at) = self.records.iter().position(|r| r.lane == segment.run.lane && r.runs.contains(&key.0)) else {
-            return Vec::new();
-        };
-        if let Some(known) = self.records[at].pieces.get(&key) {
-            // After a restart the spool may hand over a file that was on its way to the shelf.
-            let object = known.object.clone();
-            return match known.fate {
-                PieceFate::Closing => vec![Effect::Spool { segment, object }],
-                // The shelf's record of it is lost.
-                PieceFate::Spooled | PieceFate::Uploaded if self.recovering => vec![Effect::Spool { segment, object }],
-                PieceFate::Spooled | PieceFate::Uploaded | PieceFate::Lost => Vec::new(),
-            };
-        }
-        let record = &mut self.records[at];
-        // The playlist's start and its first segment's name are one moment (RECORDING.md §3).
-        self.reshaped |= record.begin.is_none();
-        let begin = *record.begin.get_or_insert(segment.start);
-        if record.pieces.is_empty() {
-            segment.start = begin;
-        } else if segment.index == 0 {
-            segment.discontinuity = true;
-        }
-        let takeover = record.takeover;
-        let mut object = segment_name(self.spec.app, &self.spec.room, takeover, &segment.run.lane, segment.start);
-        // Names have whole milliseconds; two pieces of one lane must not have one name.
-        while self.objects.contains_key(&object) {
-            segment.start = segment.start.plus(Duration::from_millis(1));
-            object = segment_name(self.spec.app, &self.spec.room, takeover, &segment.run.lane, segment.start);
-        }
-        let piece = Piece {
-            takeover,
-            lane: segment.run.lane.clone(),
-            run: key.0,
-            index: key.1,
-            object: object.clone(),
-            start: segment.start,
-            duration: segment.duration,
-            size: segment.size,
-            discontinuity: segment.discontinuity,
-            fate: PieceFate::Closing,
-        };
-        self.remember(piece.clone());
-        vec![Effect::SavePiece(piece), Effect::Spool { segment, object }]
-    }
-
-    fn fate(&mut self, fate: Fate, now: Timestamp) -> Vec<Effect> {
-        match fate {
-            Fate::Spooled(segment) => {
-                let Some(record) = self.record_of(&segment.run) else { return Vec::new() };
-                let Some(piece) = record.pieces.get_mut(&(segment.run.run, segment.index)) else { return Vec::new() };
-                if piece.fate != PieceFate::Closing {
-                    return Vec::new();
-                }
-                piece.fate = PieceFate::Spooled;
-                let mut effects = vec![Effect::SavePiece(piece.clone())];
-                let object = piece.object.clone();
-                effects.extend(self.first_slice(&object, now));
-                effects
-            }
-            Fate::Lost { segment, why } => {
-                let Some(record) = self.record_of(&segment.run) else { return Vec::new() };
-                let Some(piece) = record.pieces.get_mut(&(segment.run.run, segment.index)) else { return Vec::new() };
-                if matches!(piece.fate, PieceFate::Lost | PieceFate::Uploaded) {
-                    return Vec::new();
-                }
-                piece.fate = PieceFate::Lost;
-                let saved = Effect::SavePiece(piece.clone());
-                let message = format!("{}: {why}", piece.object);
-                let mut effects =
-                    vec![saved, self.announce(EventBody::UploadError { code: SEGMENT_LOST.into(), message }, now)];
-                effects.extend(self.publish_grown(&segment.run, now));
-                effects
-            }
-            Fate::SegmentUploaded { object } => {
-                let Some((at, key)) = self.objects.get(&object).copied() else { return Vec::new() };
-                let Some(piece) = self.records[at].pieces.get_mut(&key) else { return Vec::new() };
-                if piece.fate == PieceFate::Uploaded {
-                    return Vec::new();
-                }
-                piece.fate = PieceFate::Uploaded;
-                let mut effects = vec![Effect::SavePiece(piece.clone())];
-                // It may have been spooled in a life before, whose word of it was lost.
-                effects.extend(self.first_slice(&object, now));
-                effects.extend(self.publish_in_time(at, now));
-                effects
-            }
-            Fate::PlaylistUploaded { object, version } => {
-                let Some(record) = self.records.iter_mut().find(|record| record.file_name == object) else {
-                    return Vec::new();
-                };
-                record.arrived = record.arrived.max(version);
-                self.reshaped |= record.closed.is_some_and(|closed| record.arrived >= closed);
-                if std::mem::replace(&mut record.told_file, true) {
-                    return Vec::new();
-                }
-                vec![self.announce(EventBody::FileInfo { playlist: object }, now)]
-            }
-            Fate::PlaylistLost { object, version } => {
-                // Nothing else comes after a closed list: it is made again, and not at once, since the disk is unwell.
-                let again_at = now.plus(self.policy.list_again);
-                for record in self.records.iter_mut().filter(|r| r.file_name == object && r.closed == Some(version)) {
-                    if record.arrived < version {
-                        record.closed = None;
-                        record.again_at = Some(again_at);
-                    }
-                }
-                Vec::new()
-            }
-            Fate::Packaged(packed) => self.packaged(packed, now),
-            Fate::PackageWaits { object } => self.package_waits(&object),
-            Fate::PackageUploaded { object } => self.package_uploaded(&object),
-            Fate::PackageLost { object, why } => self.package_lost(&object, &why, now),
-            Fate::VodCommitted { object, media } => self.vod_committed(&object, media, now),
-            Fate::VodFailed { object, code, message, refused } => {
-                self.vod_failed(&object, format!("{code}: {message}"), refused);
-                self.fate(Fate::UploadFailed { code, message }, now)
-            }
-            Fate::UploadFailed { code, message } => {
-                self.told_errors.retain(|_, at| now.since(*at) < self.policy.error_quiet);
-                if self.told_errors.contains_key(&code) || self.told_errors.len() >= ERROR_CODES {
-                    return Vec::new();
-                }
-                self.told_errors.insert(code.clone(), now);
-                vec![self.announce(EventBody::UploadError { code, message }, now)]
-            }
-        }
-    }
-
-    /// 307, once for each playlist.
-    fn first_slice(&mut self, object: &str, now: Timestamp) -> Option<Effect> {
-        let (at, key) = self.objects.get(object).copied()?;
-        if !self.spec.output.hls() {
-            return None;
-        }
-        let record = &mut self.records[at];
-        if std::mem::replace(&mut record.told_slice, true) {
-            return None;
-        }
-        let start = record.pieces.get(&key).map(|piece| piece.start);
-        let body = EventBody::FileSlice {
-            playlist: record.file_name.clone(),
-            user: record.lane.user_id().to_owned(),
-            kind: record.lane.kind,
-            begin: record.begin.or(start).unwrap_or(now),
-        };
-        Some(self.announce(body, now))
-    }
-
-    fn publish_grown(&mut self, run: &LaneRun, now: Timestamp) -> Vec<Effect> {
-        let found = self.records.iter().position(|r| r.lane == run.lane && r.runs.contains(&run.run));
-        found.and_then(|at| self.publish(at, false, now)).into_iter().collect()
-    }
-
-    /// An outage's worth of pieces goes up one after the other: a list for each of them would take more than they do.
-    fn publish_in_time(&mut self, at: usize, now: Timestamp) -> Option<Effect> {
-        let record = &mut self.records[at];
-        let next = record.listed.map(|listed| listed.plus(self.policy.list_pause)).filter(|next| now < *next);
-        if let Some(next) = next
-            && record.pieces.values().any(|piece| piece.fate == PieceFate::Spooled)
-        {
-            record.list_at = Some(next);
-            return None;
-        }
-        self.publish(at, false, now)
-    }
-
-    fn publish(&mut self, at: usize, ended: bool, now: Timestamp) -> Option<Effect> {
-        if !self.spec.output.hls() {
-            return None;
-        }
-        let record = &mut self.records[at];
-        record.list_at = None;
-        let items = record.items();
-        if items.is_empty() || record.closed.is_some() {
-            return None;
-        }
-        record.again_at = None;
-        record.listed = Some(now);
-        record.version += 1;
-        record.closed = ended.then_some(record.version);
-        let begin = record.begin.unwrap_or(items[0].start);
-        let text = Playlist { begin, target: self.policy.segment_length.as_secs(), items, ended }.render();
-        Some(Effect::PublishPlaylist { object: record.file_name.clone(), version: record.version, text })
     }
 
     /// Brings lanes, playlists and phase to where they should be by now.
     fn drive(&mut self, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         if self.recovering {
+            return effects;
+        }
+        if self.discard.is_some() {
+            self.drive_discard(now, &mut effects);
             return effects;
         }
         if self.phase == Phase::Active && self.idle_since.is_some_and(|since| now >= since.plus(self.spec.max_idle)) {
@@ -680,6 +540,7 @@ impl RecordingTask {
             self.take_up(now, &mut effects);
         }
         self.drive_images(&mut effects);
+        self.end_files(now);
         self.drive_lanes(now, &mut effects);
         for at in 0..self.records.len() {
             if self.records[at].list_at.is_some_and(|due| now >= due) {
@@ -708,7 +569,7 @@ impl RecordingTask {
         for at in 0..self.records.len() {
             let record = &self.records[at];
             let due = record.again_at.is_none_or(|at| now >= at);
-            if record.takeover < life && record.closed.is_none() && record.settled() && due {
+            if (record.takeover < life || record.over) && record.closed.is_none() && record.settled() && due {
                 effects.extend(self.publish(at, true, now));
             }
         }
@@ -721,6 +582,19 @@ impl RecordingTask {
             if !self.images.contains_key(url) {
                 self.images.insert(url.to_owned(), false);
                 effects.push(Effect::FetchImage { url: url.to_owned() });
+            }
+        }
+    }
+
+    /// Who was away for too long begins another file when they come back.
+    fn end_files(&mut self, now: Timestamp) {
+        let Some(wait) = self.spec.resume_wait.filter(|_| self.phase == Phase::Active) else { return };
+        for record in self.records.iter_mut().filter(|r| r.takeover == self.takeover && !r.over && !r.runs.is_empty()) {
+            let here = record.live.is_some() || self.wanted.contains_key(&record.lane);
+            record.away_since = (!here).then(|| record.away_since.unwrap_or(now));
+            if record.away_since.take_if(|since| now >= since.plus(wait)).is_some() {
+                record.over = true;
+                self.reshaped = true;
             }
         }
     }
@@ -758,9 +632,11 @@ impl RecordingTask {
             }
         }
         for wish in wanted.values().filter(|w| matches!(w.begin, Begin::Now | Begin::Soon)) {
-            let found = self.records.iter().position(|r| r.lane == wish.lane && r.takeover == self.takeover);
+            let of = |r: &Record| r.lane == wish.lane && r.takeover == self.takeover;
+            let found = self.records.iter().position(|r| of(r) && !r.over);
             let at = found.unwrap_or_else(|| {
-                self.records.push(Record::new(self.takeover, wish.lane.clone(), &self.spec));
+                let part = self.records.iter().filter(|r| of(r)).count() as u32;
+                self.records.push(Record::new(self.takeover, wish.lane.clone(), part, &self.spec));
                 self.records.len() - 1
             });
             let record = &mut self.records[at];

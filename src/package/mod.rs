@@ -18,7 +18,7 @@ pub mod plan;
 pub mod shelf;
 pub mod tables;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -49,13 +49,18 @@ const TELL: Duration = Duration::from_secs(10);
 
 type Work = Box<dyn FnOnce() + Send>;
 
+/// Views of packed files that are being read, oldest first.
+type Views = VecDeque<(Key, Arc<View>)>;
+
 /// The packing hands. Cloned freely.
 #[derive(Clone)]
 pub struct Packer {
     plans: SyncSender<Work>,
     reads: SyncSender<Work>,
     pressed: Arc<AtomicBool>,
-    open: Arc<Mutex<VecDeque<(Key, Arc<View>)>>>,
+    open: Arc<Mutex<Views>>,
+    /// Tasks whose plans are asked for, and whether they were given up since.
+    planning: Arc<Mutex<BTreeMap<TaskId, Arc<AtomicBool>>>>,
 }
 
 type Key = (TaskId, u64, u32);
@@ -101,6 +106,7 @@ impl Packer {
             reads: worker("package-read"),
             pressed: Arc::default(),
             open: Arc::default(),
+            planning: Arc::default(),
         }
     }
 
@@ -109,7 +115,8 @@ impl Packer {
         self.pressed.store(pressed, Ordering::Relaxed);
     }
 
-    /// Plans the files of a task whose recording is over. `done` is called on the packer's own thread.
+    /// Plans the files of a task whose recording is over. `done` is called on the packer's own thread, unless the task is
+    /// given up before.
     pub fn plan(
         &self,
         task: &TaskId,
@@ -118,12 +125,40 @@ impl Packer {
         order: Order,
         done: impl FnOnce(Packed) + Send + 'static,
     ) -> io::Result<()> {
-        let (packer, task) = (self.clone(), task.clone());
-        let work: Work = Box::new(move || done(packer.plan_now(&task, dir, vault, &order)));
-        self.plans.try_send(work).map_err(|_| io::Error::other("too many tasks wait for packing"))
+        let (packer, of, given_up) = (self.clone(), task.clone(), Arc::<AtomicBool>::default());
+        self.plans_asked().insert(task.clone(), given_up.clone());
+        let work: Work = Box::new(move || {
+            let packed = packer.plan_now(&of, dir, vault, &order, &given_up);
+            packer.plans_asked().remove(&of);
+            packed.map_or_else(|| tracing::info!(task = %of, "packing is given up"), done);
+        });
+        self.plans.try_send(work).map_err(|_| {
+            self.plans_asked().remove(task);
+            io::Error::other("too many tasks wait for packing")
+        })
     }
 
-    fn plan_now(&self, task: &TaskId, dir: PathBuf, vault: Vault, order: &Order) -> Packed {
+    /// Nobody wants this task's files any more: what is planned of it is dropped, and nothing of it stays in memory.
+    pub fn give_up(&self, task: &TaskId) {
+        if let Some(given_up) = self.plans_asked().get(task) {
+            given_up.store(true, Ordering::Relaxed);
+        }
+        self.views().retain(|((of, _, _), _)| of != task);
+    }
+
+    /// `None`: it was given up.
+    fn plan_now(
+        &self,
+        task: &TaskId,
+        dir: PathBuf,
+        vault: Vault,
+        order: &Order,
+        given_up: &AtomicBool,
+    ) -> Option<Packed> {
+        let given_up = || given_up.load(Ordering::Relaxed);
+        if given_up() {
+            return None;
+        }
         let shelf = Shelf { task: task.clone(), dir, vault };
         let packed = order.groups.iter().flat_map(|group| &group.lives).map(|life| life.pieces.len());
         let pieces = packed.chain(order.lists.iter().map(|list| list.pieces.len()));
@@ -132,7 +167,7 @@ impl Packer {
         metrics::gauge!("holdfast_package_running").increment(1.0);
         let mut told = began;
         let mut each = |_: &str| {
-            if self.pressed.load(Ordering::Relaxed) {
+            if self.pressed.load(Ordering::Relaxed) && !given_up() {
                 metrics::counter!("holdfast_package_yields_total").increment(1);
                 std::thread::sleep(YIELD);
             }
@@ -147,9 +182,14 @@ impl Packer {
             let key = (task.clone(), plan.bytes, plan.crc32);
             self.keep(key, Arc::new(View::new(plan, layout, shelf.clone())));
         };
+        // the segments of one that is given up are removed, so that it comes to its end soon
         let mut packed = plan::plan(order, &shelf, &mut each, &mut made);
         bundle::plan(&order.lists, &shelf, &mut each, &mut packed);
         metrics::gauge!("holdfast_package_running").decrement(1.0);
+        if given_up() {
+            self.give_up(task);
+            return None;
+        }
         metrics::histogram!("holdfast_package_plan_seconds").record(began.elapsed().as_secs_f64());
         for (file, why) in &packed.broken {
             tracing::error!(%task, file, why, "a segment cannot be packed");
@@ -161,7 +201,7 @@ impl Packer {
         }
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(%task, files = packed.files.len(), broken = packed.broken.len(), took_ms, "packing is planned");
-        packed
+        Some(packed)
     }
 
     /// Opens a file by the text of its plan; its tables are made again, unless they are still there. Blocks.
@@ -202,7 +242,11 @@ impl Packer {
         self.views().retain(|(_, view)| !Arc::ptr_eq(view, &file.view));
     }
 
-    fn views(&self) -> MutexGuard<'_, VecDeque<(Key, Arc<View>)>> {
+    fn plans_asked(&self) -> MutexGuard<'_, BTreeMap<TaskId, Arc<AtomicBool>>> {
+        self.planning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn views(&self) -> MutexGuard<'_, Views> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -357,4 +401,37 @@ impl Hand {
 /// Both bounds were compared with lengths in memory.
 fn index(n: u64) -> usize {
     usize::try_from(n).expect("a place within what is in memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::package::{Container, Limits};
+
+    #[test]
+    fn a_plan_that_is_given_up_is_not_told_and_the_next_one_is() {
+        let packer = Packer::new();
+        let (release, held) = sync_channel::<()>(0);
+        let (tell, told) = sync_channel(4);
+        let plan = |task: &'static str, first: Box<dyn FnOnce() + Send>| {
+            let limits = Limits { length: Duration::from_secs(60), bytes: 1 << 20 };
+            let order =
+                Order { container: Container::Mp4, limits, black_after: None, groups: Vec::new(), lists: Vec::new() };
+            let tell = tell.clone();
+            let done = move |_| {
+                first();
+                let _ = tell.send(task);
+            };
+            let id = TaskId::parse(task).unwrap();
+            packer.plan(&id, PathBuf::new(), Vault::default(), order, done).unwrap();
+            id
+        };
+        plan("one", Box::new(move || held.recv().unwrap()));
+        let two = plan("two", Box::new(|| {}));
+        packer.give_up(&two);
+        plan("three", Box::new(|| {}));
+        release.send(()).unwrap();
+        assert_eq!([told.recv().unwrap(), told.recv().unwrap()], ["one", "three"]);
+        assert!(packer.plans_asked().keys().all(|task| *task != two), "nothing is kept of it");
+    }
 }

@@ -3,10 +3,13 @@
 //! Owns: the live rooms and tasks. Must not touch: decisions (they are the task's), frames, the network.
 //! Law: the saves and announcements of one step are one commit, made before anything else of that step is done ([`steps`]).
 
+mod automatic;
+mod calls;
 mod disk;
 mod pack;
 mod restore;
 mod steps;
+mod tell;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -36,6 +39,7 @@ use crate::spool::{Recovered, Spool};
 use crate::store::records::{self, OutboxEntry};
 use crate::store::seal::BoxKey;
 use crate::store::{Batch, Store};
+use calls::tell_receipt;
 
 /// Waits between two looks at whether the events of finished tasks have been taken: the first and the longest.
 const LOOK_FIRST: Duration = Duration::from_secs(1);
@@ -73,6 +77,8 @@ struct Running {
     dir: PathBuf,
     /// Files' timelines count from here: shared by the task's lanes.
     base: MediaTime,
+    /// What was captured before is not recorded: the task paused until then.
+    from: MediaTime,
     /// Its record as the index has it: what has not changed is not written.
     saved: Vec<u8>,
 }
@@ -85,6 +91,7 @@ fn to_bytes(record: &impl serde::Serialize) -> Vec<u8> {
 fn outbox_record(effect: &Effect) -> Option<(String, Vec<u8>)> {
     let Effect::Announce(event) = effect else { return None };
     info!(task = %event.task, event = event.body.event_type(), seq = event.seq, "event");
+    tell_receipt(event);
     metrics::counter!("holdfast_events_total", "type" => event.body.event_type().to_string()).increment(1);
     let key = records::outbox_key(event.app, &event.task, event.seq);
     Some((key, OutboxEntry { event: event.clone() }.to_bytes()))
@@ -117,6 +124,7 @@ pub struct Actor {
     /// The mapping to wall time by which the tasks' waits are written down.
     epoch_wall: Timestamp,
     stopping: bool,
+    automatic: automatic::Automatic,
 }
 
 impl Actor {
@@ -229,6 +237,7 @@ impl Actor {
         let owed = !self.unsaved.is_empty() || !self.unshelved.is_empty() || !self.undescribed.is_empty();
         let calm = !owed && !self.stopping;
         let wait = if calm { wait } else { wait.min(Duration::from_secs(1)) };
+        let wait = self.automatic.wait().map_or(wait, |again| wait.min(again));
         match self.ended.is_empty() {
             true => wait,
             false => wait.min(self.look.0.saturating_duration_since(Instant::now())),
@@ -250,6 +259,7 @@ impl Actor {
         if !self.ended.is_empty() && Instant::now() >= self.look.0 {
             self.forget_the_told().await;
         }
+        self.try_automatic_again().await;
     }
 
     /// Forgets the tasks that are done and of which everything has been told.
@@ -317,6 +327,16 @@ impl Actor {
                 }
                 let _ = reply.send(checked);
             }
+            Ask::Discard { app, task, by, reply } => {
+                let _ = reply.send(self.discard(app, &task, by).await);
+            }
+            Ask::SetTemplate { template, reply } => {
+                self.set_template(template.map(|template| *template));
+                let _ = reply.send(Ok(()));
+            }
+            Ask::Pause { app, task, pause, reply } => {
+                let _ = reply.send(self.pause(app, &task, pause).await);
+            }
             Ask::RemoveUsers { room, users, reply } => {
                 let mut found = false;
                 for user in &users {
@@ -380,7 +400,7 @@ impl Actor {
             Phase::Active => TaskStatus::Idle,
             Phase::Leaving { .. } | Phase::Draining { .. } | Phase::Done => TaskStatus::Exited,
         };
-        Ok(TaskView { task: id.clone(), status, files: task.files() })
+        Ok(TaskView { task: id.clone(), status, paused: task.is_paused(), files: task.files() })
     }
 
     /// Whether the board has room for `spec`'s mixed picture beside those that run and stay.
@@ -444,7 +464,7 @@ impl Actor {
         crash::point("task.described");
         info!(task = %id, %room, recorder = %task.spec.recorder, "task created");
         let base = self.parts.media_clock.now();
-        self.tasks.insert(id.clone(), Running { task, keys: Some(keys), dir, base, saved: Vec::new() });
+        self.tasks.insert(id.clone(), Running { task, keys: Some(keys), dir, base, from: base, saved: Vec::new() });
         self.parts.outbox.notify_one();
         for effect in effects {
             self.act(&id, effect).await;
@@ -465,6 +485,9 @@ impl Actor {
                 }
                 let clash = self.tasks_in(&room, |task| task.spec.recorder == user);
                 self.queue.extend(clash.into_iter().map(|id| (id, Input::Stop(LeaveCode::SameUserEntered))));
+                if !self.rooms.contains_key(&room) {
+                    self.room_came_to_be(&room);
+                }
                 let there = self.rooms.entry(room.clone()).or_default();
                 if let Some(older) = there.enter(session, user, media, offers) {
                     info!(%room, session = older.0, "the same user entered again: the newer session stays");
@@ -478,6 +501,7 @@ impl Actor {
                 if let Some(there) = self.rooms.get_mut(&room) {
                     there.track_up(session, kind, Track { id: track, codec });
                 }
+                self.record_of_itself(&room).await;
                 self.reconcile_room(&room).await;
             }
             MediaNews::TrackDown { session, track } => {
@@ -494,6 +518,7 @@ impl Actor {
                     there.leave(session);
                     if there.is_empty() {
                         self.rooms.remove(&room);
+                        self.room_is_gone(&room);
                     }
                 }
                 self.reconcile_room(&room).await;
@@ -567,7 +592,7 @@ impl Actor {
         match effect {
             // the shape has the others
             Effect::Announce(ref event) if !event.body.is_state() => self.shelve(id, effect),
-            Effect::SavePiece(_) | Effect::Announce(_) | Effect::PackageSettled { .. } => {}
+            Effect::SavePiece(_) | Effect::Announce(_) | Effect::PackageSettled { .. } | Effect::PauseLane(_) => {}
             Effect::StartLane { run, feed } => {
                 let feed = match (feed, &spec.mix) {
                     (Feed::Mixed(scene), Some(mix)) => {
@@ -587,6 +612,7 @@ impl Actor {
                     sync_interval: Duration::from_secs(recording.sync_seconds),
                     fill_black: spec.fill_black && run.lane.kind != LaneKind::Audio,
                     base: running.base,
+                    from: running.from,
                 };
                 if let Err(e) = self.parts.engine.start_lane(order) {
                     warn!(task = %id, lane = ?run.lane, run = run.run, error = %e, "lane did not start");
@@ -597,7 +623,9 @@ impl Actor {
             Effect::FetchImage { url } => self.fetch_image(id, url),
             Effect::FinishLane(run) => self.parts.engine.finish_lane(&run),
             Effect::KillLane(run) => {
-                warn!(task = %id, lane = ?run.lane, run = run.run, "lane did not finish in time: killed");
+                if !running.task.is_discarded() {
+                    warn!(task = %id, lane = ?run.lane, run = run.run, "lane did not finish in time: killed");
+                }
                 self.parts.engine.kill_lane(&run);
             }
             Effect::Wedged(run) => {
@@ -605,11 +633,14 @@ impl Actor {
                 metrics::counter!("holdfast_lanes_wedged_total").increment(1);
                 self.parts.health.degraded("media", "a pipeline is wedged");
             }
+            Effect::Withhold => self.withhold(id),
             Effect::Spool { .. }
             | Effect::PublishPlaylist { .. }
             | Effect::Package(_)
             | Effect::SpoolPackage { .. }
-            | Effect::LetGo => self.shelve(id, effect),
+            | Effect::LetGo
+            | Effect::Clear
+            | Effect::Erase { .. } => self.shelve(id, effect),
             Effect::Forget => {
                 info!(task = %id, "task done");
                 self.ended.insert(id.clone());
@@ -652,6 +683,10 @@ impl Actor {
             }
             Effect::LetGo => spool.let_go(id),
             Effect::Package(order) => return self.pack(id, order),
+            Effect::Clear => spool.clear_task(id),
+            Effect::Erase { names } => {
+                spool.erase_task(id, object_key(&running.task.spec.destination.prefix, id, ""), names)
+            }
             _ => return,
         };
         if let Err(e) = shelved {
@@ -672,6 +707,7 @@ impl Actor {
         if let Err(e) = self.parts.spool.forget_task(id).await {
             warn!(task = %id, error = %e, "something of a finished task stays on the shelf");
         }
+        self.parts.packer.give_up(id);
         crash::point("forget.removed");
         let mut writes = BTreeMap::from([(records::task_key(id), None)]);
         match self.parts.store.scan(records::segments_prefix(id)).await {
@@ -682,17 +718,6 @@ impl Actor {
         crash::point("forget.forgotten");
         self.tasks.remove(id);
         self.let_images_go();
-    }
-
-    /// A part is well when no lane that runs says otherwise of it.
-    fn tell_troubles(&self) {
-        self.parts.packer.press(self.troubles.values().any(|of_part| !of_part.is_empty()));
-        for (part, of_part) in &self.troubles {
-            match of_part.values().next() {
-                Some(why) => self.parts.health.degraded(part, why.as_str()),
-                None => self.parts.health.ok(part),
-            }
-        }
     }
 
     fn let_images_go(&self) {
@@ -717,21 +742,9 @@ impl Actor {
             | Fate::PackageUploaded { .. }
             | Fate::VodCommitted { .. }
             | Fate::VodFailed { .. }
-            | Fate::UploadFailed { .. } => {}
+            | Fate::UploadFailed { .. }
+            | Fate::Cleared { .. }
+            | Fate::Erased { .. } => {}
         }
-    }
-
-    fn tell_gauges(&self) {
-        let count = |n: usize| n as f64;
-        let recording = |r: &&Running| matches!(r.task.phase, Phase::Active | Phase::Leaving { .. });
-        let live: BTreeSet<TaskId> = self.tasks.values().filter(recording).map(|r| r.task.id.clone()).collect();
-        let tasks = live.len();
-        self.parts.spool.tell_live(live);
-        let lanes: usize = self.tasks.values().map(|r| r.task.lanes_running()).sum();
-        metrics::gauge!("holdfast_rooms").set(count(self.rooms.len()));
-        metrics::gauge!("holdfast_sessions").set(count(self.sessions.len()));
-        metrics::gauge!("holdfast_tasks").set(count(tasks));
-        metrics::gauge!("holdfast_tasks_draining").set(count(self.tasks.len() - tasks - self.ended.len()));
-        self.parts.health.recording(lanes > 0);
     }
 }

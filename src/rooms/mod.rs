@@ -12,6 +12,7 @@ use crate::model::board::Overload;
 use crate::model::mix::Layout;
 use crate::model::recording::{RecordingSpec, StorageKeys, Subscription};
 use crate::model::segment::LaneFile;
+use crate::model::template::Template;
 use crate::model::{RoomKey, SdkAppId, Secret, TaskId, UserId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -59,6 +60,8 @@ pub enum TaskStatus {
 pub struct TaskView {
     pub task: TaskId,
     pub status: TaskStatus,
+    /// Nothing is taken until it is resumed.
+    pub paused: bool,
     pub files: Vec<LaneFile>,
 }
 
@@ -87,6 +90,26 @@ pub enum Ask {
     Delete {
         app: SdkAppId,
         task: TaskId,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    /// Ends it, and removes every byte of it.
+    Discard {
+        app: SdkAppId,
+        task: TaskId,
+        /// Who asks, for the receipt.
+        by: String,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    /// What is recorded of itself from now on.
+    SetTemplate {
+        template: Option<Box<Template>>,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    /// `pause` or resume.
+    Pause {
+        app: SdkAppId,
+        task: TaskId,
+        pause: bool,
         reply: oneshot::Sender<Result<(), Error>>,
     },
     RemoveUsers {
@@ -142,6 +165,26 @@ impl Rooms {
 
     pub async fn delete(&self, app: SdkAppId, task: TaskId) -> Result<(), Error> {
         self.ask(|reply| Ask::Delete { app, task, reply }).await
+    }
+
+    /// Ends a task, or finds one that has ended and has not all arrived, and removes every byte of it, here and at the
+    /// destination.
+    pub async fn discard(&self, app: SdkAppId, task: TaskId, by: String) -> Result<(), Error> {
+        self.ask(|reply| Ask::Discard { app, task, by, reply }).await
+    }
+
+    /// Nothing is recorded until the task is resumed.
+    pub async fn pause(&self, app: SdkAppId, task: TaskId) -> Result<(), Error> {
+        self.ask(|reply| Ask::Pause { app, task, pause: true, reply }).await
+    }
+
+    pub async fn resume(&self, app: SdkAppId, task: TaskId) -> Result<(), Error> {
+        self.ask(|reply| Ask::Pause { app, task, pause: false, reply }).await
+    }
+
+    /// What is recorded of itself from now on, in rooms that come to be; `None`: nothing.
+    pub async fn set_template(&self, template: Option<Template>) -> Result<(), Error> {
+        self.ask(|reply| Ask::SetTemplate { template: template.map(Box::new), reply }).await
     }
 
     /// Publishers and recorders among `users` leave the room (RemoveUser).

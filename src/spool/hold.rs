@@ -101,7 +101,8 @@ impl Shared {
     /// A file that is not needed for its upload any more: a segment that is still to be packed stays, under another name.
     pub(super) fn unlink(&self, task: &TaskId, file: &str) -> io::Result<()> {
         let path = self.task_dir(task).join(file);
-        let hold = self.state().hold_of(task);
+        // what is discarded is not packed
+        let hold = if self.is_withheld(task) { Hold::Nothing } else { self.state().hold_of(task) };
         if hold == Hold::Nothing || LocalName::parse(file).is_none() {
             return fs::remove_file(path);
         }

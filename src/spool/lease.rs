@@ -4,6 +4,7 @@
 //! Law: a job that ends in any way but an acknowledgement puts its file back; an uploaded segment is recorded as such,
 //! then unlinked.
 
+use super::discard::Flight;
 use super::*;
 use crate::model::backlog::{Fault, Lease, Limits};
 
@@ -52,6 +53,7 @@ pub struct UploadJob {
     lease: Lease,
     entry: SpoolEntry,
     settled: bool,
+    flight: Flight,
 }
 
 pub(super) async fn lease(shared: &Arc<Shared>, limits: Limits) -> Result<Option<UploadJob>, Error> {
@@ -99,7 +101,8 @@ pub(super) async fn lease(shared: &Arc<Shared>, limits: Limits) -> Result<Option
         };
         held.waiting = None;
         drop(held);
-        return Ok(Some(UploadJob { shared: shared.clone(), lease, entry, settled: false }));
+        let flight = Flight::begin(shared, &lease.waiting.task);
+        return Ok(Some(UploadJob { shared: shared.clone(), lease, entry, settled: false, flight }));
     }
 }
 
@@ -123,6 +126,11 @@ impl UploadJob {
 
     pub fn entry(&self) -> &SpoolEntry {
         &self.entry
+    }
+
+    /// Returns when the task is discarded: nobody wants the file to arrive any more.
+    pub async fn withheld(&self) {
+        self.flight.broken_off().await;
     }
 
     /// The file, as it is read: sealed ones as what is in them.

@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 
 use super::*;
 use crate::model::segment::UNFINISHED;
-use crate::store::records::SealedFile;
+use crate::store::records::{EraseEntry, SealedFile};
 
 /// Orders done with one sync of each folder and one commit.
 const GROUP: usize = 256;
@@ -30,6 +30,9 @@ pub(super) struct Hands {
     unkept: Vec<(TaskId, String)>,
     /// Plans of packed files that could not be written.
     unplanned: Vec<Package>,
+    /// Tasks that are to be cleared, and destinations that are to be rid of theirs.
+    uncleared: BTreeSet<TaskId>,
+    unerased: Vec<EraseEntry>,
     /// Segments whose bytes are on the disk, and which could not be given their name (a full folder).
     unnamed: Vec<Order>,
     /// News that the actor has no room for now. It may be waiting for this thread: while it takes up its tasks it hears
@@ -53,7 +56,8 @@ struct Safe {
 impl Hands {
     pub(super) fn new(shared: Arc<Shared>) -> Hands {
         let (unrecorded, unwritten, undescribed, unkept, unplanned, unnamed, untold) = Default::default();
-        Hands { shared, unrecorded, unwritten, undescribed, unkept, unplanned, unnamed, untold }
+        let (uncleared, unerased) = Default::default();
+        Hands { shared, unrecorded, unwritten, undescribed, unkept, unplanned, uncleared, unerased, unnamed, untold }
     }
 
     /// The life of the thread: until the shelf's last holder is gone, or the index has stopped.
@@ -64,6 +68,8 @@ impl Hands {
                 || !self.undescribed.is_empty()
                 || !self.unkept.is_empty()
                 || !self.unplanned.is_empty()
+                || !self.uncleared.is_empty()
+                || !self.unerased.is_empty()
                 || !self.unnamed.is_empty();
             self.tell_on();
             let wait = match self.untold.is_empty() {
@@ -94,6 +100,10 @@ impl Hands {
         let mut packages = std::mem::take(&mut self.unplanned);
         for order in std::mem::take(&mut self.unnamed).into_iter().chain(orders) {
             match order {
+                Order::Segment { segment, .. } if self.shared.is_withheld(&segment.run.task) => {
+                    self.shared.state().dequeue(&segment.run.task, of_segment(&segment));
+                }
+                Order::Playlist(playlist) if self.shared.is_withheld(&playlist.task) => self.uncount(&playlist),
                 Order::Segment { segment, object, object_key } => {
                     match self.make_safe(&segment, object.clone(), object_key.clone()) {
                         Ok(entry) => renamed.push(Safe { entry, counted: of_segment(&segment) }),
@@ -115,10 +125,15 @@ impl Hands {
                         None => drop(playlists.insert(waiting, playlist)),
                     }
                 }
+                Order::Package(package) if self.shared.is_withheld(&package.task) => {
+                    self.shared.state().dequeue(&package.task, package.counted());
+                }
                 Order::Package(package) => packages.push(package),
                 Order::LetGo(task) => self.shared.let_go(&task)?,
                 Order::Task { task, shape } => drop(shapes.insert(task, shape)),
                 Order::Event { task, event } => self.unkept.push((task, event)),
+                Order::Clear { task } => drop(self.uncleared.insert(task)),
+                Order::Erase(entry) => self.unerased.push(entry),
                 Order::Drain(reply) => drains.push(reply),
             }
         }
@@ -190,6 +205,8 @@ impl Hands {
         }
         self.record()?;
         self.keep_events();
+        self.clear();
+        self.erase();
         for reply in drains {
             // who asked may have given up waiting
             let _ = reply.send(());
@@ -332,6 +349,41 @@ impl Hands {
             state: SpoolState::Spooled,
             sealed,
         }))
+    }
+
+    /// Removes what there is of tasks that are discarded. What the disk or the index refuses is tried again.
+    fn clear(&mut self) {
+        for task in std::mem::take(&mut self.uncleared) {
+            for (_, playlist) in self.unwritten.extract_if(.., |waiting, _| waiting.task == task) {
+                self.shared.state().dequeue(&task, of_playlist(&playlist));
+            }
+            for package in self.unplanned.extract_if(.., |package| package.task == task) {
+                self.shared.state().dequeue(&task, package.counted());
+            }
+            for Safe { entry, counted } in self.unrecorded.extract_if(.., |safe| safe.entry.task == task) {
+                self.shared.state().dequeue(&entry.task, counted);
+            }
+            match self.shared.clear(&task) {
+                Ok((files, bytes)) => {
+                    tracing::info!(%task, files, bytes, "what lay on the shelf of a discarded task is removed");
+                    self.tell(task, Fate::Cleared { files, bytes });
+                }
+                Err(error) => {
+                    tracing::error!(%task, %error, "what lies on the shelf of a discarded task cannot be removed yet");
+                    metrics::counter!("holdfast_spool_errors_total").increment(1);
+                    self.uncleared.insert(task);
+                }
+            }
+        }
+    }
+
+    fn erase(&mut self) {
+        for entry in std::mem::take(&mut self.unerased) {
+            if let Err(error) = self.shared.note_erase(&entry) {
+                tracing::error!(task = %entry.task, %error, "that a destination is to be rid of a task cannot be noted yet");
+                self.unerased.push(entry);
+            }
+        }
     }
 
     /// Step 3: the records, in one commit; then the news.

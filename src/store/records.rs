@@ -14,6 +14,7 @@
 //! | `spool/<task>/<object>.v<version>` | [`SpoolEntry`], a playlist | `spool` |
 //! | `parts/<task>/<object>` | [`PartsEntry`] | `upload` puts, `spool` deletes with the file's fate |
 //! | `vod/<task>/<object>` | sealed [`super::vod::VodSession`] | `upload` puts, `spool` deletes with the file's fate |
+//! | `erase/<task>` | [`EraseEntry`] | `spool` puts, `upload` goes on with it, `spool` deletes with the task |
 //! | `dest/<task>` | [`DestinationEntry`] | `rooms` puts ([`put_destination`]), `spool` deletes with the task |
 //! | `keys/<task>` | sealed [`TaskKeys`] | as `dest/` |
 //!
@@ -36,6 +37,7 @@ pub const OUTBOX: &str = "out/";
 pub const SPOOL: &str = "spool/";
 pub const PARTS: &str = "parts/";
 const VOD: &str = "vod/";
+pub const ERASE: &str = "erase/";
 
 pub fn task_key(task: &TaskId) -> String {
     format!("{TASKS}{task}")
@@ -98,6 +100,11 @@ pub fn vod_key(task: &TaskId, object: &str) -> String {
 
 pub fn vod_prefix(task: &TaskId) -> String {
     format!("{VOD}{task}/")
+}
+
+/// What a discarded task's destination is to be rid of.
+pub fn erase_key(task: &TaskId) -> String {
+    format!("{ERASE}{task}")
 }
 
 /// One thing on the shelf that must reach its destination.
@@ -183,6 +190,33 @@ pub struct PartEntry {
     pub tag: String,
     /// MD5 in hex.
     pub md5: String,
+}
+
+/// A discarded task's objects, which are to go from its destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EraseEntry {
+    pub task: TaskId,
+    /// What keys of the task begin with.
+    pub prefix: String,
+    /// File names beside those of the task's segments, for a destination that does not say what it holds.
+    pub names: Vec<String>,
+    pub stage: EraseStage,
+    /// What was found there.
+    pub objects: u64,
+    pub bytes: u64,
+    /// Uploads in parts that were under way.
+    pub uploads: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EraseStage {
+    /// What is there is not counted yet.
+    Counting,
+    Erasing,
+    /// All is gone; what was on its way may still have arrived.
+    Verifying,
+    Done,
 }
 
 /// Where a task's files go.
@@ -274,6 +308,18 @@ impl PartsEntry {
         encode(self)
     }
     pub fn from_bytes(key: &str, bytes: &[u8]) -> Result<PartsEntry, Error> {
+        decode(key, bytes)
+    }
+}
+
+impl EraseEntry {
+    pub fn key(&self) -> String {
+        erase_key(&self.task)
+    }
+    pub fn to_bytes(&self) -> Vec<u8> {
+        encode(self)
+    }
+    pub fn from_bytes(key: &str, bytes: &[u8]) -> Result<EraseEntry, Error> {
         decode(key, bytes)
     }
 }
@@ -428,6 +474,28 @@ mod tests {
         golden(&entry.to_bytes(), &format!("{}{tail}", plain.strip_suffix('}').unwrap()));
         assert_eq!(SpoolEntry::from_bytes("k", &entry.to_bytes()).unwrap(), entry);
         assert_eq!(entry.stored_bytes(), 2_000);
+    }
+
+    #[test]
+    fn what_is_to_be_erased_has_these_bytes() {
+        let entry = EraseEntry {
+            task: task(),
+            prefix: "p/hAb+c-9../".into(),
+            names: vec!["l.m3u8".into()],
+            stage: EraseStage::Verifying,
+            objects: 7,
+            bytes: 1_316,
+            uploads: 1,
+        };
+        golden(
+            &entry.to_bytes(),
+            concat!(
+                r#"{"v":1,"task":"hAb+c-9..","prefix":"p/hAb+c-9../","names":["l.m3u8"],"stage":"verifying","#,
+                r#""objects":7,"bytes":1316,"uploads":1}"#
+            ),
+        );
+        assert_eq!(EraseEntry::from_bytes("k", &entry.to_bytes()).unwrap(), entry);
+        assert_eq!(entry.key(), "erase/hAb+c-9..");
     }
 
     #[test]

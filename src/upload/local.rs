@@ -15,6 +15,8 @@ use super::{Body, Class, Held, ObjectStore, PutError};
 
 /// Folder below the root where files become whole; no bucket is called like it.
 const UNFINISHED: &str = ".unfinished";
+/// Files of one list.
+const PAGE: usize = 1000;
 
 #[derive(Debug, Clone)]
 pub struct Local {
@@ -61,6 +63,70 @@ impl ObjectStore for Local {
         })
         .await
     }
+
+    /// Folders that are empty then go with it.
+    async fn delete(&self, key: &str) -> Result<(), PutError> {
+        let (path, bucket) = (self.path_of(key)?, self.root.join(&self.bucket));
+        run(move || {
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            for folder in path.ancestors().skip(1).take_while(|folder| *folder != bucket) {
+                match File::open(folder) {
+                    Ok(folder) => folder.sync_all()?,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    Err(e) => return Err(e),
+                }
+                if fs::remove_dir(folder).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<(String, u64)>, PutError> {
+        let bucket = self.path_of("x")?.parent().expect("a key has a bucket above it").to_owned();
+        let (prefix, after) = (prefix.to_owned(), after.unwrap_or_default().to_owned());
+        run(move || {
+            let mut found = Vec::new();
+            // below the folder that the prefix names, as far as it names one
+            let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let plain = folder.is_empty() || folder.split('/').all(is_plain);
+            let begins = |(key, _): &(String, u64)| key.starts_with(&prefix) && *key > after;
+            if plain {
+                keys_below(&bucket, folder, &mut found)?;
+            }
+            found.retain(begins);
+            found.sort();
+            found.truncate(PAGE);
+            Ok(found)
+        })
+        .await
+    }
+}
+
+/// Files in a folder of the bucket and below it, with their sizes. A folder that is not there has none.
+fn keys_below(bucket: &Path, folder: &str, found: &mut Vec<(String, u64)>) -> io::Result<()> {
+    let entries = match fs::read_dir(bucket.join(folder)) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let key = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            keys_below(bucket, &key, found)?;
+        } else if kind.is_file() {
+            found.push((key, entry.metadata()?.len()));
+        }
+    }
+    Ok(())
 }
 
 /// One step of a path that goes down and nowhere else. Names beginning with a dot are ours.

@@ -10,6 +10,7 @@ pub mod local;
 pub mod pace;
 pub mod s3;
 
+mod erase;
 mod packed;
 mod parts;
 mod vod;
@@ -120,6 +121,12 @@ pub trait ObjectStore: Send + Sync {
     /// What it holds of this name; `None` when there is nothing.
     async fn head(&self, key: &str) -> Result<Option<Held>, PutError>;
 
+    /// Removes an object. Harmless when it is not there.
+    async fn delete(&self, key: &str) -> Result<(), PutError>;
+
+    /// Keys that begin so and come after `after`, in order, with their sizes; not all at once. None: there are no more.
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<(String, u64)>, PutError>;
+
     /// `None`: it takes files of any size at once.
     fn parts(&self) -> Option<&dyn PartStore> {
         None
@@ -175,6 +182,8 @@ pub struct Uploader {
     sums: Mutex<BTreeMap<String, Arc<Sums>>>,
     /// Destinations whose last try failed, and how.
     down: Mutex<BTreeMap<String, String>>,
+    /// Discarded tasks whose destination cannot be rid of them yet, and why.
+    unerased: Mutex<BTreeMap<TaskId, String>>,
 }
 
 /// Where a task's files go.
@@ -208,7 +217,7 @@ impl Uploader {
         health: Reporter,
     ) -> Uploader {
         let pacer = Pacer::new(config.upload.the_budget(), clock.clone());
-        let (clients, destinations, sums, down) = Default::default();
+        let (clients, destinations, sums, down, unerased) = Default::default();
         let (packer, platform) = (Packer::default(), OnceLock::new());
         Uploader {
             config,
@@ -225,6 +234,7 @@ impl Uploader {
             destinations,
             sums,
             down,
+            unerased,
         }
     }
 
@@ -240,6 +250,8 @@ impl Uploader {
         let mut chores = JoinSet::new();
         let sweeper = uploader.clone();
         chores.spawn(async move { sweeper.sweep().await });
+        let eraser = uploader.clone();
+        chores.spawn(async move { eraser.erase_discarded().await });
         let mut flights = JoinSet::new();
         while !cancel.is_cancelled() {
             let mut wait = None;
@@ -305,7 +317,13 @@ impl Uploader {
                 return self.tell(task, fate).await;
             }
         };
-        let fate = match self.try_carry(&job, &line).await {
+        let went = tokio::select! {
+            biased;
+            // dropped, it goes nowhere: its task is discarded. A local copy would go on all the same, and is short
+            () = job.withheld(), if self.config.storage.kind == StorageKind::Cloud => return,
+            went = self.try_carry(&job, &line) => went,
+        };
+        let fate = match went {
             Ok(Went::Up) => {
                 self.is_well(&line.name);
                 // the next file flies while this one is noted: that takes some turns of the disk

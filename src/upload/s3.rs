@@ -168,6 +168,29 @@ impl S3 {
         }
     }
 
+    async fn delete_once(&self, key: &str) -> Result<(), PutError> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(key);
+        match request.customize().config_override(self.within(self.timeout)).send().await.map_err(|e| classify(&e)) {
+            Ok(_) => Ok(()),
+            // S3 says nothing of a key that is not there; others do
+            Err(e) if e.code == "NoSuchKey" => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The first version of the call, which COS has, too.
+    async fn list_once(&self, prefix: &str, after: Option<&str>) -> Result<Vec<(String, u64)>, PutError> {
+        let request =
+            self.client.list_objects().bucket(&self.bucket).prefix(prefix).set_marker(after.map(str::to_owned));
+        let answer = request.customize().config_override(self.within(self.timeout)).send().await;
+        let answer = answer.map_err(|e| classify(&e))?;
+        let object = |object: &aws_sdk_s3::types::Object| {
+            let size = object.size().and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+            Some((object.key()?.to_owned(), size))
+        };
+        Ok(answer.contents().iter().filter_map(object).collect())
+    }
+
     async fn knows_once(&self, key: &str, upload: &str) -> Result<bool, PutError> {
         let request = self.client.list_parts().bucket(&self.bucket).key(key).upload_id(upload);
         match request.customize().config_override(self.within(self.timeout)).send().await.map_err(|e| classify(&e)) {
@@ -253,6 +276,21 @@ impl ObjectStore for S3 {
     async fn head(&self, key: &str) -> Result<Option<Held>, PutError> {
         match self.head_once(key).await {
             Err(error) if error.code == CONNECTION_ERROR => self.head_once(key).await,
+            answered => answered,
+        }
+    }
+
+    /// One by one: for several at once COS wants a `Content-MD5` that the SDK does not send (API.md §6).
+    async fn delete(&self, key: &str) -> Result<(), PutError> {
+        match self.delete_once(key).await {
+            Err(error) if error.code == CONNECTION_ERROR => self.delete_once(key).await,
+            answered => answered,
+        }
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<(String, u64)>, PutError> {
+        match self.list_once(prefix, after).await {
+            Err(error) if error.code == CONNECTION_ERROR => self.list_once(prefix, after).await,
             answered => answered,
         }
     }

@@ -43,6 +43,8 @@ pub enum Heard {
     Describe { app: SdkAppId, task: TaskId },
     Modify { app: SdkAppId, task: TaskId, subscription: Subscription, layout: Option<Layout> },
     Delete { app: SdkAppId, task: TaskId },
+    Discard { app: SdkAppId, task: TaskId, by: String },
+    Pause { app: SdkAppId, task: TaskId, pause: bool },
     RemoveUsers { room: RoomKey, users: Vec<UserId> },
     Dismiss { room: RoomKey },
 }
@@ -137,6 +139,7 @@ fn view(task: TaskId) -> TaskView {
     TaskView {
         task,
         status: TaskStatus::InProgress,
+        paused: false,
         files: vec![file("YQ..", LaneKind::Audio, 1622425551884), file("YQ..", LaneKind::Video, 1622425551999)],
     }
 }
@@ -163,6 +166,15 @@ async fn actor(mut asks: mpsc::Receiver<Ask>, heard: Arc<Mutex<Vec<Heard>>>, fai
             }
             Ask::Delete { app, task, reply } => {
                 note(Heard::Delete { app, task });
+                answer(reply, failure, ());
+            }
+            Ask::Discard { app, task, by, reply } => {
+                note(Heard::Discard { app, task, by });
+                answer(reply, failure, ());
+            }
+            Ask::SetTemplate { reply, .. } => answer(reply, failure, ()),
+            Ask::Pause { app, task, pause, reply } => {
+                note(Heard::Pause { app, task, pause });
                 answer(reply, failure, ());
             }
             Ask::RemoveUsers { room, users, reply } => {

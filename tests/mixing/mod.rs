@@ -85,6 +85,7 @@ pub fn order(site: &Site, kind: LaneKind, scene: Scene, video: VideoParams, audi
         sync_interval: Duration::from_millis(200),
         fill_black: false,
         base: MediaTime(BASE),
+        from: MediaTime(0),
     }
 }
 

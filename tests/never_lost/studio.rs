@@ -10,7 +10,7 @@ use std::time::Duration;
 use holdfast::media::{LaneEnd, LaneOrder, LeaveReason, MediaClock, MediaEngine, MediaError, MediaNews};
 use holdfast::model::layout::Scene;
 use holdfast::model::segment::{ClosedSegment, LocalName, identity};
-use holdfast::model::{Lane, LaneRun, SessionId, TaskId};
+use holdfast::model::{Lane, LaneRun, MediaTime, SessionId, TaskId};
 use tokio::sync::{mpsc, watch};
 
 const PACKET: usize = 188;
@@ -220,6 +220,9 @@ impl MediaEngine for Engine {
     }
     fn change_scene(&self, run: &LaneRun, _: Scene) {
         panic!("{run:?} is no mixed lane");
+    }
+    fn pause_lane(&self, run: &LaneRun, _: MediaTime) {
+        panic!("{run:?} was paused, though nobody asked for it");
     }
     fn kill_lane(&self, run: &LaneRun) {
         self.end(run, LaneEnd::Killed);

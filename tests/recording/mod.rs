@@ -117,6 +117,7 @@ impl Site {
             sync_interval: Duration::from_millis(200),
             fill_black: false,
             base: MediaTime(BASE),
+            from: MediaTime(0),
         }
     }
 

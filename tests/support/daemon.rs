@@ -143,6 +143,19 @@ impl Daemon {
         self.running.terminate().await
     }
 
+    /// Changes what stands in its configuration beside the plain one, and says so (SIGHUP).
+    pub fn reload(&mut self, more: &str) {
+        self.settings.more = more.to_owned();
+        let text = toml_of(self.dir.path(), &self.settings, self.doors);
+        std::fs::write(self.dir.path().join("holdfast.toml"), text).expect("the folder is ours");
+        self.running.signal(nix::sys::signal::Signal::SIGHUP);
+    }
+
+    /// Awaits a line of its log.
+    pub async fn logged(&self, words: &str) {
+        self.running.lines.wait_for(words, |line| line.contains(words).then_some(())).await;
+    }
+
     pub fn id(&self) -> i32 {
         self.running.id()
     }

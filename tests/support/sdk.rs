@@ -101,6 +101,17 @@ impl Sdk {
         self.ask(order).await
     }
 
+    /// By the SDK's `call_json`, for what its types do not know.
+    pub async fn call_json(&self, action: &str, params: Value) -> Result<Value, ApiError> {
+        self.ask(json!({ "do": "json", "action": action, "params": params })).await
+    }
+
+    /// The same by another signature and method: parameters are flattened.
+    pub async fn call_json_as(&self, sign: &str, method: &str, action: &str, params: Value) -> Result<Value, ApiError> {
+        let order = json!({ "do": "json", "action": action, "params": params, "sign": sign, "method": method });
+        self.ask(order).await
+    }
+
     /// A UserSig from Tencent's own generator.
     pub async fn user_sig(&self, user: &str) -> String {
         let sig = self.ask(json!({ "do": "user_sig", "user": user })).await.expect("a UserSig needs no box");

@@ -78,6 +78,10 @@ impl Packing {
         }
     }
 
+    pub(super) fn files(&self) -> impl Iterator<Item = &PackedFile> {
+        self.files.iter()
+    }
+
     fn all_up(&self) -> bool {
         self.files.iter().all(|file| file.uploaded)
     }

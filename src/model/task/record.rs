@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::playlist::Item;
 use crate::model::recording::RecordingSpec;
 use crate::model::room::Feed;
-use crate::model::segment::playlist_name;
+use crate::model::segment::part_name;
 use crate::model::{Lane, Timestamp};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +60,12 @@ pub(super) struct Live {
 pub(super) struct Record {
     pub(super) takeover: u8,
     pub(super) lane: Lane,
+    /// Of a lane whose publisher was away for long: the how-manieth list it is, from 0.
+    #[serde(default)]
+    pub(super) part: u32,
+    /// Nothing more is written into it: the publisher was away for too long.
+    #[serde(default)]
+    pub(super) over: bool,
     pub(super) file_name: String,
     /// Every run that wrote into it; late pieces find their playlist by it.
     pub(super) runs: Vec<u32>,
@@ -81,6 +87,9 @@ pub(super) struct Record {
     pub(super) not_before: Option<Timestamp>,
     #[serde(skip)]
     pub(super) merge_since: Option<Timestamp>,
+    /// Since when there is nothing to record for it.
+    #[serde(skip)]
+    pub(super) away_since: Option<Timestamp>,
     /// The list, which the disk has lost, is made again then.
     #[serde(skip)]
     pub(super) again_at: Option<Timestamp>,
@@ -92,10 +101,13 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(takeover: u8, lane: Lane, spec: &RecordingSpec) -> Record {
+    pub(super) fn new(takeover: u8, lane: Lane, part: u32, spec: &RecordingSpec) -> Record {
         Record {
             takeover,
-            file_name: playlist_name(spec.app, &spec.room, takeover, &lane),
+            file_name: part_name(spec.app, &spec.room, takeover, &lane, part),
+            part,
+            over: false,
+            away_since: None,
             lane,
             runs: Vec::new(),
             begin: None,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::discard::Discard;
 use super::packing::Packing;
 use super::record::{Piece, PieceFate, Record};
 use super::takeover::TookUp;
@@ -40,6 +41,10 @@ pub struct Shape {
     takeover: u8,
     phase: Phase,
     took_up: Option<TookUp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    paused: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    discard: Option<Discard>,
     next_run: u32,
     /// No event has this number or a higher one.
     seq_limit: u64,
@@ -57,6 +62,10 @@ pub struct Shape {
 struct List {
     takeover: u8,
     lane: Lane,
+    #[serde(default)]
+    part: u32,
+    #[serde(default)]
+    over: bool,
     runs: Vec<u32>,
     begin: Option<Timestamp>,
     /// The destination has it with its ENDLIST.
@@ -140,6 +149,8 @@ impl RecordingTask {
         let list = |record: &Record| List {
             takeover: record.takeover,
             lane: record.lane.clone(),
+            part: record.part,
+            over: record.over,
             runs: record.runs.clone(),
             begin: record.begin,
             complete: record.closed.is_some_and(|closed| record.arrived >= closed),
@@ -155,6 +166,8 @@ impl RecordingTask {
             takeover: self.takeover,
             phase: self.phase,
             took_up: self.took_up,
+            paused: self.paused,
+            discard: self.discard.clone(),
             next_run: self.next_run,
             seq_limit: self.seq_limit,
             lists: self.records.iter().map(list).collect(),
@@ -193,6 +206,8 @@ impl RecordingTask {
             takeover,
             phase,
             took_up,
+            paused,
+            discard,
             next_run,
             seq_limit,
             lists,
@@ -208,7 +223,8 @@ impl RecordingTask {
         let info =
             |file: &str| told.iter().any(|t| matches!(&t.body, EventBody::FileInfo { playlist } if playlist == file));
         let record = |list: List| {
-            let mut record = Record::new(list.takeover, list.lane, &spec);
+            let mut record = Record::new(list.takeover, list.lane, list.part, &spec);
+            record.over = list.over;
             record.runs = list.runs;
             record.begin = list.begin;
             record.told_slice = list.told_slice || slice(&record.file_name);
@@ -223,6 +239,8 @@ impl RecordingTask {
         task.takeover = takeover;
         task.phase = phase;
         task.took_up = took_up;
+        task.paused = paused;
+        task.discard = discard;
         task.edition = edition;
         task.next_run = next_run;
         task.next_seq = seq_limit;
@@ -258,6 +276,9 @@ impl RecordingTask {
 
     /// Losses that the index has just heard of by the folder's journal, and that nobody is known to have been told.
     pub fn tell_losses(&mut self, lacking: &[Piece], kept: &[Event], now: Timestamp) -> Vec<Effect> {
+        if self.is_discarded() {
+            return Vec::new();
+        }
         let told = |object: &str| {
             kept.iter().any(|event| match &event.body {
                 EventBody::UploadError { code, message } => code == SEGMENT_LOST && message.starts_with(object),
@@ -343,9 +364,9 @@ impl RecordingTask {
         if self.records.iter().any(|record| record.lane == *lane && record.runs.contains(&run)) {
             return;
         }
-        let found = self.records.iter().position(|r| r.takeover == takeover && r.lane == *lane);
+        let found = self.records.iter().rposition(|r| r.takeover == takeover && r.lane == *lane);
         let at = found.unwrap_or_else(|| {
-            self.records.push(Record::new(takeover, lane.clone(), &self.spec));
+            self.records.push(Record::new(takeover, lane.clone(), 0, &self.spec));
             self.records.len() - 1
         });
         self.records[at].runs.push(run);

@@ -61,6 +61,10 @@ impl RecordingTask {
                 effects.push(Effect::Forget);
             }
         }
+        if self.is_discarded() {
+            // first of all, and to the very end: whatever is found of it goes when it is forgotten
+            effects.insert(0, Effect::Withhold);
+        }
         // A closed list that is not known to have arrived is published again: nobody else remembers it.
         for record in &mut self.records {
             record.closed = record.closed.filter(|closed| record.arrived >= *closed);
@@ -77,6 +81,9 @@ impl RecordingTask {
         if self.phase == Phase::Done {
             // what was held for packing may be gone already
             return effects;
+        }
+        if self.is_discarded() {
+            return self.drive(now);
         }
         self.packing.settle();
         let lost: Vec<Piece> = (self.records.iter_mut())

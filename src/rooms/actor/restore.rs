@@ -98,6 +98,7 @@ impl Actor {
 
     fn new(parts: Parts) -> Actor {
         let epoch_wall = parts.media_clock.epoch_wall();
+        let automatic = automatic::Automatic::new(parts.config.automatic.template());
         Actor {
             parts,
             rooms: BTreeMap::new(),
@@ -112,6 +113,7 @@ impl Actor {
             troubles: BTreeMap::new(),
             epoch_wall,
             stopping: false,
+            automatic,
         }
     }
 
@@ -233,7 +235,8 @@ impl Actor {
             dir = begun.map_err(|e| Error::Spool(e.to_string()))?;
         }
         let base = self.parts.media_clock.now();
-        self.tasks.insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base, saved });
+        self.tasks
+            .insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base, from: base, saved });
         self.perform(&id, effects).await;
         crash::point("takeover.restored");
         // the process died before they were kept

@@ -94,6 +94,7 @@ impl Actor {
 
     /// What follows from several steps, in their order.
     async fn perform_all(&mut self, steps: Vec<(TaskId, Vec<Effect>)>) {
+        self.pause_lanes(steps.iter().flat_map(|(_, effects)| effects));
         let mut writes = BTreeMap::new();
         let (mut changed, mut announced) = (BTreeSet::new(), false);
         for (id, effects) in &steps {

@@ -1,0 +1,196 @@
+//! The hands of recovery: what the plan says is done to files and records, one step after the other.
+//!
+//! Owns: reading the shelf at a start, trimming what was being written, setting aside what nobody can read. Must not touch:
+//! what is to be done ([`recovery`] plans it).
+//! Law: a step that is repeated after a crash does no harm.
+
+use super::*;
+
+impl Shared {
+    pub(super) fn recover(&self) -> Result<Recovered, Error> {
+        let mut recovered = Recovered::default();
+        // the folders are read while the index is: both take their time with a full shelf
+        let (files, entries) = std::thread::scope(|scope| {
+            let reading = scope.spawn(|| self.files(&mut recovered));
+            let entries = self.entries();
+            (reading.join(), entries)
+        });
+        let mut files = files.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let mut entries = entries?;
+        self.state().last_order = entries.last().map_or(0, |entry| entry.order);
+        self.believe_journals(&recovered, &mut files, &mut entries)?;
+        crash::point("recover.planned");
+        for step in recovery::plan(&files, &entries) {
+            self.recover_step(step, &mut recovered)?;
+        }
+        self.state().tell_size();
+        self.ready.notify_one();
+        // a folder that was made in a life before is there for good: nobody needs to make it durable again
+        sync_dir(&self.dir).map_err(at(&self.dir))?;
+        for (task, shelved) in &recovered.tasks {
+            let Shelved { adopted, spooled, uploaded, lost, .. } = shelved;
+            tracing::info!(
+                %task,
+                adopted = adopted.len(),
+                spooled = spooled.len(),
+                uploaded = uploaded.len(),
+                lost = lost.len(),
+                "found on the shelf"
+            );
+        }
+        Ok(recovered)
+    }
+
+    /// What the index says of the shelf, in the order in which it was put there.
+    fn entries(&self) -> Result<Vec<SpoolEntry>, Error> {
+        let records = self.store.scan_blocking(records::SPOOL)?;
+        let read = |(key, bytes): &(String, Vec<u8>)| match SpoolEntry::from_bytes(key, bytes) {
+            Ok(entry) => Some(entry),
+            Err(error) => {
+                // its file is adopted like any other that the index does not know
+                tracing::warn!(%error, "a record of the shelf cannot be read");
+                None
+            }
+        };
+        let mut entries: Vec<SpoolEntry> = records.par_iter().filter_map(read).collect();
+        entries.sort_by_key(|entry| entry.order);
+        Ok(entries)
+    }
+
+    fn recover_step(&self, step: Step, recovered: &mut Recovered) -> Result<(), Error> {
+        match step {
+            Step::Keep(entry) => {
+                if let Some(sealed) = entry.sealed.as_ref().filter(|sealed| !self.vault.has(&sealed.key)) {
+                    let (task, file, key) = (entry.task.clone(), entry.file.clone(), sealed.key.clone());
+                    return Err(Error::MissingKey { task, file, key });
+                }
+                let shelved = recovered.of(&entry.task);
+                match &entry.kind {
+                    SpoolKind::Segment(segment) => shelved.spooled.push((entry.object.clone(), segment.clone())),
+                    SpoolKind::Playlist { version } => shelved.playlists.push((entry.object.clone(), *version)),
+                    SpoolKind::Package => shelved.packages.push(entry.object.clone()),
+                }
+                self.place(&entry);
+            }
+            Step::Adopt { task, name, bytes } => {
+                let bytes = match self.open(&task, &name.to_string()) {
+                    Ok(input) => input.len(),
+                    Err(error @ Error::MissingKey { .. }) => return Err(error),
+                    // whoever puts it on the shelf finds that, too, and tells
+                    Err(_) => bytes,
+                };
+                recovered.of(&task).adopted.push(name.closed(&task, Duration::ZERO, bytes));
+            }
+            Step::Examine { task, name } => {
+                let path = self.task_dir(&task).join(name.to_string());
+                let mut input = match self.open(&task, &name.to_string()) {
+                    Err(Error::Io { source, .. }) if vault::Error::of(&source).is_some() => {
+                        tracing::error!(%task, lane = ?name.lane, segment = name.index, error = %source, "a torn segment cannot be opened");
+                        recovered.of(&task);
+                        set_aside(&path);
+                        return Ok(());
+                    }
+                    opened => opened?,
+                };
+                match trim(&mut input, &path, wants_picture(&name)).map_err(at(&path))? {
+                    Some(usable) => {
+                        crash::point("recover.trimmed");
+                        tracing::info!(%task, lane = ?name.lane, segment = name.index, ?usable, "a torn segment is adopted");
+                        metrics::counter!("holdfast_segments_adopted_total").increment(1);
+                        recovered.of(&task).adopted.push(name.closed(&task, usable.duration, usable.bytes));
+                    }
+                    None => {
+                        tracing::warn!(%task, lane = ?name.lane, segment = name.index, "a torn segment holds nothing that plays");
+                        recovered.of(&task);
+                        fs::remove_file(&path).map_err(at(&path))?;
+                    }
+                }
+            }
+            Step::Lose { mut entry, why } => {
+                let Some(segment) = entry.segment().cloned() else { return Ok(()) };
+                tracing::error!(task = %entry.task, segment = entry.object, why, "a segment is lost");
+                metrics::counter!("holdfast_segments_lost_total").increment(1);
+                set_aside(&self.task_dir(&entry.task).join(&entry.file));
+                self.note_lost(&entry.task, &segment, &entry.object);
+                entry.state = SpoolState::Lost { why: why.clone() };
+                self.store.commit_blocking(Batch::new().put(entry.key(), entry.to_bytes()))?;
+                recovered.of(&entry.task).lost.push((entry.object, segment, why));
+            }
+            Step::Tell(entry) => {
+                let shelved = recovered.of(&entry.task);
+                match (entry.state, entry.kind) {
+                    (SpoolState::Lost { why }, SpoolKind::Segment(segment)) => {
+                        shelved.lost.push((entry.object, segment, why));
+                    }
+                    (SpoolState::Committed(media), _) => shelved.committed.push((entry.object, media)),
+                    (_, SpoolKind::Package) => shelved.packed.push(entry.object),
+                    _ => shelved.uploaded.push(entry.object),
+                }
+            }
+            Step::Unlink { task, name } => self.unlink(&task, &name).map_err(at(&self.task_dir(&task).join(&name)))?,
+            Step::Drop(entry) => self.store.commit_blocking(Batch::new().delete(entry.key()))?,
+            Step::Leave { task, name } => {
+                tracing::warn!(%task, name, "a file on the shelf that nobody knows is left alone");
+                recovered.unknown += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// What lies in the tasks' folders, and what they say. Folders that are no task's are counted and left.
+    fn files(&self, recovered: &mut Recovered) -> Result<Vec<FoundFile>, Error> {
+        let mut files = Vec::new();
+        for folder in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
+            let folder = folder.map_err(at(&self.dir))?.path();
+            let name = folder.file_name().and_then(|name| name.to_str());
+            if name == Some(disk::RESERVE) {
+                continue;
+            }
+            // the file system's own folder could be a task's by its name
+            let name = name.filter(|name| *name != "lost+found" && folder.is_dir());
+            let Some(task) = name.and_then(|name| TaskId::parse(name).ok()) else {
+                tracing::warn!(path = %folder.display(), "not a task's folder: left alone");
+                recovered.unknown += 1;
+                continue;
+            };
+            let shelved = recovered.of(&task);
+            let mut ours = Vec::new();
+            for file in fs::read_dir(&folder).map_err(at(&folder))? {
+                let file = file.map_err(at(&folder))?;
+                let name = file.file_name().to_string_lossy().into_owned();
+                if folder::is_ours(&name) {
+                    ours.push(name);
+                    continue;
+                }
+                if let Some(lost) = name.strip_suffix(LOST_SUFFIX).and_then(LocalName::parse) {
+                    shelved.noted_lost.push(lost);
+                    continue;
+                }
+                if name.strip_suffix(KEPT_SUFFIX).and_then(LocalName::parse).is_some() {
+                    continue;
+                }
+                let bytes = file.metadata().map_err(at(&file.path()))?.len();
+                files.push(FoundFile { task: task.clone(), name, bytes });
+            }
+            self.hear(&task, &ours, shelved)?;
+            self.hear_hold(&task);
+        }
+        files.sort_by(|a, b| (&a.task, &a.name).cmp(&(&b.task, &b.name)));
+        Ok(files)
+    }
+}
+
+impl Recovered {
+    fn of(&mut self, task: &TaskId) -> &mut Shelved {
+        self.tasks.entry(task.clone()).or_default()
+    }
+}
+
+/// Cuts a torn segment behind its last whole packet; `None` when nothing in it plays. A sealed one gets its end: its
+/// records hold whole packets, so it loses no more than a plain one.
+fn trim(input: &mut Input, path: &Path, wants_picture: bool) -> io::Result<Option<ts::Usable>> {
+    let usable = ts::examine(io::BufReader::with_capacity(256 * 1024, &mut *input), wants_picture)?;
+    let Some(usable) = usable else { return Ok(None) };
+    let bytes = input.mend(path, usable.bytes)?;
+    Ok(Some(ts::Usable { bytes, ..usable }))
+}
