@@ -103,7 +103,7 @@ fn pack(dir: &Path, count: u64, out: &Path) {
     let limits = Limits { length: LONGEST, bytes: LARGEST };
     let order = Order { container: Container::Mp4, limits, black_after: None, groups: vec![group] };
     let (packer, task) = (Packer::new(), TaskId::from_random(&[1; 16]));
-    let (to, from) = std::sync::mpsc::channel();
+    let (to, from) = std::sync::mpsc::sync_channel(1);
     let told = packer.plan(&task, dir.to_owned(), Vault::default(), order, move |packed| drop(to.send(packed)));
     told.expect("the packer takes it");
     let packed = from.recv().expect("a plan");

@@ -96,11 +96,13 @@ impl Tracks {
 
     fn head(&self, order: &[&Chunk], media: u64, start: i64, end: i64, begun: Timestamp) -> Vec<u8> {
         let created = u64::try_from(begun.secs() + EPOCH_1904).unwrap_or(0);
-        // an offset that does not fit 32 bits makes the tables longer, and nothing shorter
-        let least = self.encode(order, media, start, end, created, 0, false).len() as u64;
-        let wide = least + media > u64::from(u32::MAX);
-        let length = self.encode(order, media, start, end, created, 0, wide).len() as u64;
-        self.encode(order, media, start, end, created, length, wide)
+        // the longer tables first: what fits with them fits with the shorter ones
+        let most = self.encode(order, media, start, end, created, 0, true).len() as u64;
+        if most + media > u64::from(u32::MAX) {
+            return self.encode(order, media, start, end, created, most, true);
+        }
+        let length = self.encode(order, media, start, end, created, 0, false).len() as u64;
+        self.encode(order, media, start, end, created, length, false)
     }
 
     #[expect(clippy::too_many_arguments, reason = "three times the same, with another offset")]
@@ -231,7 +233,7 @@ fn tkhd(id: u32, late: i64, length: u64, created: u64) -> Tkhd {
 fn trak(tkhd: Tkhd, late: i64, length: u64, mdia: Mdia) -> Trak {
     let edit = |segment_duration, media_time| ElstEntry { segment_duration, media_time, media_rate: 1.into() };
     let entries = vec![edit(unsigned(late), None), edit(length, Some(0))];
-    let edts = (late > 0).then(|| Edts { elst: Some(Elst { entries }) });
+    let edts = (late > 0).then_some(Edts { elst: Some(Elst { entries }) });
     Trak { tkhd, edts, mdia, ..Trak::default() }
 }
 

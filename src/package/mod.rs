@@ -54,10 +54,12 @@ pub struct Packer {
     plans: SyncSender<Work>,
     reads: SyncSender<Work>,
     pressed: Arc<AtomicBool>,
-    open: Arc<Mutex<VecDeque<(Key, Arc<View>)>>>,
+    open: Arc<Mutex<Open>>,
 }
 
 type Key = (TaskId, u64, u32);
+/// Files whose tables are kept, those used last behind the others.
+type Open = VecDeque<(Key, Arc<View>)>;
 
 impl fmt::Debug for Packer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,7 +86,11 @@ fn worker(name: &str) -> SyncSender<Work> {
             tracing::debug!(%error, "packing has the priority of everything else");
         }
         while let Ok(work) = from.recv() {
-            work();
+            // one file that cannot be packed does not end packing; its segments stay, and the next start tries again
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+                metrics::counter!("holdfast_package_panics_total").increment(1);
+                tracing::error!("packing met with something that it does not know");
+            }
         }
     });
     if let Err(error) = spawned {
@@ -199,7 +205,7 @@ impl Packer {
         self.views().retain(|(_, view)| !Arc::ptr_eq(view, &file.view));
     }
 
-    fn views(&self) -> MutexGuard<'_, VecDeque<(Key, Arc<View>)>> {
+    fn views(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

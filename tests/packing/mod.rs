@@ -77,7 +77,7 @@ impl Shelf {
 
     /// Plans, and writes every file.
     pub fn pack(&self, dir: &Path, order: Order) -> (Packed, Vec<PathBuf>) {
-        let (to, from) = std::sync::mpsc::channel();
+        let (to, from) = std::sync::mpsc::sync_channel(1);
         let done = move |packed| to.send(packed).expect("the test waits");
         self.packer.plan(&self.task, dir.to_owned(), Vault::default(), order, done).expect("nothing else waits");
         let packed = from.recv_timeout(Duration::from_secs(90)).expect("a plan in time");
