@@ -100,7 +100,7 @@ pub fn clock_difference(a: i64, b: i64) -> i64 {
 
 impl Demuxed {
     pub fn of(file: &[u8]) -> Demuxed {
-        let mut streams = Streams::default();
+        let mut streams = Streams { file: file.len(), ..Streams::default() };
         for packet in file.chunks_exact(PACKET) {
             // what follows a hole is not where it seems to be
             if packet[0] != SYNC {
@@ -273,6 +273,8 @@ struct Streams {
     kinds: BTreeMap<u16, u8>,
     pictures: Stream,
     sounds: Stream,
+    /// Length of the file, and so more than what its pictures take.
+    file: usize,
 }
 
 impl Streams {
@@ -305,6 +307,9 @@ impl Streams {
         while let Some([kind, a, b, c, d]) = body.get(at..at + 5) {
             let known = matches!(*kind, TYPE_H264 | TYPE_ADTS) && !self.kinds.values().any(|there| there == kind);
             if known {
+                if *kind == TYPE_H264 && self.pictures.bytes.capacity() == 0 {
+                    self.pictures.bytes.reserve_exact(self.file);
+                }
                 self.kinds.insert(u16::from_be_bytes([*a, *b]) & 0x1fff, *kind);
             }
             at += 5 + (usize::from(c & 0x0f) << 8 | usize::from(*d));

@@ -96,11 +96,13 @@ impl Tracks {
 
     fn head(&self, order: &[&Chunk], media: u64, start: i64, end: i64, begun: Timestamp) -> Vec<u8> {
         let created = u64::try_from(begun.secs() + EPOCH_1904).unwrap_or(0);
-        // where the longer tables would end in 32 bits, the shorter ones do
+        // the longer tables first: what fits with them fits with the shorter ones
         let most = self.encode(order, media, start, end, created, 0, true).len() as u64;
-        let wide = most + media > u64::from(u32::MAX);
-        let length = self.encode(order, media, start, end, created, 0, wide).len() as u64;
-        self.encode(order, media, start, end, created, length, wide)
+        if most + media > u64::from(u32::MAX) {
+            return self.encode(order, media, start, end, created, most, true);
+        }
+        let length = self.encode(order, media, start, end, created, 0, false).len() as u64;
+        self.encode(order, media, start, end, created, length, false)
     }
 
     #[expect(clippy::too_many_arguments, reason = "three times the same, with another offset")]

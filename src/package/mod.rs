@@ -49,21 +49,20 @@ const TELL: Duration = Duration::from_secs(10);
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Views of packed files that are being read, oldest first.
-type Views = VecDeque<(Key, Arc<View>)>;
-
 /// The packing hands. Cloned freely.
 #[derive(Clone)]
 pub struct Packer {
     plans: SyncSender<Work>,
     reads: SyncSender<Work>,
     pressed: Arc<AtomicBool>,
-    open: Arc<Mutex<Views>>,
+    open: Arc<Mutex<Open>>,
     /// Tasks whose plans are asked for, and whether they were given up since.
     planning: Arc<Mutex<BTreeMap<TaskId, Arc<AtomicBool>>>>,
 }
 
 type Key = (TaskId, u64, u32);
+/// Files whose tables are kept, those used last behind the others.
+type Open = VecDeque<(Key, Arc<View>)>;
 
 impl fmt::Debug for Packer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,7 +89,11 @@ fn worker(name: &str) -> SyncSender<Work> {
             tracing::debug!(%error, "packing has the priority of everything else");
         }
         while let Ok(work) = from.recv() {
-            work();
+            // one file that cannot be packed does not end packing; its segments stay, and the next start tries again
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+                metrics::counter!("holdfast_package_panics_total").increment(1);
+                tracing::error!("packing met with something that it does not know");
+            }
         }
     });
     if let Err(error) = spawned {
@@ -246,7 +249,7 @@ impl Packer {
         self.planning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn views(&self) -> MutexGuard<'_, Views> {
+    fn views(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -15,7 +15,7 @@ use crate::model::segment::{KEPT_SUFFIX, identity};
 use crate::vault::Vault;
 
 /// Files of both tracks, and one that is shared by two neighbours.
-const CACHED: usize = 4;
+const CACHED: usize = 3;
 
 /// A task's folder.
 #[derive(Debug, Clone)]
