@@ -90,7 +90,8 @@ impl RecordingTask {
                     self.packing.asked = true;
                     self.packing.again_at = None;
                     let limits = Limits { length: self.spec.file_length, bytes: self.policy.file_bytes };
-                    let pieces = self.records.iter().flat_map(|record| record.pieces.values());
+                    let lists = self.records.iter().map(|record| (record.part, &record.pieces));
+                    let pieces = lists.flat_map(|(list, pieces)| pieces.values().map(move |piece| (list, piece)));
                     let order = package::order(&self.spec, container, limits, self.policy.gap, pieces);
                     effects.push(Effect::Package(order));
                 }
