@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use holdfast::model::event::{EventBody, LeaveCode};
-use holdfast::model::package::{Container, LONGEST, Output, Packed, PackedFile};
+use holdfast::model::package::{Container, LONGEST, Limits, Output, Packed, PackedFile, order};
 use holdfast::model::recording::{Destination, Fate, MediaFilter, RecordingSpec, StreamType, Subscription, Vendor};
 use holdfast::model::room::{Room, Track};
 use holdfast::model::segment::{ClosedSegment, LocalName};
-use holdfast::model::task::{Effect, Found, Input, Phase, Policy, RecordingTask, Shape};
+use holdfast::model::task::{Effect, Found, Input, Phase, Piece, Policy, RecordingTask, Shape};
 use holdfast::model::vod::{Media, Vod};
 use holdfast::model::{
     Codec, LaneKind, LaneRun, MediaId, RoomId, SdkAppId, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
@@ -419,4 +419,29 @@ fn a_discarded_task_is_packed_no_more_and_what_went_up_is_erased_by_its_name() {
         assert!(!told.contains(&310) && told.last() == Some(&305), "{told:?}");
         assert_eq!(world.count(|e| matches!(e, Effect::Package(_) | Effect::SpoolPackage { .. })), 0);
     }
+}
+
+/// A publisher who was away for longer than the wait of an automatic recording begins another list, and another file.
+#[test]
+fn who_comes_back_late_begins_another_file() {
+    let mut world = World::new(Output::Mp4);
+    world.record(false);
+    let first = world.pieces.values().min_by_key(|piece| piece.start).expect("two were recorded").clone();
+    let piece = |run: u32, second: u64, list: u32| {
+        let start = first.start.plus(Duration::from_secs(second));
+        (list, Piece { run, start, duration: Duration::from_secs(10), ..first.clone() })
+    };
+    let late = [piece(0, 0, 0), piece(1, 30, 0), piece(2, 100, 1), piece(3, 115, 1)];
+    let paused = [piece(0, 0, 0), piece(1, 100, 0)];
+    let files = |wait: Option<u64>, pieces: &[(u32, Piece)]| -> Vec<usize> {
+        let spec = RecordingSpec { resume_wait: wait.map(Duration::from_secs), ..spec(Output::Mp4) };
+        let limits = Limits { length: LONGEST, bytes: 1 << 30 };
+        let pieces = pieces.iter().map(|(list, piece)| (*list, piece));
+        let order = order(&spec, Container::Mp4, limits, Duration::from_secs(3), pieces);
+        assert!(order.groups.iter().all(|group| group.stem == order.groups[0].stem), "they are counted together");
+        order.groups.iter().map(|group| group.lives.iter().map(|life| life.pieces.len()).sum()).collect()
+    };
+    assert_eq!(files(Some(30), &late), [2, 2]);
+    assert_eq!(files(None, &late), [4]);
+    assert_eq!(files(Some(30), &paused), [2], "a pause ends no file");
 }

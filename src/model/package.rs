@@ -114,7 +114,7 @@ pub struct Group {
     /// Empty when mixed.
     pub user: String,
     pub media: MediaId,
-    /// What stands before `_<Index>` and the ending.
+    /// What stands before `_<Index>` and the ending. Groups that follow each other and have the same are counted together.
     pub stem: String,
     /// When its first segment began.
     pub begin: Timestamp,
@@ -211,32 +211,37 @@ pub fn local_file(piece: &Piece) -> String {
     LocalName { lane, run, index, start, size, discontinuity, duration: Some(duration) }.to_string()
 }
 
-/// What a task's segments are to be packed into. `pieces` in any order; lost ones are left out.
+/// What a task's segments are to be packed into. `pieces` in any order, each with the number of its list among those of
+/// its lane; lost ones are left out.
 pub fn order<'a>(
     spec: &RecordingSpec,
     container: Container,
     limits: Limits,
     gap: Duration,
-    pieces: impl Iterator<Item = &'a Piece>,
+    pieces: impl Iterator<Item = (u32, &'a Piece)>,
 ) -> Order {
-    let usable = |piece: &&Piece| {
+    let usable = |(_, piece): &(u32, &Piece)| {
         piece.fate != PieceFate::Lost && (container == Container::Mp4 || piece.lane.kind != LaneKind::Video)
     };
-    let mut of_groups = BTreeMap::<(Option<String>, MediaId), Vec<&Piece>>::new();
-    for piece in pieces.filter(usable) {
+    let mut of_groups = BTreeMap::<(Option<String>, MediaId), Vec<(u32, &Piece)>>::new();
+    for (list, piece) in pieces.filter(usable) {
         let user = piece.lane.user.as_ref().map(|user| user.as_str().to_owned());
-        of_groups.entry((user, piece.lane.media)).or_default().push(piece);
+        of_groups.entry((user, piece.lane.media)).or_default().push((list, piece));
     }
-    let groups = of_groups.into_iter().map(|((user, media), mut pieces)| {
-        pieces.sort_by(|a, b| (a.takeover, &a.lane, a.run, a.index).cmp(&(b.takeover, &b.lane, b.run, b.index)));
-        let room = room_stem(spec.app, &spec.room);
-        let stem = match &user {
-            Some(user) => format!("{room}__UserId_s_{}__UserId_e_{media}", encode_id(user)),
-            None => room,
-        };
-        let (begin, lives) = lives(&pieces);
-        Group { user: user.unwrap_or_default(), media, stem, begin, lives }
-    });
+    let apart =
+        |(of, pieces)| sections(pieces, spec.resume_wait).into_iter().map(move |section| (Clone::clone(&of), section));
+    let groups = of_groups.into_iter().flat_map(apart).map(
+        |((user, media), mut pieces): ((Option<String>, MediaId), Vec<&Piece>)| {
+            pieces.sort_by(|a, b| (a.takeover, &a.lane, a.run, a.index).cmp(&(b.takeover, &b.lane, b.run, b.index)));
+            let room = room_stem(spec.app, &spec.room);
+            let stem = match &user {
+                Some(user) => format!("{room}__UserId_s_{}__UserId_e_{media}", encode_id(user)),
+                None => room,
+            };
+            let (begin, lives) = lives(&pieces);
+            Group { user: user.unwrap_or_default(), media, stem, begin, lives }
+        },
+    );
     let length = limits.length.min(LONGEST);
     let limits = Limits { length, bytes: limits.bytes.min(LARGEST) };
     Order {
@@ -246,6 +251,24 @@ pub fn order<'a>(
         groups: groups.collect(),
         lists: Vec::new(),
     }
+}
+
+/// A publisher who was away for longer than the wait has begun another list of each lane, and begins another file.
+fn sections(mut pieces: Vec<(u32, &Piece)>, resume_wait: Option<Duration>) -> Vec<Vec<&Piece>> {
+    pieces.sort_by_key(|(_, piece)| piece.start);
+    let mut sections: Vec<Vec<&Piece>> = Vec::new();
+    let (mut end, mut lists) = (Timestamp(0), BTreeMap::new());
+    for (list, piece) in pieces {
+        let before = lists.insert(&piece.lane, (piece.takeover, list));
+        let away = resume_wait.is_some_and(|wait| piece.start.since(end) >= wait);
+        match sections.last_mut() {
+            // what is in one list stays together: its publisher was there, and the recording paused
+            Some(section) if !away || before == Some((piece.takeover, list)) => section.push(piece),
+            _ => sections.push(vec![piece]),
+        }
+        end = end.max(piece.start.plus(piece.duration));
+    }
+    sections
 }
 
 /// Lives lie on the line by the wall clock; one that was set back does not lay one over another.

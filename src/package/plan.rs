@@ -48,12 +48,16 @@ pub fn plan(
     made: &mut dyn FnMut(FilePlan, Layout),
 ) -> Packed {
     let mut packed = Packed::default();
-    for group in &order.groups {
-        let mut planning = Planning::new(order, group, shelf.clone());
-        planning.run(each);
-        packed.broken.append(&mut planning.line.broken);
-        let count = planning.done.len();
-        for (nth, done) in planning.done.into_iter().enumerate() {
+    for alike in order.groups.chunk_by(|a, b| a.stem == b.stem) {
+        let mut all = Vec::new();
+        for group in alike {
+            let mut planning = Planning::new(order, group, shelf.clone());
+            planning.run(each);
+            packed.broken.append(&mut planning.line.broken);
+            all.extend(planning.done.into_iter().map(|done| (group, done)));
+        }
+        let count = all.len();
+        for (nth, (group, done)) in all.into_iter().enumerate() {
             let Done { plan, start, end, picture, sound, layout } = done;
             let kind = match (picture, sound) {
                 (true, true) => LaneKind::AudioVideo,

@@ -73,7 +73,7 @@ impl Shelf {
     }
 
     pub fn order(&self, container: Container, black: bool, limits: Limits) -> Order {
-        order(&spec(black), container, limits, Duration::from_secs(3), self.pieces.iter())
+        order(&spec(black), container, limits, Duration::from_secs(3), self.pieces.iter().map(|piece| (0, piece)))
     }
 
     /// Plans, and writes every file.

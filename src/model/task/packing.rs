@@ -102,8 +102,12 @@ impl RecordingTask {
                     self.packing.again_at = None;
                     let limits = Limits { length: self.spec.file_length, bytes: self.policy.file_bytes };
                     let pieces = || self.records.iter().flat_map(|record| record.pieces.values());
+                    let listed = self.records.iter().flat_map(|record| {
+                        let of_its_lane = record.part;
+                        record.pieces.values().map(move |piece| (of_its_lane, piece))
+                    });
                     let (spec, gap) = (&self.spec, self.policy.gap);
-                    let mut order = package::order(spec, container.unwrap_or(Container::Mp4), limits, gap, pieces());
+                    let mut order = package::order(spec, container.unwrap_or(Container::Mp4), limits, gap, listed);
                     if container.is_none() {
                         order.groups.clear();
                     }
