@@ -189,7 +189,7 @@ struct Picture {
 
 /// Where a result's pictures come from.
 enum Pictures<'a> {
-    Copied(Reader<'a>),
+    Copied(Box<Reader<'a>>),
     Coded(Box<pictures::Coded<'a>>),
 }
 
@@ -218,7 +218,7 @@ pub fn make(
 ) -> Result<(File, Vec<String>), MergeError> {
     let mut pictures = match output.picturing {
         None => None,
-        Some(Picturing::Copy) => Some(Pictures::Copied(Reader::new(files, &output.pictures, true, told))),
+        Some(Picturing::Copy) => Some(Pictures::Copied(Box::new(Reader::new(files, &output.pictures, true, told)))),
         Some(Picturing::Encode { size, fps }) => {
             Some(Pictures::Coded(Box::new(pictures::Coded::new(output, files, size, fps, told)?)))
         }
