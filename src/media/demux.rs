@@ -431,9 +431,11 @@ mod tests {
     #[test]
     fn a_torn_file_gives_what_is_whole() {
         let mut torn = file();
-        torn.truncate(torn.len() - 100);
+        torn.extend_from_slice(&file()[..90]);
         let (units, fault) = all(&torn);
+        // whether the second picture goes on in what is missing cannot be known
         assert_eq!(told(&units).iter().filter(|unit| unit.0 == 'p').count(), 1);
+        assert_eq!(told(&units).iter().filter(|unit| unit.0 == 's').count(), 2);
         assert!(fault.is_some_and(|fault| fault.starts_with("it is torn at byte")));
         assert_eq!(all(b"").1.as_deref(), Some("it is empty"));
         assert_eq!(all(&[7; 1000]).1.as_deref(), Some("it is no transport stream"));
