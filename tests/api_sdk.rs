@@ -9,6 +9,7 @@ use holdfast::config::{Config, Limits};
 use holdfast::model::mix::{
     AudioParams, Colour, Fit, Layout, LayoutMode, MixSpec, Pane, Place, Rect, Size, VideoParams, Watermark,
 };
+use holdfast::model::package::Output;
 use holdfast::model::recording::{Subscribers, Vendor};
 use holdfast::model::{MediaId, RoomId, Timestamp, UserId};
 use serde_json::Value;
@@ -72,8 +73,11 @@ async fn the_official_sdk_speaks_with_the_box() {
     }
     // However it was signed and sent, the actor heard the same.
     let heard = bench.heard.lock().unwrap().clone();
+    assert!(outcomes["mp4"]["ok"]["TaskId"].is_string(), "{}", outcomes["mp4"]);
+    let packed = |heard: &&Heard| matches!(heard, Heard::Create { spec, .. } if spec.output != Output::Hls);
+    assert_eq!(heard.iter().filter(packed).count(), 1, "the one that is to be an mp4 as well");
     let (mixed, creates): (Vec<&Heard>, Vec<&Heard>) = (heard.iter())
-        .filter(|heard| matches!(heard, Heard::Create { .. }))
+        .filter(|heard| matches!(heard, Heard::Create { .. }) && !packed(heard))
         .partition(|heard| matches!(heard, Heard::Create { spec, .. } if spec.mix.is_some()));
     assert_eq!((creates.len(), mixed.len()), (6, 6));
     for create in &creates {
@@ -103,7 +107,6 @@ async fn the_official_sdk_speaks_with_the_box() {
         ("wrong key", "AuthFailure.SignatureFailure"),
         ("unknown id", "AuthFailure.SecretIdNotFound"),
         ("unknown action", "InvalidAction"),
-        ("mp4", "ok"),
         ("no layout list", "MissingParameter.MixLayoutList"),
         ("no room", "MissingParameter.RoomId"),
         ("wrong ticket", "InvalidParameter.UserSig"),
