@@ -38,7 +38,7 @@ def call(order):
 
 
 def call_json(order):
-    box = client(order.get("sign", "TC3-HMAC-SHA256"), order.get("method", "POST"))
+    box = client(order.get("sign", "TC3-HMAC-SHA256"), order.get("method", "POST"), order.get("endpoint", endpoint))
     try:
         return {"ok": box.call_json(order["action"], order["params"])["Response"]}
     except TencentCloudSDKException as error:
