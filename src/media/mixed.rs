@@ -133,6 +133,8 @@ struct PictureSide {
     fps: u64,
     gop: u64,
     since_key: u64,
+    /// The step at which a keyframe was asked for since the file is as long as it is to be.
+    cut_asked: Option<u64>,
 }
 
 struct SoundSide {
@@ -193,6 +195,7 @@ impl<'a> Lane<'a> {
                 fps: u64::from(video.fps),
                 gop: u64::from(video.gop) * u64::from(video.fps),
                 since_key: 0,
+                cut_asked: None,
             }
         });
         let sound = kind.has_audio().then(|| SoundSide { form: audio, mixer: None, pcm: Vec::new() });
@@ -388,7 +391,11 @@ impl<'a> Lane<'a> {
                 self.inbox.beat();
                 // `now` is later than the lane's own when it finishes
                 self.look_at_delay(self.now().saturating_sub(spare + at + half));
-                self.make(at)?;
+                if let Err(error) = self.make(at) {
+                    // what was made before it is good
+                    let _ = self.write(true);
+                    return Err(error);
+                }
                 self.step += 1;
             }
             self.make_sound()?;
@@ -458,7 +465,11 @@ impl<'a> Lane<'a> {
         let mut picture = side.stage.picture(wall, &self.views)?;
         let pts = Duration::from_nanos(at);
         picture.make_mut().set_pts(gstreamer::ClockTime::from_nseconds(at));
-        let key = side.since_key >= side.gop || self.segmenter.is_full(pts);
+        let full = self.segmenter.is_full(pts);
+        // the file is cut when the keyframe comes out of the encoder and is written, some steps later
+        let cut = full && side.cut_asked.is_none_or(|asked| self.step >= asked + side.fps);
+        side.cut_asked = if cut { Some(self.step) } else { side.cut_asked.filter(|_| full) };
+        let key = side.since_key >= side.gop || cut;
         side.since_key = if key { 1 } else { side.since_key + 1 };
         let pushed = side.coder.push(&picture, key);
         for why in side.coder.take_failures() {
