@@ -671,8 +671,14 @@ async fn what_an_index_has_lost_is_taken_in_again_by_its_age() {
             life.write_segment(order, index, true).await;
         }
     }
-    life.has_on_the_shelf(".ts").await;
-    life.rooms.describe(APP, orders[1].run.task.clone()).await.unwrap();
+    let all_there = async {
+        while life.spool.total().segments < 4 {
+            life.spool.drained().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        life.spool.drained().await.unwrap();
+    };
+    tokio::time::timeout(LIMIT, all_there).await.expect("all four come to the shelf");
     life.crash().await;
     std::fs::remove_dir_all(dir.path().join("index")).unwrap();
 

@@ -16,10 +16,15 @@ impl RecordingTask {
         let Some(at) = self.records.iter().position(|r| r.lane == segment.run.lane && r.runs.contains(&key.0)) else {
             return Vec::new();
         };
-        if let Some(known) = self.records[at].pieces.get(&key) {
+        if let Some(known) = self.records[at].pieces.get_mut(&key) {
             // After a restart the spool may hand over a file that was on its way to the shelf.
             let object = known.object.clone();
             return match known.fate {
+                // a power cut may have taken the end of it
+                PieceFate::Closing if known.duration != segment.duration => {
+                    known.duration = segment.duration;
+                    vec![Effect::SavePiece(known.clone()), Effect::Spool { segment, object }]
+                }
                 PieceFate::Closing => vec![Effect::Spool { segment, object }],
                 // The shelf's record of it is lost.
                 PieceFate::Spooled | PieceFate::Uploaded if self.recovering => vec![Effect::Spool { segment, object }],
