@@ -209,3 +209,41 @@ impl RecordingTask {
         Some(Effect::PublishPlaylist { object: record.file_name.clone(), version: record.version, text })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::recording::tests::spec;
+    use crate::model::room::Track;
+    use crate::model::{Codec, MediaId, SessionId, TrackId, TrackKind, UserId};
+
+    #[test]
+    fn a_segment_whose_end_a_power_cut_took_is_as_long_as_what_is_left() {
+        let now = Timestamp::from_ms(1_700_000_000_000);
+        let (mut task, _) = RecordingTask::create(TaskId::from_random(&[7; 16]), spec(), Policy::default(), now);
+        let mut room = Room::default();
+        room.enter(SessionId(1), UserId::parse("ann").expect("an id"), MediaId::Main, [TrackKind::Audio]);
+        room.track_up(SessionId(1), TrackKind::Audio, Track { id: TrackId(1), codec: Codec::Opus });
+        let begun = task.reconcile(&room, now).into_iter();
+        let run = begun.filter_map(|e| if let Effect::StartLane { run, .. } = e { Some(run) } else { None }).next();
+        let closed = |millis| ClosedSegment {
+            run: run.clone().expect("a lane starts"),
+            index: 0,
+            start: now,
+            duration: Duration::from_millis(millis),
+            bytes: 188,
+            size: None,
+            discontinuity: false,
+            part_name: String::new(),
+        };
+        let saved = |effects: Vec<Effect>| {
+            effects.into_iter().find_map(|e| if let Effect::SavePiece(piece) = e { Some(piece.duration) } else { None })
+        };
+        assert_eq!(saved(task.apply(Input::SegmentClosed(closed(2_005)), now)), Some(Duration::from_millis(2_005)));
+        // the index has it as it was closed; what recovery found is shorter
+        let pieces: Vec<Piece> = task.records.iter().flat_map(|record| record.pieces.values().cloned()).collect();
+        let (mut task, _) = task.restore(pieces, Policy::default(), now);
+        assert_eq!(saved(task.apply(Input::SegmentClosed(closed(1_280)), now)), Some(Duration::from_millis(1_280)));
+        assert_eq!(saved(task.apply(Input::SegmentClosed(closed(1_280)), now)), None, "told twice");
+    }
+}
