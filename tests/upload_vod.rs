@@ -245,6 +245,24 @@ async fn a_file_goes_up_in_parts_and_is_committed_with_all_that_was_asked() {
     bench.assert_sealed(dir.path());
 }
 
+/// What is discarded while it flies is broken off, and never committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_discarded_in_its_upload_is_not_committed() {
+    for point in [Point::Write(2), Point::Commit] {
+        let (mut bench, mut appliance) = Bench::new(7200).await;
+        bench.shelve_file(&appliance).await;
+        bench.vod.stop_at(Some(point));
+        bench.go(&mut appliance);
+        bench.vod.stands().await;
+        appliance.spool.withhold(&bench.task);
+        let grounded = appliance.spool.grounded(&bench.task);
+        tokio::time::timeout(Duration::from_secs(10), grounded).await.expect("it is broken off, though nobody answers");
+        bench.vod.stop_at(None);
+        drop(appliance.stop().await);
+        assert_eq!(bench.vod.medias().len(), 0, "{point:?}");
+    }
+}
+
 /// The box dies at each step; what was done is not done again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_between_any_two_steps_repeats_none_that_counts() {

@@ -49,8 +49,8 @@ impl Flight {
     }
 
     /// Returns when its task is discarded.
-    pub(super) async fn broken_off(&self) {
-        self.broken_off.cancelled().await;
+    pub(super) fn broken_off(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.broken_off.clone().cancelled_owned()
     }
 }
 

@@ -129,8 +129,8 @@ impl UploadJob {
     }
 
     /// Returns when the task is discarded: nobody wants the file to arrive any more.
-    pub async fn withheld(&self) {
-        self.flight.broken_off().await;
+    pub fn withheld(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.flight.broken_off()
     }
 
     /// The file, as it is read: sealed ones as what is in them.

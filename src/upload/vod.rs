@@ -117,7 +117,14 @@ impl Uploader {
     pub(super) async fn carry_vod(&self, mut job: UploadJob, destination: &DestinationEntry, vod: &Vod) {
         let (task, entry) = (job.task().clone(), job.entry().clone());
         let line = destination.line.as_str();
-        let fate = match self.try_vod(&mut job, line, vod).await {
+        let withheld = job.withheld();
+        let went = tokio::select! {
+            biased;
+            // dropped, it is never committed: its task is discarded
+            () = withheld => return,
+            went = self.try_vod(&mut job, line, vod) => went,
+        };
+        let fate = match went {
             Ok(VodWent::On) => {
                 self.is_well(line);
                 job.ack_part();

@@ -2,8 +2,8 @@
 //!
 //! Owns: the order in which it goes, and the receipt. Must not touch: files, objects; who removes them is told.
 //! Law: lanes die first, then what lies on the box goes, then what the destination has; nothing of it is shelved,
-//! listed or packed any more (no 310 follows). Each step is asked for again after a restart until its word has come. 302 is told when nothing is
-//! left on the box, 305 when nothing is left anywhere.
+//! listed or packed any more (no 310 follows). Each step is asked for again after a restart until its word has come. 302
+//! is told when nothing is left on the box, 305 when nothing is left anywhere.
 
 use serde::{Deserialize, Serialize};
 
