@@ -236,7 +236,7 @@ impl TrackKind {
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    pub fn from_ms(ms: i64) -> Timestamp {
+    pub const fn from_ms(ms: i64) -> Timestamp {
         Timestamp(ms.saturating_mul(1000))
     }
     /// Unix milliseconds, rounded down: the unit of every time in the API, the callbacks and the playlists.

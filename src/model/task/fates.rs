@@ -212,38 +212,69 @@ impl RecordingTask {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::model::recording::tests::spec;
     use crate::model::room::Track;
     use crate::model::{Codec, MediaId, SessionId, TrackId, TrackKind, UserId};
 
-    #[test]
-    fn a_segment_whose_end_a_power_cut_took_is_as_long_as_what_is_left() {
-        let now = Timestamp::from_ms(1_700_000_000_000);
-        let (mut task, _) = RecordingTask::create(TaskId::from_random(&[7; 16]), spec(), Policy::default(), now);
+    const NOW: Timestamp = Timestamp::from_ms(1_700_000_000_000);
+
+    /// A task with a lane that runs, and its first segment of so many milliseconds.
+    fn recording() -> (RecordingTask, impl Fn(u64) -> ClosedSegment) {
+        let (mut task, _) = RecordingTask::create(TaskId::from_random(&[7; 16]), spec(), Policy::default(), NOW);
         let mut room = Room::default();
         room.enter(SessionId(1), UserId::parse("ann").expect("an id"), MediaId::Main, [TrackKind::Audio]);
         room.track_up(SessionId(1), TrackKind::Audio, Track { id: TrackId(1), codec: Codec::Opus });
-        let begun = task.reconcile(&room, now).into_iter();
+        let begun = task.reconcile(&room, NOW).into_iter();
         let run = begun.filter_map(|e| if let Effect::StartLane { run, .. } = e { Some(run) } else { None }).next();
-        let closed = |millis| ClosedSegment {
-            run: run.clone().expect("a lane starts"),
+        let run = run.expect("a lane starts");
+        let closed = move |millis| ClosedSegment {
+            run: run.clone(),
             index: 0,
-            start: now,
+            start: NOW,
             duration: Duration::from_millis(millis),
             bytes: 188,
             size: None,
             discontinuity: false,
             part_name: String::new(),
         };
+        (task, closed)
+    }
+
+    fn pieces(task: &RecordingTask) -> Vec<Piece> {
+        task.records.iter().flat_map(|record| record.pieces.values().cloned()).collect()
+    }
+
+    #[test]
+    fn a_segment_whose_end_a_power_cut_took_is_as_long_as_what_is_left() {
+        let (mut task, closed) = recording();
         let saved = |effects: Vec<Effect>| {
             effects.into_iter().find_map(|e| if let Effect::SavePiece(piece) = e { Some(piece.duration) } else { None })
         };
-        assert_eq!(saved(task.apply(Input::SegmentClosed(closed(2_005)), now)), Some(Duration::from_millis(2_005)));
+        assert_eq!(saved(task.apply(Input::SegmentClosed(closed(2_005)), NOW)), Some(Duration::from_millis(2_005)));
         // the index has it as it was closed; what recovery found is shorter
-        let pieces: Vec<Piece> = task.records.iter().flat_map(|record| record.pieces.values().cloned()).collect();
-        let (mut task, _) = task.restore(pieces, Policy::default(), now);
-        assert_eq!(saved(task.apply(Input::SegmentClosed(closed(1_280)), now)), Some(Duration::from_millis(1_280)));
-        assert_eq!(saved(task.apply(Input::SegmentClosed(closed(1_280)), now)), None, "told twice");
+        let known = pieces(&task);
+        let (mut task, _) = task.restore(known, Policy::default(), NOW);
+        assert_eq!(saved(task.apply(Input::SegmentClosed(closed(1_280)), NOW)), Some(Duration::from_millis(1_280)));
+        assert_eq!(saved(task.apply(Input::SegmentClosed(closed(1_280)), NOW)), None, "told twice");
+    }
+
+    #[test]
+    fn a_list_is_told_of_whose_only_segment_arrived_before_the_index_heard_of_it() {
+        let (mut task, closed) = recording();
+        task.apply(Input::SegmentClosed(closed(2_000)), NOW);
+        let mut known = pieces(&task);
+        // the journal of the folder says so
+        known[0].fate = PieceFate::Uploaded;
+        let (mut task, _) = task.restore(known, Policy::default(), NOW);
+        let slices = |effects: Vec<Effect>| {
+            let told =
+                effects.into_iter().filter_map(|e| if let Effect::Announce(event) = e { Some(event) } else { None });
+            told.filter(|event| matches!(event.body, EventBody::FileSlice { .. })).count()
+        };
+        assert_eq!(slices(task.settle_unfound(&BTreeSet::new(), NOW)), 1);
+        assert_eq!(slices(task.settle_unfound(&BTreeSet::new(), NOW)), 0, "told twice");
     }
 }

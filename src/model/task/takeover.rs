@@ -100,6 +100,14 @@ impl RecordingTask {
             effects.push(self.announce(EventBody::UploadError { code: SEGMENT_LOST.into(), message }, now));
             effects.push(Effect::SavePiece(piece));
         }
+        // The shelf may know of a piece's arrival by its journal alone, and then nothing more comes of that piece.
+        let told_late: Vec<String> = (self.records.iter())
+            .filter_map(|record| {
+                let there = |piece: &&Piece| matches!(piece.fate, PieceFate::Spooled | PieceFate::Uploaded);
+                record.pieces.values().find(there).map(|piece| piece.object.clone())
+            })
+            .collect();
+        effects.extend(told_late.iter().filter_map(|object| self.first_slice(object, now)));
         // What was begun and left no piece is no file: nobody is shown it, and what comes has its own beginning.
         for record in self.records.iter_mut().filter(|record| record.pieces.is_empty()) {
             self.reshaped |= record.begin.take().is_some();
