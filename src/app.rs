@@ -6,6 +6,7 @@
 pub mod board;
 pub mod keys;
 pub mod merge;
+pub mod panel;
 pub mod shelf;
 
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ use crate::media::whip::{WhipServer, WhipSettings};
 use crate::media::{self, MediaClock};
 use crate::model::{MediaTime, Secret, Timestamp, WallClock};
 use crate::package::Packer;
+use crate::panel::{Last, Panel};
 use crate::rooms::{Actor, Parts, Rooms};
 use crate::spool::{self, Spool};
 use crate::store::seal::BoxKey;
@@ -46,6 +48,7 @@ const ROOMS_STOP: Duration = Duration::from_secs(25);
 const SPOOL_STOP: Duration = Duration::from_secs(10);
 const NEWS_STOP: Duration = Duration::from_secs(5);
 const DOOR_STOP: Duration = Duration::from_secs(3);
+const LIGHTS_STOP: Duration = Duration::from_secs(2);
 
 /// How often the wall clock is looked at, and how far it must be off to have been set.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
@@ -101,6 +104,7 @@ pub struct RunningBox {
     pub fingerprint: Option<String>,
     pub health: Reporter,
     rooms: Rooms,
+    panel: Panel,
     doors: CancellationToken,
     rooms_cancel: CancellationToken,
     work_cancel: CancellationToken,
@@ -139,6 +143,10 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let clock = wall_clock();
     let media_clock = MediaClock::new(Instant::now(), clock());
     let health = Reporter::default();
+    // first: whatever goes wrong from here on is seen
+    let (presses_in, presses) = mpsc::channel(8);
+    let panel = Panel::start(&config.panel, presses_in);
+    panel.follow(health.facts());
     let metrics = metrics();
     media::init().map_err(failed("media"))?;
 
@@ -215,6 +223,9 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
 
     let mut door_tasks = Vec::new();
     let rooms = Rooms::new(asks_in);
+    let order = panel::Order::new(config.panel.button.order().into());
+    let (identify, cancel) = (panel.identifier(), work_cancel.clone());
+    tokio::spawn(panel::serve_button(presses, order, rooms.clone(), identify, health.clone(), cancel));
     let router = api::router(Door {
         config: config.clone(),
         rooms: rooms.clone(),
@@ -247,6 +258,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         fingerprint,
         health,
         rooms,
+        panel,
         doors,
         rooms_cancel,
         work_cancel,
@@ -316,6 +328,8 @@ impl RunningBox {
         if let Err(e) = self.store.close().await {
             error!(error = %e, "the index did not close");
         }
+        let leave = tokio::task::spawn_blocking(move || self.panel.leave(Last::Off));
+        bounded("lights", LIGHTS_STOP, async { drop(leave.await) }).await;
         info!("the box has stopped");
     }
 
@@ -336,6 +350,7 @@ pub fn run(config: Config, file: &Path) -> Result<ExitCode, Error> {
         // first: without it the signal ends the process
         let mut hangup = signal(SignalKind::hangup()).map_err(failed("signals"))?;
         let mut the_box = start(config).await?;
+        the_box.panel.watch_panics();
         if let Some(fingerprint) = &the_box.fingerprint {
             println!("certificate sha256={fingerprint}");
         }

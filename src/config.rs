@@ -4,6 +4,7 @@
 //! Law: a document is taken whole or refused whole, with every fault named by its path; secrets never print.
 
 mod automatic;
+pub mod panel;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 pub use automatic::Automatic;
 use ipnet::IpNet;
+pub use panel::Panel;
 use serde::{Deserialize, Deserializer};
 
 use crate::model::budget::{Budget, UtcOffset, Window};
@@ -39,6 +41,7 @@ pub struct Config {
     pub vod: Vod,
     pub callbacks: Callbacks,
     pub images: Images,
+    pub panel: Panel,
     pub log: Log,
 }
 
@@ -562,6 +565,7 @@ impl Config {
         }
         let cloud = self.storage.kind == StorageKind::Cloud;
         faults.extend(self.automatic.faults(cloud, |app| self.app(app).is_some()));
+        faults.extend(self.panel.faults(cloud, |app| self.app(app).is_some()));
         faults
     }
 

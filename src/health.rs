@@ -1,4 +1,5 @@
-//! The reduced state of the appliance: each part says how it is, and all of it becomes one `Summary`.
+//! The reduced state of the appliance: each part says how it is, and all of it becomes one `Summary`, and the `Facts` that
+//! lights show.
 //!
 //! Owns: the parts' last words. Must not touch: actions; it reports, never repairs.
 //! Law: the summary is a pure function of the words; whoever shows it (door, lamps, operators) shows the same.
@@ -7,6 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+
+use crate::model::lamps::{Facts, Recording, Stage};
+
+/// Parts whose trouble a light of its own shows: the power light does not show it again.
+const HAVE_LIGHTS: &[&str] = &["upload", "alarm"];
 
 /// What one part says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +40,8 @@ struct State {
     stopping: bool,
     recording: bool,
     words: BTreeMap<&'static str, Word>,
+    /// As it was told; what follows from words and life is put in when it is asked for.
+    facts: Facts,
 }
 
 impl State {
@@ -60,6 +68,23 @@ impl State {
         }
         if self.recording { Summary::Recording } else { Summary::Idle }
     }
+
+    fn facts(&self) -> Facts {
+        let degraded = |part: &&str| matches!(self.words.get(part), Some(Word::Degraded(_)));
+        let mut parts = self.words.keys().copied();
+        let disk = self.facts.disk_low.then_some("disk");
+        Facts {
+            stage: match (self.stopping, self.started) {
+                (true, _) => Stage::Stopping,
+                (false, true) => Stage::Running,
+                (false, false) => Stage::Starting,
+            },
+            failed: self.words.values().any(|word| matches!(word, Word::Failed(_))),
+            degraded: parts.any(|part| degraded(&part) && !HAVE_LIGHTS.contains(&part) && disk != Some(part)),
+            unreachable: degraded(&"upload"),
+            ..self.facts
+        }
+    }
 }
 
 impl Word {
@@ -76,22 +101,28 @@ impl Word {
 pub struct Reporter {
     state: Arc<Mutex<State>>,
     summary: watch::Sender<Summary>,
+    facts: watch::Sender<Facts>,
 }
 
 impl Default for Reporter {
     fn default() -> Self {
-        Reporter { state: Arc::default(), summary: watch::Sender::new(Summary::Starting) }
+        Reporter {
+            state: Arc::default(),
+            summary: watch::Sender::new(Summary::Starting),
+            facts: watch::Sender::new(Facts::default()),
+        }
     }
 }
 
 impl Reporter {
     fn change(&self, change: impl FnOnce(&mut State)) {
-        let summary = {
+        let (summary, facts) = {
             // A panic of another part while it spoke leaves words that are still words.
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             change(&mut state);
-            state.summary()
+            (state.summary(), state.facts())
         };
+        self.facts.send_if_modified(|current| std::mem::replace(current, facts) != facts);
         self.summary.send_if_modified(|current| {
             let changed = *current != summary;
             if changed {
@@ -114,8 +145,15 @@ impl Reporter {
         self.change(|state| drop(state.words.insert(part, Word::Failed(why.into()))));
     }
 
-    pub fn recording(&self, recording: bool) {
-        self.change(|state| state.recording = recording);
+    /// `what` the recordings are at; the box is recording while a lane runs.
+    pub fn recording(&self, what: Recording, lanes: usize) {
+        self.change(|state| (state.recording, state.facts.recording) = (lanes > 0, what));
+    }
+
+    /// What lights show and no word says: `disk_low`, `updating`, the alarms, what the upload is at. The rest of it follows
+    /// from the words.
+    pub fn tell(&self, tell: impl FnOnce(&mut Facts)) {
+        self.change(|state| tell(&mut state.facts));
     }
 
     pub fn started(&self) {
@@ -134,6 +172,11 @@ impl Reporter {
     pub fn watch(&self) -> watch::Receiver<Summary> {
         self.summary.subscribe()
     }
+
+    /// For the lights: wakes at each change.
+    pub fn facts(&self) -> watch::Receiver<Facts> {
+        self.facts.subscribe()
+    }
 }
 
 #[cfg(test)]
@@ -146,7 +189,7 @@ mod tests {
         assert_eq!(health.summary(), Summary::Starting);
         health.started();
         assert_eq!(health.summary(), Summary::Idle);
-        health.recording(true);
+        health.recording(Recording::Running, 1);
         assert_eq!(health.summary(), Summary::Recording);
         health.degraded("upload", "destination unreachable");
         health.failed("spool", "disk failed");
@@ -157,5 +200,31 @@ mod tests {
         assert_eq!(health.summary(), Summary::Recording);
         health.stopping();
         assert_eq!(health.summary(), Summary::Stopping);
+    }
+    #[test]
+    fn lights_know_what_has_a_light_of_its_own() {
+        let health = Reporter::default();
+        let facts = health.facts();
+        let now = || *facts.borrow();
+        assert_eq!(now(), Facts::default());
+        health.started();
+        health.recording(Recording::Waiting, 0);
+        assert_eq!(now(), Facts { stage: Stage::Running, recording: Recording::Waiting, ..Facts::default() });
+        let well = now();
+        health.degraded("upload", "bucket b: AccessDenied");
+        assert_eq!(now(), Facts { unreachable: true, ..well });
+        health.ok("upload");
+        health.degraded("alarm", "dr-wang is silent");
+        health.tell(|facts| facts.silent = true);
+        assert_eq!(now(), Facts { silent: true, ..well });
+        health.tell(|facts| facts.silent = false);
+        health.degraded("disk", "it failed before");
+        assert_eq!(now(), Facts { degraded: true, ..well });
+        health.tell(|facts| facts.disk_low = true);
+        assert_eq!(now(), Facts { disk_low: true, ..well });
+        health.failed("disk", "it is full");
+        assert_eq!(now(), Facts { disk_low: true, failed: true, ..well });
+        health.stopping();
+        assert_eq!(now().stage, Stage::Stopping);
     }
 }

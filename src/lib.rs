@@ -2,7 +2,7 @@
 //!
 //! Read it in the order in which things happen: [`api`] is the door, [`rooms`] decides (by the pure rules of
 //! [`model`]), [`media`] has the frames, [`spool`] is the safe shelf, [`upload`] the carrier, [`webhook`] the news, [`images`]
-//! fetches what a layout shows beside people. [`package`] makes mp4 and aac files of segments. [`vault`] is how files
+//! fetches what a layout shows beside people, [`panel`] has the lights and the button. [`package`] makes mp4 and aac files of segments. [`vault`] is how files
 //! lie encrypted on the shelf. [`store`] remembers; [`config`] and [`health`] are asked by all; [`app`] puts the parts
 //! together. At the points of [`crash`] tests let the box die.
 //!
@@ -25,6 +25,7 @@ pub mod images;
 pub mod media;
 pub mod model;
 pub mod package;
+pub mod panel;
 pub mod rooms;
 pub mod spool;
 pub mod store;

@@ -36,6 +36,8 @@ enum Command {
     Merge(app::merge::MergeArgs),
     /// Publish a test picture or a media file to a WHIP address.
     Publish(Box<app::PublishArgs>),
+    /// What the lights on the box mean; show or set them by hand.
+    Lights(app::panel::LightsArgs),
     /// Box, two publishers, a recording and a receiver in one process.
     Demo(demo::DemoArgs),
 }
@@ -75,6 +77,10 @@ fn main() -> ExitCode {
         Command::Merge(args) => {
             start_logging("error");
             app::merge::run(&args).map_err(|e| e.to_string())
+        }
+        Command::Lights(args) => {
+            start_logging("warn");
+            app::panel::lights(&args).map_err(|e| e.to_string())
         }
         Command::Publish(args) => {
             start_logging("warn,holdfast=info,rtc_ice=error,rtc_dtls=error");

@@ -26,7 +26,7 @@ use crate::health::Reporter;
 use crate::model::backlog::backoff;
 use crate::model::event::Event;
 use crate::model::signature::callback_sign;
-use crate::model::template::RECORDER;
+use crate::model::template::{BUTTON, RECORDER};
 use crate::model::{SdkAppId, Secret, TaskId, Timestamp};
 use crate::store::records::{OUTBOX, OutboxEntry};
 use crate::store::{self, Batch, Store};
@@ -385,13 +385,17 @@ impl Webhook {
         }
     }
 
-    /// Where an event goes, and the key of its `Sign`: automatic recordings may have an address of their own.
+    /// Where an event goes, and the key of its `Sign`: recordings that nobody called for may have an address of their own.
     fn address(&self, event: &Event) -> Option<(&str, Option<&Secret>)> {
-        let automatic = &self.config.automatic;
-        if event.recorder.as_str() == RECORDER
-            && let Some(url) = &automatic.callback_url
+        let own = match event.recorder.as_str() {
+            RECORDER => Some(&self.config.automatic),
+            BUTTON => Some(&self.config.panel.button.record),
+            _ => None,
+        };
+        if let Some(own) = own
+            && let Some(url) = &own.callback_url
         {
-            return Some((url, automatic.callback_key.as_ref()));
+            return Some((url, own.callback_key.as_ref()));
         }
         let app = self.config.app(event.app)?;
         Some((app.callback_url.as_deref().filter(|url| !url.is_empty())?, app.callback_key.as_ref()))

@@ -19,6 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("upload", &["model", "config", "crash", "health", "store", "spool", "vault", "package"]),
     ("webhook", &["model", "config", "crash", "health", "store"]),
     ("images", &["model", "config", "media"]),
+    ("panel", &["model", "config", "health"]),
     ("rooms", &["model", "config", "crash", "health", "store", "spool", "media", "package"]),
     ("api", &["model", "config", "health", "rooms", "media"]),
 ];
@@ -55,6 +56,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("mp4_atom", &["package/layout", "media/"]),
     ("rustix", &["package/"]),
     ("indicatif", &["app/"]),
+    ("rppal", &["panel/pin"]),
+    ("gpiocdev", &["panel/line"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),
     ("tracing_journald", &["main.rs"]),

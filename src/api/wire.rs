@@ -21,7 +21,7 @@ use crate::model::package::{Container, Output};
 use crate::model::recording::{
     Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
 };
-use crate::model::template::RECORDER;
+use crate::model::template::{BUTTON, RECORDER};
 use crate::model::vod::{self, Vod};
 use crate::model::{BadId, RoomKey, SdkAppId, Secret, TaskId, UserId};
 use crate::rooms::{TaskStatus, TaskView};
@@ -200,7 +200,7 @@ pub fn read(action: Action, params: &Map<String, Value>) -> Result<Call, ApiErro
 fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
     let room = given.room(given.int("RoomIdType", 1) == 1)?;
     let recorder = UserId::parse(given.text("UserId"))?;
-    if recorder.as_str() == RECORDER {
+    if [RECORDER, BUTTON].contains(&recorder.as_str()) {
         return Err(ApiError::invalid("UserId", "UserId", "is the name of the box's own recorder"));
     }
     let record = given.object("RecordParams");

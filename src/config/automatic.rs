@@ -67,7 +67,7 @@ impl Default for Mix {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Automatic {
     pub enabled: bool,
@@ -123,6 +123,11 @@ impl Default for Automatic {
 impl Automatic {
     /// `None` while it is switched off.
     pub fn template(&self) -> Option<Template> {
+        self.enabled.then(|| self.what())
+    }
+
+    /// What would be recorded, switched on or not.
+    pub fn what(&self) -> Template {
         let even = |side: u32| (side & !1).max(2);
         let mode = match self.mix.layout {
             MixLayout::Grid => LayoutMode::Grid,
@@ -133,7 +138,7 @@ impl Automatic {
         mix.video.size = Size { width: even(self.mix.width), height: even(self.mix.height) };
         (mix.video.fps, mix.video.bitrate, mix.layout.mode) = (self.mix.fps, self.mix.bitrate, mode);
         let patterns = |texts: &[String]| texts.iter().cloned().map(Pattern).collect();
-        self.enabled.then(|| Template {
+        Template {
             app: self.sdk_app_id,
             rooms: patterns(&self.rooms),
             except: patterns(&self.except),
@@ -157,15 +162,26 @@ impl Automatic {
                 prefix: self.prefix.clone(),
             },
             keys: StorageKeys { access_key: self.access_key.clone(), secret_key: self.secret_key.clone() },
-        })
+        }
     }
 
     /// `cloud`: the files go to a storage that wants keys. `known`: whether the box has this application.
     pub(super) fn faults(&self, cloud: bool, known: impl Fn(SdkAppId) -> bool) -> Vec<String> {
+        self.faults_of("automatic", self.enabled, cloud, known)
+    }
+
+    /// The same of a table of these words by the name of `table`. `used`: something is recorded by it.
+    pub(super) fn faults_of(
+        &self,
+        table: &str,
+        used: bool,
+        cloud: bool,
+        known: impl Fn(SdkAppId) -> bool,
+    ) -> Vec<String> {
         let mut faults = Vec::new();
         let mut check = |holds: bool, fault: &str| {
             if !holds {
-                faults.push(format!("automatic.{fault}"));
+                faults.push(format!("{table}.{fault}"));
             }
         };
         check((1..=1440).contains(&self.file_minutes), "file_minutes must be 1 to 1440");
@@ -195,7 +211,7 @@ impl Automatic {
         }
         check(self.callback_key.as_ref().is_none_or(|key| !key.is_empty()), "callback_key is empty");
         check(self.callback_key.is_none() || self.callback_url.is_some(), "callback_key is there without callback_url");
-        if self.enabled {
+        if used {
             check(!self.rooms.is_empty(), "rooms is empty: nothing would be recorded");
             check(!self.bucket.is_empty(), "bucket is missing");
             check(!cloud || !self.region.is_empty(), "region is missing");

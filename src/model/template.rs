@@ -15,6 +15,8 @@ use super::{RoomKey, SdkAppId, TrackKind, UserId};
 
 /// Automatic recordings enter rooms by this name; nobody else's may.
 pub const RECORDER: &str = "holdfast-automatic";
+/// And by this one those that the button on the box begins.
+pub const BUTTON: &str = "holdfast-button";
 
 /// A task takes calls for so long (the most that `ResourceExpiredHour` may say): nobody asked for less.
 const CALL_EXPIRY: Duration = Duration::from_secs(720 * 3600);

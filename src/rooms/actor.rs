@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Ask, Error, TaskStatus, TaskView};
+use super::{Ask, Error, TaskLine, TaskStatus, TaskView};
 use crate::config::{Config, OnStop};
 use crate::crash;
 use crate::health::Reporter;
@@ -95,6 +95,15 @@ fn outbox_record(effect: &Effect) -> Option<(String, Vec<u8>)> {
     metrics::counter!("holdfast_events_total", "type" => event.body.event_type().to_string()).increment(1);
     let key = records::outbox_key(event.app, &event.task, event.seq);
     Some((key, OutboxEntry { event: event.clone() }.to_bytes()))
+}
+
+fn view(task: &RecordingTask) -> TaskView {
+    let status = match task.phase {
+        Phase::Active if task.has_media() => TaskStatus::InProgress,
+        Phase::Active => TaskStatus::Idle,
+        Phase::Leaving { .. } | Phase::Draining { .. } | Phase::Done => TaskStatus::Exited,
+    };
+    TaskView { task: task.id.clone(), status, paused: task.is_paused(), files: task.files() }
 }
 
 /// What sound alone takes is not counted.
@@ -307,6 +316,9 @@ impl Actor {
             Ask::Describe { app, task, reply } => {
                 let _ = reply.send(self.describe(app, &task));
             }
+            Ask::List { reply } => {
+                let _ = reply.send(Ok(self.list()));
+            }
             Ask::Modify { app, task, subscription, layout, reply } => {
                 let checked = self.modifiable(app, &task, layout.is_some());
                 if checked.is_ok() {
@@ -394,13 +406,20 @@ impl Actor {
     }
 
     fn describe(&self, app: SdkAppId, id: &TaskId) -> Result<TaskView, Error> {
-        let task = self.callable(app, id)?;
-        let status = match task.phase {
-            Phase::Active if task.has_media() => TaskStatus::InProgress,
-            Phase::Active => TaskStatus::Idle,
-            Phase::Leaving { .. } | Phase::Draining { .. } | Phase::Done => TaskStatus::Exited,
+        self.callable(app, id).map(view)
+    }
+
+    /// Those that run or are leaving.
+    fn list(&self) -> Vec<TaskLine> {
+        let there = |r: &&Running| matches!(r.task.phase, Phase::Active | Phase::Leaving { .. });
+        let line = |RecordingTask { spec, created, .. }: &RecordingTask, view| TaskLine {
+            app: spec.app,
+            room: spec.room.clone(),
+            recorder: spec.recorder.clone(),
+            created: *created,
+            view,
         };
-        Ok(TaskView { task: id.clone(), status, paused: task.is_paused(), files: task.files() })
+        self.tasks.values().filter(there).map(|r| line(&r.task, view(&r.task))).collect()
     }
 
     /// Whether the board has room for `spec`'s mixed picture beside those that run and stay.

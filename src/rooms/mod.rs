@@ -13,7 +13,7 @@ use crate::model::mix::Layout;
 use crate::model::recording::{RecordingSpec, StorageKeys, Subscription};
 use crate::model::segment::LaneFile;
 use crate::model::template::Template;
-use crate::model::{RoomKey, SdkAppId, Secret, TaskId, UserId};
+use crate::model::{RoomId, RoomKey, SdkAppId, Secret, TaskId, Timestamp, UserId};
 use tokio::sync::{mpsc, oneshot};
 
 /// Why the actor did not do what it was asked.
@@ -65,6 +65,16 @@ pub struct TaskView {
     pub files: Vec<LaneFile>,
 }
 
+/// One task among all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskLine {
+    pub app: SdkAppId,
+    pub room: RoomId,
+    pub recorder: UserId,
+    pub created: Timestamp,
+    pub view: TaskView,
+}
+
 /// What the door asks of the actor.
 #[derive(Debug)]
 pub enum Ask {
@@ -78,6 +88,9 @@ pub enum Ask {
         app: SdkAppId,
         task: TaskId,
         reply: oneshot::Sender<Result<TaskView, Error>>,
+    },
+    List {
+        reply: oneshot::Sender<Result<Vec<TaskLine>, Error>>,
     },
     Modify {
         app: SdkAppId,
@@ -150,6 +163,11 @@ impl Rooms {
 
     pub async fn describe(&self, app: SdkAppId, task: TaskId) -> Result<TaskView, Error> {
         self.ask(|reply| Ask::Describe { app, task, reply }).await
+    }
+
+    /// Every task that has not left yet, in the order of their ids.
+    pub async fn list(&self) -> Result<Vec<TaskLine>, Error> {
+        self.ask(|reply| Ask::List { reply }).await
     }
 
     /// Replaces the subscription lists and a mixed recording's layout, whole.

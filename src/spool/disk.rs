@@ -311,6 +311,7 @@ impl Watch {
         let entry = oldest.and_then(|waiting| shared.entry_of(&waiting));
         let age = entry.and_then(|entry| Some((self.clock)().since(entry.segment()?.start)));
         metrics::gauge!("holdfast_spool_oldest_seconds").set(age.unwrap_or_default().as_secs_f64());
+        shared.state().oldest = age.unwrap_or_default();
     }
 }
 

@@ -205,6 +205,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     backlog: Backlog,
+    /// Since when the oldest segment has waited, as it was looked at last.
+    oldest: Duration,
     /// Handed over, not yet on the shelf.
     queued: BTreeMap<TaskId, Pending>,
     /// The version of each playlist that waits.
@@ -467,6 +469,11 @@ impl Spool {
     /// Whether anything waits for a destination ([`DestinationEntry::line`]).
     pub fn waits_for(&self, line: &str) -> bool {
         self.shared.state().backlog.has_line(line)
+    }
+
+    /// For how long the oldest segment has waited; looked at every few seconds.
+    pub fn oldest_waits(&self) -> Duration {
+        self.shared.state().oldest
     }
 
     /// Returns when a file may have become ready, by being put there or by time.

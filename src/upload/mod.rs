@@ -17,6 +17,7 @@ mod vod;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -47,6 +48,10 @@ use pace::Pacer;
 pub const NO_SUCH_UPLOAD: &str = "NoSuchUpload";
 /// Of a storage's message so much is told.
 const MESSAGE: usize = 512;
+/// As long as the slowest rhythm of a light.
+const LIGHTS_EVERY: Duration = Duration::from_secs(3);
+/// Beside the count of flights: some were begun since the lights were told.
+const FLEW: usize = 1 << (usize::BITS - 1);
 /// Flights get so long to end when the process stops.
 const LANDING: Duration = Duration::from_secs(5);
 /// The disk's fault, not a destination's.
@@ -182,6 +187,8 @@ pub struct Uploader {
     sums: Mutex<BTreeMap<String, Arc<Sums>>>,
     /// Destinations whose last try failed, and how.
     down: Mutex<BTreeMap<String, String>>,
+    /// How many are in the air, and [`FLEW`].
+    flights: AtomicUsize,
     /// Discarded tasks whose destination cannot be rid of them yet, and why.
     unerased: Mutex<BTreeMap<TaskId, String>>,
 }
@@ -204,6 +211,23 @@ enum Went {
     On,
 }
 
+/// One that is in the air, for the lights.
+struct Flight<'a>(&'a AtomicUsize);
+
+impl Flight<'_> {
+    fn begin(flights: &AtomicUsize) -> Flight<'_> {
+        flights.fetch_add(1, Ordering::Relaxed);
+        flights.fetch_or(FLEW, Ordering::Relaxed);
+        Flight(flights)
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Uploader {
     /// `box_key` opens the keys that [`records::put_destination`] sealed; `fates` gets `SegmentUploaded`,
     /// `PlaylistUploaded`, `UploadFailed` (once for each failed try) and `Lost`. `clock` tells the budget's time of day.
@@ -217,7 +241,7 @@ impl Uploader {
         health: Reporter,
     ) -> Uploader {
         let pacer = Pacer::new(config.upload.the_budget(), clock.clone());
-        let (clients, destinations, sums, down, unerased) = Default::default();
+        let (clients, destinations, sums, down, unerased, flights) = Default::default();
         let (packer, platform) = (Packer::default(), OnceLock::new());
         Uploader {
             config,
@@ -234,6 +258,7 @@ impl Uploader {
             destinations,
             sums,
             down,
+            flights,
             unerased,
         }
     }
@@ -252,6 +277,8 @@ impl Uploader {
         chores.spawn(async move { sweeper.sweep().await });
         let eraser = uploader.clone();
         chores.spawn(async move { eraser.erase_discarded().await });
+        let teller = uploader.clone();
+        chores.spawn(async move { teller.tell_lights().await });
         let mut flights = JoinSet::new();
         while !cancel.is_cancelled() {
             let mut wait = None;
@@ -298,7 +325,21 @@ impl Uploader {
         Limits { at_once, per_line: upload.per_destination.clamp(1, at_once), segments }
     }
 
+    /// What the upload light shows. A flight may be over in a moment: it is shown until the next look.
+    async fn tell_lights(&self) {
+        let limit = Duration::from_secs(self.config.panel.backlog_seconds);
+        let mut look = tokio::time::interval(LIGHTS_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let before = self.flights.fetch_and(!FLEW, Ordering::Relaxed);
+            let (uploading, backlog) = (before != 0, self.spool.oldest_waits() > limit);
+            self.health.tell(|facts| (facts.uploading, facts.backlog) = (uploading, backlog));
+        }
+    }
+
     async fn carry(&self, job: UploadJob) {
+        let _flight = Flight::begin(&self.flights);
         let (task, entry) = (job.task().clone(), job.entry().clone());
         let destination = match self.destination_of(&task).await {
             Ok(destination) => destination,

@@ -27,6 +27,7 @@ impl Actor {
     fn tell_disk(&self, standing: &Standing) {
         let health = &self.parts.health;
         let Standing { level, space, dropped, .. } = standing;
+        health.tell(|facts| facts.disk_low = standing.full || *level != Level::Roomy);
         if let Some(why) = &standing.failed {
             health.failed("disk", format!("it fails ({why}); nothing is recorded"));
         } else if standing.full {

@@ -4,6 +4,7 @@
 //! Law: every figure follows from what there is now.
 
 use super::*;
+use crate::model::lamps::Recording;
 
 impl Actor {
     /// A part is well when no lane that runs says otherwise of it.
@@ -28,6 +29,17 @@ impl Actor {
         metrics::gauge!("holdfast_sessions").set(count(self.sessions.len()));
         metrics::gauge!("holdfast_tasks").set(count(tasks));
         metrics::gauge!("holdfast_tasks_draining").set(count(self.tasks.len() - tasks - self.ended.len()));
-        self.parts.health.recording(lanes > 0);
+        self.parts.health.recording(self.recording(), lanes);
+    }
+
+    /// What the liveliest of the recordings is at. A paused one takes nothing, though its lanes run.
+    fn recording(&self) -> Recording {
+        let active = |r: &&Running| matches!(r.task.phase, Phase::Active | Phase::Leaving { .. });
+        let of = |r: &Running| match (r.task.is_paused(), r.task.lanes_running()) {
+            (true, _) => Recording::Paused,
+            (false, 0) => Recording::Waiting,
+            (false, _) => Recording::Running,
+        };
+        self.tasks.values().filter(active).map(of).max().unwrap_or_default()
     }
 }
