@@ -22,6 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("panel", &["model", "config", "health"]),
     ("rooms", &["model", "config", "crash", "health", "store", "spool", "media", "package"]),
     ("api", &["model", "config", "health", "rooms", "media"]),
+    ("fleet", &["model", "config", "health", "store", "rooms"]),
 ];
 
 /// Modules that put the others together.
@@ -58,6 +59,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("indicatif", &["app/"]),
     ("rppal", &["panel/pin"]),
     ("gpiocdev", &["panel/line"]),
+    ("rumqttc", &["fleet/line"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),
     ("tracing_journald", &["main.rs"]),
