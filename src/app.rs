@@ -5,6 +5,7 @@
 
 pub mod board;
 pub mod keys;
+pub mod live;
 pub mod merge;
 pub mod shelf;
 
@@ -22,8 +23,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::live::{Follower, SetFilter};
 use crate::api::{self, Door, tls};
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
@@ -100,7 +102,7 @@ pub struct RunningBox {
     /// SHA-256 of the certificate that HTTPS shows.
     pub fingerprint: Option<String>,
     pub health: Reporter,
-    rooms: Rooms,
+    live: Live,
     doors: CancellationToken,
     rooms_cancel: CancellationToken,
     work_cancel: CancellationToken,
@@ -131,11 +133,17 @@ pub(crate) fn crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+/// Starts the box as part of another program, whose log is its own.
+pub async fn start(config: Config) -> Result<RunningBox, Error> {
+    start_with(config, Arc::new(|_| Ok(()))).await
+}
+
 /// Starts the box: memory, shelf, carriers, media, rooms, and the doors last.
-pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
+async fn start_with(mut config: Config, set_filter: SetFilter) -> Result<RunningBox, Error> {
     crypto();
     keys::vod(&mut config)?;
-    let config = Arc::new(config);
+    let live = Live::new(config);
+    let config = live.now();
     let clock = wall_clock();
     let media_clock = MediaClock::new(Instant::now(), clock());
     let health = Reporter::default();
@@ -181,10 +189,10 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
 
     let packer = Packer::new();
     let outbox = Arc::new(Notify::new());
-    let webhook = Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone(), health.clone())
+    let webhook = Webhook::new(live.clone(), store.clone(), clock.clone(), outbox.clone(), health.clone())
         .map_err(failed("callbacks"))?;
     let parts = Parts {
-        config: config.clone(),
+        config: live.clone(),
         store: store.clone(),
         spool: spool.clone(),
         engine: Arc::new(engine),
@@ -204,9 +212,12 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let rooms_task = tokio::spawn(actor.run(asks, news, fates, image_failures, rooms_cancel.clone()));
     let uploader =
-        Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone())
+        Uploader::new(live.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone())
             .packing_with(packer);
+    let rooms = Rooms::new(asks_in);
+    let follower = Follower { live: live.clone(), rooms: rooms.clone(), spool: spool.clone(), set_filter };
     let work_tasks = vec![
+        tokio::spawn(follower.run(work_cancel.clone())),
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
@@ -214,15 +225,8 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     ];
 
     let mut door_tasks = Vec::new();
-    let rooms = Rooms::new(asks_in);
-    let router = api::router(Door {
-        config: config.clone(),
-        rooms: rooms.clone(),
-        whip: whip.clone(),
-        clock,
-        health: health.clone(),
-        metrics,
-    });
+    let router =
+        api::router(Door { config: live.clone(), rooms, whip: whip.clone(), clock, health: health.clone(), metrics });
     let mut http = None;
     if let Some(addr) = config.server.http {
         let (local, task) = api::serve_http(addr, router.clone(), doors.clone()).await.map_err(failed("http"))?;
@@ -246,7 +250,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         udp,
         fingerprint,
         health,
-        rooms,
+        live,
         doors,
         rooms_cancel,
         work_cancel,
@@ -274,16 +278,13 @@ async fn emptied(store: &Store) {
 
 impl RunningBox {
     /// Takes `[automatic]` from a file that was changed; of a file with faults nothing is taken.
-    pub async fn reload(&self, file: &Path) {
+    pub fn reload(&self, file: &Path) {
         let read = std::fs::read_to_string(file).map_err(|e| e.to_string());
         let config = read.and_then(|text| Config::parse(&text).map_err(|faults| faults.to_string()));
-        let taken = match config {
-            Ok(config) => self.rooms.set_template(config.automatic.template()).await.map_err(|e| e.to_string()),
-            Err(faults) => Err(faults),
-        };
-        match taken {
-            Ok(()) => {
-                info!(file = %file.display(), "[automatic] is taken from the file; its callback address and all else at the next start");
+        match config {
+            Ok(config) => {
+                self.live.change(|live| live.automatic = config.automatic);
+                info!(file = %file.display(), "[automatic] is taken from the file; all else at the next start");
             }
             Err(why) => {
                 error!(file = %file.display(), why, "the file is not taken: automatic recording stays as it is");
@@ -331,11 +332,11 @@ fn runtime() -> Result<Runtime, Error> {
 }
 
 /// `holdfast run`: until SIGTERM or SIGINT. SIGHUP reads `[automatic]` of the file again. A second signal leaves at once; a broken part ends with code 70.
-pub fn run(config: Config, file: &Path) -> Result<ExitCode, Error> {
+pub fn run(config: Config, file: &Path, set_filter: SetFilter) -> Result<ExitCode, Error> {
     runtime()?.block_on(async {
         // first: without it the signal ends the process
         let mut hangup = signal(SignalKind::hangup()).map_err(failed("signals"))?;
-        let mut the_box = start(config).await?;
+        let mut the_box = start_with(config, set_filter).await?;
         if let Some(fingerprint) = &the_box.fingerprint {
             println!("certificate sha256={fingerprint}");
         }
@@ -347,7 +348,7 @@ pub fn run(config: Config, file: &Path) -> Result<ExitCode, Error> {
             tokio::select! {
                 _ = term.recv() => break false,
                 _ = int.recv() => break false,
-                _ = hangup.recv() => the_box.reload(file).await,
+                _ = hangup.recv() => the_box.reload(file),
                 () = the_box.broken() => break true,
             }
         };

@@ -4,6 +4,7 @@
 //! Law: a document is taken whole or refused whole, with every fault named by its path; secrets never print.
 
 mod automatic;
+mod live;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +13,8 @@ use std::time::Duration;
 
 pub use automatic::Automatic;
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer};
+pub use live::Live;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::budget::{Budget, UtcOffset, Window};
 use crate::model::disk::{Limits as DiskLimits, WhenFull};
@@ -22,7 +24,7 @@ const MIB: u64 = 1024 * 1024;
 /// With fewer bytes a second a storage gives up waiting for the next ones.
 const SLOWEST_BUDGET: u64 = 8 * 1024;
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub server: Server,
@@ -43,7 +45,7 @@ pub struct Config {
 }
 
 /// The doors.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
     /// API, WHIP, console, health, metrics and local files over HTTP; `None` closes the door.
@@ -73,7 +75,7 @@ impl Default for Server {
 }
 
 /// WebRTC in.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Whip {
     /// The one UDP port of all publishers.
@@ -98,7 +100,7 @@ impl Default for Whip {
 }
 
 /// One TRTC application.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct App {
     pub sdk_app_id: SdkAppId,
@@ -114,7 +116,7 @@ pub struct App {
 }
 
 /// One key pair that may sign API calls.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
     pub secret_id: String,
@@ -124,7 +126,7 @@ pub struct ApiKey {
     pub apps: BTreeSet<SdkAppId>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// API requests per second, for each action apart.
@@ -145,7 +147,7 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recording {
     pub segment_seconds: u64,
@@ -160,7 +162,7 @@ pub struct Recording {
     pub takeover_seconds: [u64; 3],
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStop {
     /// the tasks end (302 with LeaveCode 3)
@@ -184,7 +186,7 @@ impl Default for Recording {
 /// The shelf: where recordings wait for their destination. With a key they lie there encrypted.
 ///
 /// A key is a file of 32 bytes or 64 hexadecimal digits; a credential is one that systemd hands over.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Spool {
     pub key_file: Option<PathBuf>,
@@ -195,7 +197,7 @@ pub struct Spool {
     pub old_key_credentials: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StorageKind {
     /// COS or S3, as each task says
@@ -204,7 +206,7 @@ pub enum StorageKind {
     Local,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
     pub kind: StorageKind,
@@ -231,7 +233,7 @@ impl Default for Storage {
 }
 
 /// The disk of the spool.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Disk {
     /// It is nearly full when less than this is free of any of the three.
@@ -255,7 +257,7 @@ impl Default for Disk {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upload {
     /// Objects (and one playlist more) in flight at once to destinations that are well; as many again may be tried of those that are not.
@@ -308,7 +310,7 @@ impl Upload {
 }
 
 /// Tencent's VOD platform, for tasks with `CloudVod`. Its keys are the box's own: no task brings any.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Vod {
     /// Of the VOD API.
@@ -346,7 +348,7 @@ impl Vod {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Callbacks {
     pub timeout_seconds: u64,
@@ -374,7 +376,7 @@ impl Default for Callbacks {
 }
 
 /// Pictures of mixed layouts: backgrounds, placeholders, watermarks.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Images {
     /// Networks that pictures may come from although they are loopback, private or otherwise not of the world.
@@ -392,7 +394,7 @@ impl Default for Images {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// As `RUST_LOG`, which wins over it.
