@@ -4,6 +4,8 @@
 //! Law: a document is taken whole or refused whole, with every fault named by its path; secrets never print.
 
 mod automatic;
+mod change;
+pub mod document;
 mod live;
 
 use std::collections::BTreeSet;
@@ -12,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use automatic::Automatic;
+pub use change::Change;
 use ipnet::IpNet;
 pub use live::Live;
 use serde::{Deserialize, Deserializer, Serialize};

@@ -25,6 +25,7 @@ pub mod segment;
 pub mod signature;
 pub mod task;
 pub mod template;
+pub mod twin;
 pub mod vod;
 
 use std::fmt;
