@@ -4,6 +4,7 @@
 //! Law: the door opens last and closes first; each stage of a stop is bounded, and the backlog is not waited for.
 
 pub mod board;
+mod fleet;
 pub mod keys;
 pub mod live;
 pub mod merge;
@@ -12,7 +13,7 @@ pub mod shelf;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -25,7 +26,8 @@ use tracing::{error, info, warn};
 
 use self::live::{Follower, SetFilter};
 use crate::api::{self, Door, tls};
-use crate::config::{Config, Live};
+use crate::config::document::{Base, Layers};
+use crate::config::{Config, Live, OnStop};
 use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
@@ -48,6 +50,11 @@ const ROOMS_STOP: Duration = Duration::from_secs(25);
 const SPOOL_STOP: Duration = Duration::from_secs(10);
 const NEWS_STOP: Duration = Duration::from_secs(5);
 const DOOR_STOP: Duration = Duration::from_secs(3);
+
+/// Exit codes beside 0 and 1, all of which ask systemd for another start: a part without which there is no box is gone;
+/// a change of the configuration needs one.
+const BROKEN: u8 = 70;
+const START_AGAIN: u8 = 75;
 
 /// How often the wall clock is looked at, and how far it must be off to have been set.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
@@ -102,7 +109,11 @@ pub struct RunningBox {
     /// SHA-256 of the certificate that HTTPS shows.
     pub fingerprint: Option<String>,
     pub health: Reporter,
+    rooms: Rooms,
     live: Live,
+    layers: Arc<Mutex<Layers>>,
+    /// Somebody wants a start, and nothing is recorded.
+    restart: Arc<Notify>,
     doors: CancellationToken,
     rooms_cancel: CancellationToken,
     work_cancel: CancellationToken,
@@ -135,27 +146,31 @@ pub(crate) fn crypto() {
 
 /// Starts the box as part of another program, whose log is its own.
 pub async fn start(config: Config) -> Result<RunningBox, Error> {
-    start_with(config, Arc::new(|_| Ok(()))).await
+    start_with(config, Base::default(), Arc::new(|_| Ok(()))).await
 }
 
 /// Starts the box: memory, shelf, carriers, media, rooms, and the doors last.
-async fn start_with(mut config: Config, set_filter: SetFilter) -> Result<RunningBox, Error> {
+///
+/// `file`: that of which `config` was read, for documents to lie over.
+async fn start_with(mut config: Config, file: Base, set_filter: SetFilter) -> Result<RunningBox, Error> {
     crypto();
-    keys::vod(&mut config)?;
-    let live = Live::new(config);
-    let config = live.now();
+    keys::all(&mut config)?;
     let clock = wall_clock();
     let media_clock = MediaClock::new(Instant::now(), clock());
     let health = Reporter::default();
     let metrics = metrics();
     media::init().map_err(failed("media"))?;
 
-    let state = &config.server.state_dir;
-    std::fs::create_dir_all(state)
+    let state = config.server.state_dir.clone();
+    std::fs::create_dir_all(&state)
         .map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", state.display()) })?;
-    let board = board::known(&config).await;
     spool::make_room_to_start(&config.spool_dir(), &config.disk_limits());
     let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
+    let layers = Arc::new(Mutex::new(Layers::new(file)));
+    let (config, twin) = live::of_the_operators(config, &box_key, &layers, &clock, &health);
+    let live = Live::new(config);
+    let config = live.now();
+    let board = board::known(&config).await;
     let vault = keys::vault(&config)?;
     let opened = Store::open(&config.index_dir()).map_err(failed("index"))?;
     if let Some(aside) = opened.set_aside {
@@ -191,6 +206,7 @@ async fn start_with(mut config: Config, set_filter: SetFilter) -> Result<Running
     let outbox = Arc::new(Notify::new());
     let webhook = Webhook::new(live.clone(), store.clone(), clock.clone(), outbox.clone(), health.clone())
         .map_err(failed("callbacks"))?;
+    let operators = fleet::line(&config, &store, &clock, &health);
     let parts = Parts {
         config: live.clone(),
         store: store.clone(),
@@ -202,6 +218,7 @@ async fn start_with(mut config: Config, set_filter: SetFilter) -> Result<Running
         fates: fates_in.clone(),
         board,
         outbox,
+        mirror: operators.as_ref().map(|operators| operators.news.clone()),
         images: images_in,
         stills,
         health: health.clone(),
@@ -214,19 +231,33 @@ async fn start_with(mut config: Config, set_filter: SetFilter) -> Result<Running
     let uploader =
         Uploader::new(live.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone())
             .packing_with(packer);
-    let rooms = Rooms::new(asks_in);
-    let follower = Follower { live: live.clone(), rooms: rooms.clone(), spool: spool.clone(), set_filter };
-    let work_tasks = vec![
+    let (rooms, restart) = (Rooms::new(asks_in), Arc::new(Notify::new()));
+    let fleet = operators.as_ref().map(|operators| operators.settings.clone());
+    let follower = Follower { live: live.clone(), rooms: rooms.clone(), spool: spool.clone(), set_filter, fleet };
+    let mut work_tasks = vec![
         tokio::spawn(follower.run(work_cancel.clone())),
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
         tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
     ];
+    if let Some(mut operators) = operators {
+        if let Some(twin) = twin {
+            let station = operators.station(twin, live.clone(), restart.clone());
+            work_tasks.push(tokio::spawn(crate::fleet::keep("twin", station, health.clone(), work_cancel.clone())));
+        }
+        work_tasks.extend(operators.start(metrics.clone(), &work_cancel));
+    }
 
     let mut door_tasks = Vec::new();
-    let router =
-        api::router(Door { config: live.clone(), rooms, whip: whip.clone(), clock, health: health.clone(), metrics });
+    let router = api::router(Door {
+        config: live.clone(),
+        rooms: rooms.clone(),
+        whip: whip.clone(),
+        clock,
+        health: health.clone(),
+        metrics,
+    });
     let mut http = None;
     if let Some(addr) = config.server.http {
         let (local, task) = api::serve_http(addr, router.clone(), doors.clone()).await.map_err(failed("http"))?;
@@ -250,7 +281,10 @@ async fn start_with(mut config: Config, set_filter: SetFilter) -> Result<Running
         udp,
         fingerprint,
         health,
+        rooms,
         live,
+        layers,
+        restart,
         doors,
         rooms_cancel,
         work_cancel,
@@ -278,12 +312,28 @@ async fn emptied(store: &Store) {
 
 impl RunningBox {
     /// Takes `[automatic]` from a file that was changed; of a file with faults nothing is taken.
-    pub fn reload(&self, file: &Path) {
+    pub async fn reload(&self, file: &Path) {
         let read = std::fs::read_to_string(file).map_err(|e| e.to_string());
-        let config = read.and_then(|text| Config::parse(&text).map_err(|faults| faults.to_string()));
-        match config {
+        let parsed = read.and_then(|text| {
+            let base = Config::parse(&text).and_then(|_| Base::parse(&text));
+            base.map_err(|faults| faults.to_string())
+        });
+        // a document of the operators lies over this table too
+        let config = parsed.and_then(|base| {
+            let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+            layers
+                .take_table(&base, "automatic")
+                .map_err(|faults| faults.iter().map(|fault| fault.reason.as_str()).collect::<Vec<_>>().join("\n"))
+        });
+        let taken = match config {
             Ok(config) => {
-                self.live.change(|live| live.automatic = config.automatic);
+                let told = self.rooms.set_template(config.automatic.template()).await.map_err(|e| e.to_string());
+                told.map(|()| self.live.change(|live| live.automatic = config.automatic))
+            }
+            Err(faults) => Err(faults),
+        };
+        match taken {
+            Ok(()) => {
                 info!(file = %file.display(), "[automatic] is taken from the file; all else at the next start");
             }
             Err(why) => {
@@ -320,6 +370,12 @@ impl RunningBox {
         info!("the box has stopped");
     }
 
+    /// As [`RunningBox::stop`], for a start that follows at once: whatever is configured, tasks wait for it.
+    async fn stop_to_start_again(self) {
+        self.live.change(|config| config.recording.on_stop = OnStop::Resume);
+        self.stop().await;
+    }
+
     /// Resolves when a part without which there is no box has ended by itself.
     async fn broken(&mut self) {
         // A panic or an end of the actor: both leave nobody who decides.
@@ -331,12 +387,13 @@ fn runtime() -> Result<Runtime, Error> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed("runtime"))
 }
 
-/// `holdfast run`: until SIGTERM or SIGINT. SIGHUP reads `[automatic]` of the file again. A second signal leaves at once; a broken part ends with code 70.
-pub fn run(config: Config, file: &Path, set_filter: SetFilter) -> Result<ExitCode, Error> {
+/// `holdfast run`: until SIGTERM or SIGINT. SIGHUP reads `[automatic]` of the file again. A second signal leaves at once. Ends by itself with code 70 after
+/// a broken part, and with 75 for a start with another configuration.
+pub fn run(config: Config, base: Base, file: &Path, set_filter: SetFilter) -> Result<ExitCode, Error> {
     runtime()?.block_on(async {
         // first: without it the signal ends the process
         let mut hangup = signal(SignalKind::hangup()).map_err(failed("signals"))?;
-        let mut the_box = start_with(config, set_filter).await?;
+        let mut the_box = start_with(config, base, set_filter).await?;
         if let Some(fingerprint) = &the_box.fingerprint {
             println!("certificate sha256={fingerprint}");
         }
@@ -344,20 +401,27 @@ pub fn run(config: Config, file: &Path, set_filter: SetFilter) -> Result<ExitCod
         println!("ready http={} https={} udp={}", door(the_box.http), door(the_box.https), the_box.udp);
         let mut term = signal(SignalKind::terminate()).map_err(failed("signals"))?;
         let mut int = signal(SignalKind::interrupt()).map_err(failed("signals"))?;
-        let broken = loop {
+        let restart = the_box.restart.clone();
+        let again = loop {
             tokio::select! {
                 _ = term.recv() => break false,
                 _ = int.recv() => break false,
-                _ = hangup.recv() => the_box.reload(file),
-                () = the_box.broken() => break true,
+                _ = hangup.recv() => the_box.reload(file).await,
+                () = restart.notified() => break true,
+                () = the_box.broken() => {
+                    error!("the rooms are gone: leaving, so that a fresh start takes the tasks over");
+                    return Ok(ExitCode::from(BROKEN));
+                }
             }
         };
-        if broken {
-            error!("the rooms are gone: leaving, so that a fresh start takes the tasks over");
-            return Ok(ExitCode::from(70));
-        }
+        let stopped = async {
+            match again {
+                true => the_box.stop_to_start_again().await,
+                false => the_box.stop().await,
+            }
+        };
         tokio::select! {
-            () = the_box.stop() => Ok(ExitCode::SUCCESS),
+            () = stopped => Ok(if again { ExitCode::from(START_AGAIN) } else { ExitCode::SUCCESS }),
             _ = term.recv() => Ok(ExitCode::FAILURE),
             _ = int.recv() => Ok(ExitCode::FAILURE),
         }

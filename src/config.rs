@@ -6,6 +6,7 @@
 mod automatic;
 mod change;
 pub mod document;
+mod fleet;
 mod live;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use automatic::Automatic;
 pub use change::Change;
+pub use fleet::{Broker, Fleet};
 use ipnet::IpNet;
 pub use live::Live;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -44,6 +46,7 @@ pub struct Config {
     pub vod: Vod,
     pub callbacks: Callbacks,
     pub images: Images,
+    pub fleet: Fleet,
     pub log: Log,
 }
 
@@ -423,6 +426,10 @@ fn networks<'de, D: Deserializer<'de>>(document: D) -> Result<Vec<IpNet>, D::Err
     texts.into_iter().map(network).collect()
 }
 
+fn within(name: &str, value: u64, low: u64, high: u64) -> (bool, String) {
+    ((low..=high).contains(&value), format!("{name} must be {low} to {high}, not {value}"))
+}
+
 /// What is wrong with a document, one line for each fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -447,9 +454,6 @@ impl Config {
             if !holds {
                 faults.push(fault);
             }
-        };
-        let within = |name: &str, value: u64, low: u64, high: u64| {
-            ((low..=high).contains(&value), format!("{name} must be {low} to {high}, not {value}"))
         };
         for (holds, fault) in [
             within("whip.ice_timeout_seconds", self.whip.ice_timeout_seconds, 2, 300),
@@ -567,6 +571,7 @@ impl Config {
         }
         let cloud = self.storage.kind == StorageKind::Cloud;
         faults.extend(self.automatic.faults(cloud, |app| self.app(app).is_some()));
+        faults.extend(self.fleet.faults());
         faults
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use holdfast::app::live::SetFilter;
 use holdfast::config::Config;
+use holdfast::config::document::Base;
 use holdfast::{app, demo};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -59,9 +60,14 @@ fn start_logging(filter: &str) -> SetFilter {
     })
 }
 
-fn read_config(file: &PathBuf) -> Result<Config, String> {
+fn read_file(file: &PathBuf) -> Result<(Config, Base), String> {
     let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
-    Config::parse(&text).map_err(|faults| format!("{}:\n{faults}", file.display()))
+    let read = Config::parse(&text).and_then(|config| Ok((config, Base::parse(&text)?)));
+    read.map_err(|faults| format!("{}:\n{faults}", file.display()))
+}
+
+fn read_config(file: &PathBuf) -> Result<Config, String> {
+    read_file(file).map(|(config, _)| config)
 }
 
 fn main() -> ExitCode {
@@ -70,9 +76,9 @@ fn main() -> ExitCode {
             println!("{}: valid", file.display());
             ExitCode::SUCCESS
         }),
-        Command::Run { config: file } => read_config(&file).and_then(|config| {
+        Command::Run { config: file } => read_file(&file).and_then(|(config, base)| {
             let set_filter = start_logging(&config.log.filter);
-            app::run(config, &file, set_filter).map_err(|e| e.to_string())
+            app::run(config, base, &file, set_filter).map_err(|e| e.to_string())
         }),
         Command::Probe(args) => {
             let _ = start_logging("error");

@@ -11,7 +11,12 @@ const PERIOD: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone)]
 enum Step {
-    Offer { version: i64, content: u8, line: bool, restart: bool },
+    Offer {
+        version: i64,
+        content: u8,
+        line: bool,
+        restart: bool,
+    },
     Connect(bool),
     Fail(bool),
     Wait(u64),
@@ -91,7 +96,11 @@ impl World {
     fn check_rollback(&mut self, before: &Twin, input: &Input) {
         let told = self.twin.rolled_back().filter(|told| before.rolled_back() != Some(told));
         let Some(told) = told.cloned() else { return };
-        assert_eq!(before.trial().map(|trial| &trial.edition), Some(&told.edition), "only what was on trial comes back");
+        assert_eq!(
+            before.trial().map(|trial| &trial.edition),
+            Some(&told.edition),
+            "only what was on trial comes back"
+        );
         assert_eq!(self.twin.in_force(), before.last_good(), "what comes back is the last good one");
         match told.why {
             Why::CutOff => assert!(!self.connected && *input == Input::Tick),

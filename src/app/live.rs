@@ -3,23 +3,55 @@
 //! Owns: telling those parts that do not read it themselves. Must not touch: which configuration that is.
 //! Law: what cannot take a change while it runs is not told of it: `config::change` names it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::config::Live;
+use super::{Error, keys};
+use crate::config::document::{Fault, Layers};
+use crate::config::{Config, Fleet, Live};
+use crate::fleet::twin::{Needs, Twin};
+use crate::health::Reporter;
+use crate::model::WallClock;
 use crate::rooms::Rooms;
 use crate::spool::Spool;
+use crate::store::seal::BoxKey;
 
 /// Sets the filter of the log while the box runs; says why if it is none.
 pub type SetFilter = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What the box is built with: the file's configuration (whose secrets are read), or what its operators last put over it.
+/// A box without operators has no twin.
+pub(super) fn of_the_operators(
+    file: Config,
+    box_key: &Arc<BoxKey>,
+    layers: &Arc<Mutex<Layers>>,
+    clock: &WallClock,
+    health: &Reporter,
+) -> (Config, Option<Twin>) {
+    if !file.fleet.enabled {
+        return (file, None);
+    }
+    let needs = Needs {
+        box_key: box_key.clone(),
+        layers: layers.clone(),
+        prepare: Arc::new(|config| keys::all(config).map_err(|Error::Start { what, why }| Fault::new(what, why))),
+        clock: clock.clone(),
+        health: health.clone(),
+    };
+    let twin = Twin::begin(needs, file);
+    (twin.config(), Some(twin))
+}
 
 pub(super) struct Follower {
     pub live: Live,
     pub rooms: Rooms,
     pub spool: Arc<Spool>,
     pub set_filter: SetFilter,
+    /// Of the operators' line, where there is one.
+    pub fleet: Option<Arc<watch::Sender<Arc<Fleet>>>>,
 }
 
 impl Follower {
@@ -47,6 +79,9 @@ impl Follower {
                     Ok(()) => info!(filter = now.log.filter, "the log is filtered by this"),
                     Err(why) => error!(why, "the filter of the log stays as it was"),
                 }
+            }
+            if let Some(fleet) = self.fleet.as_ref().filter(|_| now.fleet != before.fleet) {
+                fleet.send_replace(Arc::new(now.fleet.clone()));
             }
             before = now;
         }

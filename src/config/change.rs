@@ -35,6 +35,9 @@ const WHEN: &[(&str, Change)] = &[
     ("vod", Change::Live),
     ("callbacks", Change::Live),
     ("images", Change::Restart),
+    ("fleet", Change::Live),
+    ("fleet.enabled", Change::Restart),
+    ("fleet.box_id", Change::Restart),
     ("log", Change::Live),
 ];
 
@@ -59,7 +62,8 @@ fn compare(path: &str, old: &Value, new: &Value, found: &mut Vec<(String, Change
     }
     match (old, new) {
         (Value::Object(before), Value::Object(after)) if !before.contains_key(Secret::DIGEST) => {
-            let gone = before.iter().filter(|(name, _)| !after.contains_key(*name)).map(|(name, old)| (name, old, None));
+            let gone =
+                before.iter().filter(|(name, _)| !after.contains_key(*name)).map(|(name, old)| (name, old, None));
             let there = after.iter().map(|(name, new)| (name, before.get(name).unwrap_or(&Value::Null), Some(new)));
             for (name, old, new) in gone.chain(there) {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };

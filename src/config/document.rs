@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn what_is_no_document_says_why_and_who_the_box_is_stays_the_files() {
         let told = |text: &str| Document::parse(text.as_bytes()).expect_err("it is none");
-        assert_eq!(told("{\"version\": 1, hush").faults, [Fault::new("-", "it is not JSON (line 1, column 15)")]);
+        assert_eq!(told("{\"version\": 1, hush").faults, [Fault::new("-", "it is not JSON (line 1, column 16)")]);
         assert_eq!(told("[]").faults.len(), 1);
         assert_eq!(told(&format!("\"{}\"", "x".repeat(MOST_BYTES))).faults.len(), 1);
         let unread = told(r#"{"version": 1.5, "settings": {}}"#);

@@ -6,6 +6,8 @@
 //! again by itself; no secret is in a report, a log or an error.
 
 mod kept;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::kept::{Kept, Place};
-use super::{Class, Incoming, Outgoing};
+use super::{Class, Incoming, Outgoing, Part};
 use crate::config::document::{Document, Fault, Layers, shown};
 use crate::config::{Change, Config, Live};
 use crate::health::{Reporter, Summary};
@@ -53,6 +55,25 @@ pub struct Needs {
 struct Answer {
     version: Option<Version>,
     errors: Vec<Fault>,
+}
+
+/// The twin where it is on duty: what it hears, and what it can move.
+pub struct Station {
+    pub twin: Twin,
+    pub live: Live,
+    /// Of [`DESIRED`].
+    pub incoming: mpsc::Receiver<Incoming>,
+    pub outgoing: mpsc::Sender<Outgoing>,
+    pub connected: watch::Receiver<bool>,
+    /// Notified when a change needs a start and nothing is recorded.
+    pub restart: Arc<Notify>,
+}
+
+impl Part for Station {
+    async fn live(&mut self, cancel: CancellationToken) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.run(cancel).await;
+        Ok(())
+    }
 }
 
 pub struct Twin {
@@ -123,56 +144,6 @@ impl Twin {
     /// What the box is built with.
     pub fn config(&self) -> Config {
         (*self.wanted).clone()
-    }
-
-    /// Until `cancel`. `restart` is notified when a change needs a start and nothing is recorded.
-    pub async fn run(
-        mut self,
-        live: Live,
-        mut incoming: mpsc::Receiver<Incoming>,
-        outgoing: mpsc::Sender<Outgoing>,
-        mut connected: watch::Receiver<bool>,
-        restart: Arc<Notify>,
-        cancel: CancellationToken,
-    ) {
-        let mut health = self.needs.health.watch();
-        health.mark_changed();
-        connected.mark_changed();
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.tell(&live, &outgoing);
-        loop {
-            let watched = self.kept.machine.trial().is_some() || self.owed || !self.pending().is_empty();
-            let input = tokio::select! {
-                () = cancel.cancelled() => return,
-                message = incoming.recv() => match message {
-                    Some(message) => {
-                        self.desired(&message, &live, &outgoing).await;
-                        continue;
-                    }
-                    None => return,
-                },
-                changed = connected.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    if *connected.borrow_and_update() { Input::Connected } else { Input::Disconnected }
-                }
-                Ok(()) = health.changed() => {
-                    Input::Health { failed: matches!(*health.borrow_and_update(), Summary::Failed(_)) }
-                }
-                _ = look.tick(), if watched => Input::Tick,
-            };
-            let ticked = input == Input::Tick;
-            // of a document that does not hold nothing can be said
-            if !(ticked && self.unusable) {
-                let effects = self.kept.machine.apply(input, self.now());
-                drop(self.perform(effects, &live, &outgoing).await);
-            }
-            if ticked {
-                self.look(&live, &outgoing, &restart).await;
-            }
-        }
     }
 
     /// What is done once a second while something is going on.
@@ -259,7 +230,11 @@ impl Twin {
             return Err(error);
         }
         if self.answer.errors.is_empty() {
-            tracing::info!(?version, trial = self.kept.machine.trial().is_some(), "a desired configuration is in force");
+            tracing::info!(
+                ?version,
+                trial = self.kept.machine.trial().is_some(),
+                "a desired configuration is in force"
+            );
             metrics::counter!("holdfast_twin_documents_total", "outcome" => "accepted").increment(1);
         }
         Ok(())
@@ -374,9 +349,9 @@ impl Twin {
         };
         let at = rfc3339_ms((self.needs.clock)());
         let in_force = machine.in_force().filter(|_| !self.unusable).map(|edition| &edition.version);
-        let rolled_back = machine.rolled_back().map(|told| {
-            json!({"version": told.edition.version, "reason": told.why.reason(), "at": rfc3339_ms(told.at)})
-        });
+        let rolled_back = machine.rolled_back().map(
+            |told| json!({"version": told.edition.version, "reason": told.why.reason(), "at": rfc3339_ms(told.at)}),
+        );
         json!({
             "version": self.answer.version,
             "accepted": self.answer.errors.is_empty(),
@@ -395,6 +370,51 @@ impl Twin {
         let payload = self.report(live).to_string().into_bytes();
         let message = Outgoing { topic: REPORTED.into(), payload, retain: true, class: Class::State };
         self.owed = matches!(outgoing.try_send(message), Err(mpsc::error::TrySendError::Full(_)));
+    }
+}
+
+impl Station {
+    /// Until `cancel`.
+    async fn run(&mut self, cancel: CancellationToken) {
+        let Station { twin, live, incoming, outgoing, connected, restart } = self;
+        let mut health = twin.needs.health.watch();
+        health.mark_changed();
+        connected.mark_changed();
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        twin.tell(live, outgoing);
+        loop {
+            let watched = twin.kept.machine.trial().is_some() || twin.owed || !twin.pending().is_empty();
+            let input = tokio::select! {
+                () = cancel.cancelled() => return,
+                message = incoming.recv() => match message {
+                    Some(message) => {
+                        twin.desired(&message, live, outgoing).await;
+                        continue;
+                    }
+                    None => return,
+                },
+                changed = connected.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if *connected.borrow_and_update() { Input::Connected } else { Input::Disconnected }
+                }
+                Ok(()) = health.changed() => {
+                    Input::Health { failed: matches!(*health.borrow_and_update(), Summary::Failed(_)) }
+                }
+                _ = look.tick(), if watched => Input::Tick,
+            };
+            let ticked = input == Input::Tick;
+            // of a document that does not hold nothing can be said
+            if !(ticked && twin.unusable) {
+                let effects = twin.kept.machine.apply(input, twin.now());
+                drop(twin.perform(effects, live, outgoing).await);
+            }
+            if ticked {
+                twin.look(live, outgoing, restart).await;
+            }
+        }
     }
 }
 

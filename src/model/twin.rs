@@ -353,7 +353,11 @@ mod tests {
     fn what_needs_a_start_is_tried_after_it_and_a_box_that_does_not_stay_up_goes_back() {
         let mut twin = connected();
         twin.apply(offer(1, false, true), at(0));
-        assert_eq!(twin.apply(Input::Tick, at(300)), [Effect::Keep], "recordings are waited for, and so is the verdict");
+        assert_eq!(
+            twin.apply(Input::Tick, at(300)),
+            [Effect::Keep],
+            "recordings are waited for, and so is the verdict"
+        );
         assert_eq!(twin.left(), Some(PERIOD));
         let kept = serde_json::to_vec(&twin).expect("it is written");
         let mut next: Twin = serde_json::from_slice(&kept).expect("it is read");
