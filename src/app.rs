@@ -146,13 +146,13 @@ pub(crate) fn crypto() {
 
 /// Starts the box as part of another program, whose log is its own.
 pub async fn start(config: Config) -> Result<RunningBox, Error> {
-    start_with(config, Base::default(), Arc::new(|_| Ok(()))).await
+    start_with(config, None, Arc::new(|_| Ok(()))).await
 }
 
 /// Starts the box: memory, shelf, carriers, media, rooms, and the doors last.
 ///
-/// `file`: that of which `config` was read, for documents to lie over.
-async fn start_with(mut config: Config, file: Base, set_filter: SetFilter) -> Result<RunningBox, Error> {
+/// `file`: that of which `config` was read, for documents to lie over; without one none do.
+async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilter) -> Result<RunningBox, Error> {
     crypto();
     keys::all(&mut config)?;
     let clock = wall_clock();
@@ -166,8 +166,12 @@ async fn start_with(mut config: Config, file: Base, set_filter: SetFilter) -> Re
         .map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", state.display()) })?;
     spool::make_room_to_start(&config.spool_dir(), &config.disk_limits());
     let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
-    let layers = Arc::new(Mutex::new(Layers::new(file)));
-    let (config, twin) = live::of_the_operators(config, &box_key, &layers, &clock, &health);
+    let steered = config.fleet.enabled && file.is_some();
+    let layers = Arc::new(Mutex::new(Layers::new(file.unwrap_or_default())));
+    let (config, twin) = match steered {
+        true => live::of_the_operators(config, &box_key, &layers, &clock, &health),
+        false => (config, None),
+    };
     let live = Live::new(config);
     let config = live.now();
     let board = board::known(&config).await;
@@ -393,7 +397,7 @@ pub fn run(config: Config, base: Base, file: &Path, set_filter: SetFilter) -> Re
     runtime()?.block_on(async {
         // first: without it the signal ends the process
         let mut hangup = signal(SignalKind::hangup()).map_err(failed("signals"))?;
-        let mut the_box = start_with(config, base, set_filter).await?;
+        let mut the_box = start_with(config, Some(base), set_filter).await?;
         if let Some(fingerprint) = &the_box.fingerprint {
             println!("certificate sha256={fingerprint}");
         }

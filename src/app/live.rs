@@ -23,7 +23,6 @@ use crate::store::seal::BoxKey;
 pub type SetFilter = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// What the box is built with: the file's configuration (whose secrets are read), or what its operators last put over it.
-/// A box without operators has no twin.
 pub(super) fn of_the_operators(
     file: Config,
     box_key: &Arc<BoxKey>,
@@ -31,9 +30,6 @@ pub(super) fn of_the_operators(
     clock: &WallClock,
     health: &Reporter,
 ) -> (Config, Option<Twin>) {
-    if !file.fleet.enabled {
-        return (file, None);
-    }
     let needs = Needs {
         box_key: box_key.clone(),
         layers: layers.clone(),

@@ -90,8 +90,10 @@ pub struct Twin {
     born: Instant,
     /// What was left of the trial when it was written down.
     left: Option<Duration>,
-    /// A report that found no room on its way.
-    owed: bool,
+    /// Fields that hold at the next start.
+    pending: Vec<String>,
+    /// A report is due: something has changed, or the last one found no room on its way.
+    due: bool,
     /// What was kept could not be read, and nothing was kept since; what could not be kept.
     damaged: Option<String>,
     unkept: Option<String>,
@@ -120,7 +122,8 @@ impl Twin {
             answer,
             born: Instant::now(),
             left: None,
-            owed: false,
+            pending: Vec::new(),
+            due: true,
             damaged,
             unkept: None,
         };
@@ -137,7 +140,7 @@ impl Twin {
         if let Some(told) = twin.kept.machine.rolled_back() {
             twin.answer = refused(told);
         }
-        twin.started = twin.wanted.clone();
+        (twin.started, twin.pending) = (twin.wanted.clone(), Vec::new());
         twin
     }
 
@@ -147,17 +150,14 @@ impl Twin {
     }
 
     /// What is done once a second while something is going on.
-    async fn look(&mut self, live: &Live, outgoing: &mpsc::Sender<Outgoing>, restart: &Notify) {
-        if self.owed {
-            self.tell(live, outgoing);
-        }
+    async fn look(&mut self, restart: &Notify) {
         if let (Some(before), Some(now)) = (self.left, self.kept.machine.left())
             && before.saturating_sub(now) >= KEEP_EVERY
         {
             drop(self.keep().await);
         }
-        if !self.pending().is_empty() && !self.needs.health.is_recording() {
-            tracing::warn!(fields = ?self.pending(), "a change of the configuration needs a start, and nothing is recorded");
+        if !self.pending.is_empty() && !self.needs.health.is_recording() {
+            tracing::warn!(fields = ?self.pending, "a change of the configuration needs a start, and nothing is recorded");
             restart.notify_one();
         }
     }
@@ -166,13 +166,7 @@ impl Twin {
         Now { uptime: self.born.elapsed(), wall: (self.needs.clock)() }
     }
 
-    /// Fields that hold at the next start.
-    fn pending(&self) -> Vec<String> {
-        let differ = Config::diff(&self.started, &self.wanted).into_iter();
-        differ.filter(|(_, change)| *change == Change::Restart).map(|(field, _)| field).collect()
-    }
-
-    async fn desired(&mut self, message: &Incoming, live: &Live, outgoing: &mpsc::Sender<Outgoing>) {
+    async fn desired(&mut self, message: &Incoming, live: &Live) {
         if message.topic != DESIRED {
             return tracing::debug!(topic = message.topic, "not for the twin");
         }
@@ -181,7 +175,7 @@ impl Twin {
             return tracing::info!("no configuration is desired any more: what holds stays");
         }
         let outcome = match Document::parse(&message.payload) {
-            Ok(document) => self.offer(document, live, outgoing).await,
+            Ok(document) => self.offer(document, live).await,
             Err(unread) => {
                 self.refuse(unread.version, unread.faults);
                 Ok(())
@@ -191,7 +185,7 @@ impl Twin {
             let reason = format!("it cannot be kept on the disk: {error}");
             self.refuse(self.answer.version.clone(), vec![Fault::new("-", reason)]);
         }
-        self.tell(live, outgoing);
+        self.due = true;
     }
 
     fn refuse(&mut self, version: Option<Version>, errors: Vec<Fault>) {
@@ -201,12 +195,7 @@ impl Twin {
     }
 
     /// A document that can be read. An error: it could not be made safe, and nothing has changed.
-    async fn offer(
-        &mut self,
-        document: Document,
-        live: &Live,
-        outgoing: &mpsc::Sender<Outgoing>,
-    ) -> Result<(), std::io::Error> {
+    async fn offer(&mut self, document: Document, live: &Live) -> Result<(), std::io::Error> {
         let version = document.version.clone();
         let candidate = match self.configuration(Some(&document)) {
             Ok(config) => config,
@@ -225,7 +214,7 @@ impl Twin {
         self.answer = Answer { version: Some(version.clone()), errors: Vec::new() };
         let input = Input::Offered { edition, reach: Reach { line, restart }, period };
         let effects = self.kept.machine.apply(input, self.now());
-        if let Err(error) = self.perform(effects, live, outgoing).await {
+        if let Err(error) = self.perform(effects, live).await {
             self.kept = before;
             return Err(error);
         }
@@ -241,12 +230,7 @@ impl Twin {
     }
 
     /// In their order. What could not be made safe is not done; what went before it was harmless.
-    async fn perform(
-        &mut self,
-        effects: Vec<Effect>,
-        live: &Live,
-        outgoing: &mpsc::Sender<Outgoing>,
-    ) -> Result<(), std::io::Error> {
+    async fn perform(&mut self, effects: Vec<Effect>, live: &Live) -> Result<(), std::io::Error> {
         let rolled_back = self.kept.machine.rolled_back().cloned();
         let told = self.answer.version.clone();
         for effect in effects {
@@ -273,7 +257,7 @@ impl Twin {
                     let Answer { version, errors } = refused(&before);
                     self.refuse(version.or(told.clone()), errors);
                 }
-                Effect::Tell => self.tell(live, outgoing),
+                Effect::Tell => self.due = true,
             }
         }
         Ok(())
@@ -304,6 +288,8 @@ impl Twin {
             }
         }
         self.layers().set_document(document.filter(|_| !self.unusable));
+        let differ = Config::diff(&self.started, &self.wanted).into_iter();
+        self.pending = differ.filter(|(_, change)| *change == Change::Restart).map(|(field, _)| field).collect();
         self.tell_health();
     }
 
@@ -359,17 +345,17 @@ impl Twin {
             "in_force": in_force,
             "on_trial": machine.trial().is_some(),
             "config": shown(&live.now(), &fingerprint),
-            "pending_restart": self.pending(),
+            "pending_restart": self.pending,
             "rolled_back": rolled_back,
             "at": at,
         })
     }
 
     /// Never waits: a report that finds no room goes a second later, as things are then.
-    fn tell(&mut self, live: &Live, outgoing: &mpsc::Sender<Outgoing>) {
+    fn tell(&mut self, live: &Live) {
         let payload = self.report(live).to_string().into_bytes();
         let message = Outgoing { topic: REPORTED.into(), payload, retain: true, class: Class::State };
-        self.owed = matches!(outgoing.try_send(message), Err(mpsc::error::TrySendError::Full(_)));
+        self.due = matches!(outgoing.try_send(message), Err(mpsc::error::TrySendError::Full(_)));
     }
 }
 
@@ -382,14 +368,16 @@ impl Station {
         connected.mark_changed();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        twin.tell(live, outgoing);
         loop {
-            let watched = twin.kept.machine.trial().is_some() || twin.owed || !twin.pending().is_empty();
+            if twin.due {
+                twin.tell(live, outgoing);
+            }
+            let watched = twin.kept.machine.trial().is_some() || twin.due || !twin.pending.is_empty();
             let input = tokio::select! {
                 () = cancel.cancelled() => return,
                 message = incoming.recv() => match message {
                     Some(message) => {
-                        twin.desired(&message, live, outgoing).await;
+                        twin.desired(&message, live).await;
                         continue;
                     }
                     None => return,
@@ -409,10 +397,10 @@ impl Station {
             // of a document that does not hold nothing can be said
             if !(ticked && twin.unusable) {
                 let effects = twin.kept.machine.apply(input, twin.now());
-                drop(twin.perform(effects, live, outgoing).await);
+                drop(twin.perform(effects, live).await);
             }
             if ticked {
-                twin.look(live, outgoing, restart).await;
+                twin.look(restart).await;
             }
         }
     }

@@ -5,7 +5,6 @@
 #![allow(dead_code, reason = "each test file uses its share of the harness")]
 
 pub mod beat;
-pub mod broker;
 pub mod browser;
 pub mod bucket;
 pub mod daemon;
