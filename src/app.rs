@@ -4,6 +4,7 @@
 //! Law: the door opens last and closes first; each stage of a stop is bounded, and the backlog is not waited for.
 
 pub mod board;
+mod fleet;
 pub mod keys;
 pub mod merge;
 pub mod shelf;
@@ -135,6 +136,7 @@ pub(crate) fn crypto() {
 pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     crypto();
     keys::vod(&mut config)?;
+    keys::fleet(&mut config)?;
     let config = Arc::new(config);
     let clock = wall_clock();
     let media_clock = MediaClock::new(Instant::now(), clock());
@@ -195,6 +197,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let outbox = Arc::new(Notify::new());
     let webhook = Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone(), health.clone())
         .map_err(failed("callbacks"))?;
+    let operators = fleet::line(&config, &store, &clock, &health);
     let parts = Parts {
         config: config.clone(),
         store: store.clone(),
@@ -206,6 +209,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         fates: fates_in.clone(),
         board,
         outbox,
+        mirror: operators.as_ref().map(|operators| operators.news.clone()),
         images: images_in,
         stills,
         health: health.clone(),
@@ -218,12 +222,15 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let uploader =
         Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone())
             .packing_with(packer);
-    let work_tasks = vec![
+    let mut work_tasks = vec![
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
         tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
     ];
+    if let Some(operators) = operators {
+        work_tasks.extend(operators.start(metrics.clone(), &work_cancel));
+    }
 
     let mut door_tasks = Vec::new();
     let rooms = Rooms::new(asks_in);
