@@ -4,7 +4,10 @@
 //! Law: a document is taken whole or refused whole, with every fault named by its path; secrets never print.
 
 mod automatic;
+mod change;
+pub mod document;
 mod fleet;
+mod live;
 pub mod panel;
 
 use std::collections::BTreeSet;
@@ -13,10 +16,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use automatic::Automatic;
+pub use change::Change;
 pub use fleet::{Broker, Fleet};
 use ipnet::IpNet;
+pub use live::Live;
 pub use panel::Panel;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::budget::{Budget, UtcOffset, Window};
 use crate::model::disk::{Limits as DiskLimits, WhenFull};
@@ -26,7 +31,7 @@ const MIB: u64 = 1024 * 1024;
 /// With fewer bytes a second a storage gives up waiting for the next ones.
 const SLOWEST_BUDGET: u64 = 8 * 1024;
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub server: Server,
@@ -49,7 +54,7 @@ pub struct Config {
 }
 
 /// The doors.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
     /// API, WHIP, console, health, metrics and local files over HTTP; `None` closes the door.
@@ -79,7 +84,7 @@ impl Default for Server {
 }
 
 /// WebRTC in.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Whip {
     /// The one UDP port of all publishers.
@@ -104,7 +109,7 @@ impl Default for Whip {
 }
 
 /// One TRTC application.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct App {
     pub sdk_app_id: SdkAppId,
@@ -120,7 +125,7 @@ pub struct App {
 }
 
 /// One key pair that may sign API calls.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
     pub secret_id: String,
@@ -130,7 +135,7 @@ pub struct ApiKey {
     pub apps: BTreeSet<SdkAppId>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// API requests per second, for each action apart.
@@ -151,7 +156,7 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recording {
     pub segment_seconds: u64,
@@ -166,7 +171,7 @@ pub struct Recording {
     pub takeover_seconds: [u64; 3],
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStop {
     /// the tasks end (302 with LeaveCode 3)
@@ -190,7 +195,7 @@ impl Default for Recording {
 /// The shelf: where recordings wait for their destination. With a key they lie there encrypted.
 ///
 /// A key is a file of 32 bytes or 64 hexadecimal digits; a credential is one that systemd hands over.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Spool {
     pub key_file: Option<PathBuf>,
@@ -201,7 +206,7 @@ pub struct Spool {
     pub old_key_credentials: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StorageKind {
     /// COS or S3, as each task says
@@ -210,7 +215,7 @@ pub enum StorageKind {
     Local,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
     pub kind: StorageKind,
@@ -237,7 +242,7 @@ impl Default for Storage {
 }
 
 /// The disk of the spool.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Disk {
     /// It is nearly full when less than this is free of any of the three.
@@ -261,7 +266,7 @@ impl Default for Disk {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upload {
     /// Objects (and one playlist more) in flight at once to destinations that are well; as many again may be tried of those that are not.
@@ -314,7 +319,7 @@ impl Upload {
 }
 
 /// Tencent's VOD platform, for tasks with `CloudVod`. Its keys are the box's own: no task brings any.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Vod {
     /// Of the VOD API.
@@ -352,7 +357,7 @@ impl Vod {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Callbacks {
     pub timeout_seconds: u64,
@@ -380,7 +385,7 @@ impl Default for Callbacks {
 }
 
 /// Pictures of mixed layouts: backgrounds, placeholders, watermarks.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Images {
     /// Networks that pictures may come from although they are loopback, private or otherwise not of the world.
@@ -398,7 +403,7 @@ impl Default for Images {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// As `RUST_LOG`, which wins over it.

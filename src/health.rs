@@ -156,6 +156,11 @@ impl Reporter {
         self.change(|state| tell(&mut state.facts));
     }
 
+    /// Whether media is being written; a box that is not well may record all the same.
+    pub fn is_recording(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).recording
+    }
+
     pub fn started(&self) {
         self.change(|state| state.started = true);
     }

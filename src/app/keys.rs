@@ -39,8 +39,14 @@ pub fn vault(config: &Config) -> Result<Vault, Error> {
     Ok(Vault::new(current, old))
 }
 
+/// Reads every secret that a configuration only names. Blocks.
+pub fn all(config: &mut Config) -> Result<(), Error> {
+    vod(config)?;
+    fleet(config)
+}
+
 /// Reads the VOD account's secret key where the configuration only says where it is. Blocks.
-pub fn vod(config: &mut Config) -> Result<(), Error> {
+fn vod(config: &mut Config) -> Result<(), Error> {
     let vod = &mut config.vod;
     let (setting, path) = match (&vod.secret_key_file, &vod.secret_key_credential) {
         (Some(file), _) => ("vod.secret_key_file", file.clone()),
@@ -52,7 +58,7 @@ pub fn vod(config: &mut Config) -> Result<(), Error> {
 }
 
 /// Reads the password for the operators' broker likewise. Blocks.
-pub fn fleet(config: &mut Config) -> Result<(), Error> {
+fn fleet(config: &mut Config) -> Result<(), Error> {
     let fleet = &mut config.fleet;
     let (setting, path) = match (&fleet.password_file, &fleet.password_credential) {
         (Some(file), _) => ("fleet.password_file", file.clone()),

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Error, failed};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Live};
 use crate::health::Reporter;
 use crate::model::Secret;
 use crate::model::button::Press;
@@ -26,13 +26,30 @@ use crate::rooms::{self, Rooms, TaskStatus};
 /// How long identify lasts, whoever asks for it.
 pub const IDENTIFY: Duration = Duration::from_secs(15);
 
-/// What a press begins, which may change while the box runs.
-pub type Order = Arc<RwLock<Option<(RecordingSpec, StorageKeys)>>>;
+/// Until `cancel`: the front is as the configuration in force has it. `before`: as it was begun.
+pub(super) async fn follow(panel: Arc<Panel>, live: Live, mut before: config::Panel, cancel: CancellationToken) {
+    let mut changes = live.changes();
+    changes.mark_changed();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        let now = changes.borrow_and_update().panel.clone();
+        if (&now.lights, &now.button) != (&before.lights, &before.button) {
+            info!("the front is configured anew");
+            let (panel, now) = (panel.clone(), now.clone());
+            // it waits for the button's thread to let go
+            let _ = tokio::task::spawn_blocking(move || panel.configure(&now)).await;
+        }
+        before = now;
+    }
+}
 
 /// Until `cancel`: a short press begins or ends the recording, a long one asks for identify.
 pub(super) async fn serve_button(
     mut presses: mpsc::Receiver<Press>,
-    order: Order,
+    live: Live,
     rooms: Rooms,
     identify: impl Fn(Duration),
     health: Reporter,
@@ -47,8 +64,7 @@ pub(super) async fn serve_button(
             None => return,
             Some(Press::Long) => identify(IDENTIFY),
             Some(Press::Short) => {
-                let order = order.read().expect("nothing panics while it holds this lock").clone();
-                let Some((spec, keys)) = order else {
+                let Some((spec, keys)) = live.now().panel.button.order() else {
                     warn!("the button was pressed, and no room is set for it");
                     continue;
                 };

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Automatic;
 use crate::model::lamps::Light;
@@ -13,7 +13,7 @@ use crate::model::recording::{RecordingSpec, StorageKeys};
 use crate::model::template::BUTTON;
 use crate::model::{BadId, RoomId, RoomKey, SdkAppId, UserId};
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Panel {
     pub lights: Lights,
@@ -28,7 +28,7 @@ impl Default for Panel {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lights {
     pub power: Option<Lamp>,
@@ -47,7 +47,7 @@ impl Lights {
 }
 
 /// One lamp: an LED of the kernel's, a line of a GPIO chip, or a pin of a Raspberry Pi.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lamp {
     /// Name under `/sys/class/leds`.
@@ -62,7 +62,7 @@ pub struct Lamp {
 }
 
 /// A line by its number on the chip or by its name.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Line {
     Number(u32),
@@ -89,7 +89,7 @@ impl Lamp {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pull {
     /// the board has a resistor of its own
@@ -100,7 +100,7 @@ pub enum Pull {
 }
 
 /// A push button that begins and ends the recording of one room.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Button {
     pub chip: Option<String>,

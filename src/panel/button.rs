@@ -25,8 +25,14 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(super) trait Contact: Send {
     fn closed(&mut self) -> io::Result<bool>;
 
-    /// Waits for its next edge: whether it closed. `None`: there was none.
-    fn edge(&mut self, within: Duration) -> io::Result<Option<bool>>;
+    /// Waits for its next edge: whether it closed, and when by [`monotonic`]. `None`: there was none.
+    fn edge(&mut self, within: Duration) -> io::Result<Option<(bool, Duration)>>;
+}
+
+/// The clock by which the kernel stamps edges: a thread that had to wait for its turn still knows how long a press was.
+pub(super) fn monotonic() -> Duration {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map(Duration::from).unwrap_or_default()
 }
 
 /// Ends when told so; a value without a thread listens to nothing.
@@ -103,17 +109,16 @@ pub(super) fn listen(
     presses: &mpsc::Sender<Press>,
     over: &AtomicBool,
 ) -> io::Result<()> {
-    let began = Instant::now();
     let mut heard = Presses::new(button.debounce(), button.long(), contact.closed()?);
     while !over.load(Ordering::Relaxed) {
-        let wait = heard.next().map_or(LOOK, |at| at.saturating_sub(began.elapsed()).min(LOOK));
+        let wait = heard.next().map_or(LOOK, |at| at.saturating_sub(monotonic()).min(LOOK));
         // a millisecond late rather than early: an early look finds nothing and would spin
         let press = match contact.edge(wait + Duration::from_millis(1))? {
-            Some(closed) => heard.edge(closed, began.elapsed()),
+            Some((closed, at)) => heard.edge(closed, at),
             None => {
                 // an edge that the kernel had no room for is made up for
                 let closed = contact.closed()?;
-                heard.edge(closed, began.elapsed())
+                heard.edge(closed, monotonic())
             }
         };
         if let Some(press) = press {

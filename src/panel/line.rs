@@ -101,11 +101,11 @@ impl Contact for InputLine {
         self.0.lone_value().map(|value| value == Value::Active).map_err(failed)
     }
 
-    fn edge(&mut self, within: Duration) -> io::Result<Option<bool>> {
+    fn edge(&mut self, within: Duration) -> io::Result<Option<(bool, Duration)>> {
         if !self.0.wait_edge_event(within).map_err(failed)? {
             return Ok(None);
         }
         let event = self.0.read_edge_event().map_err(failed)?;
-        Ok(Some(event.kind == EdgeKind::Rising))
+        Ok(Some((event.kind == EdgeKind::Rising, Duration::from_nanos(event.timestamp_ns))))
     }
 }

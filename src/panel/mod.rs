@@ -68,10 +68,14 @@ fn hold(lamps: &Mutex<Lamps>) -> MutexGuard<'_, Lamps> {
 /// The front. Dropped without [`Panel::leave`], it says that the box has failed.
 pub struct Panel {
     orders: SyncSender<Order>,
-    thread: Option<JoinHandle<()>>,
     lamps: Arc<Mutex<Lamps>>,
-    button: button::Listener,
     presses: mpsc::Sender<Press>,
+    threads: Mutex<Threads>,
+}
+
+struct Threads {
+    lights: Option<JoinHandle<()>>,
+    button: button::Listener,
 }
 
 impl Panel {
@@ -93,7 +97,7 @@ impl Panel {
             tracing::warn!(%error, "the lights stay dark: there is no thread for them");
         }
         let button = button::Listener::start(&config.button, presses.clone());
-        Panel { orders, thread: thread.ok(), lamps, button, presses }
+        Panel { orders, lamps, presses, threads: Mutex::new(Threads { lights: thread.ok(), button }) }
     }
 
     /// Shows what `facts` say from now on, until they or the panel end.
@@ -127,12 +131,20 @@ impl Panel {
         move |during| identify(&orders, during)
     }
 
-    /// Takes other lamps and another button. What is the same is opened again.
-    pub fn configure(&mut self, config: &config::Panel) {
+    /// Takes other lamps and another button. What is the same is opened again. Blocks for a moment.
+    pub fn configure(&self, config: &config::Panel) {
+        let mut threads = self.threads();
+        if threads.lights.is_none() {
+            return;
+        }
         let _ = self.orders.send(Order::Configure(Box::new(config.clone())));
         // two listeners at one line would be one too many
-        self.button.stop();
-        self.button = button::Listener::start(&config.button, self.presses.clone());
+        threads.button.stop();
+        threads.button = button::Listener::start(&config.button, self.presses.clone());
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Threads> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on a panic anywhere shows on the lights at once, even if it is the process's last.
@@ -145,14 +157,11 @@ impl Panel {
         }));
     }
 
-    /// The box goes: the lights say how.
-    pub fn leave(mut self, last: Last) {
-        self.end(last);
-    }
-
-    fn end(&mut self, last: Last) {
-        self.button.stop();
-        let Some(thread) = self.thread.take() else { return };
+    /// The box goes: the lights say how, and nothing changes them any more. Blocks for a moment.
+    pub fn leave(&self, last: Last) {
+        let mut threads = self.threads();
+        threads.button.stop();
+        let Some(thread) = threads.lights.take() else { return };
         let _ = self.orders.send(Order::Leave);
         // a thread that fell has left the lamps as they should be
         let _ = thread.join();
@@ -162,7 +171,7 @@ impl Panel {
 
 impl Drop for Panel {
     fn drop(&mut self) {
-        self.end(Last::Failed);
+        self.leave(Last::Failed);
     }
 }
 

@@ -71,8 +71,8 @@ impl Contact for InputPin {
         Ok(self.pin.read() == level(true, self.active_low))
     }
 
-    fn edge(&mut self, within: Duration) -> io::Result<Option<bool>> {
+    fn edge(&mut self, within: Duration) -> io::Result<Option<(bool, Duration)>> {
         let event = self.pin.poll_interrupt(false, Some(within)).map_err(failed)?;
-        Ok(event.map(|event| (event.trigger == Trigger::RisingEdge) != self.active_low))
+        Ok(event.map(|event| ((event.trigger == Trigger::RisingEdge) != self.active_low, event.timestamp)))
     }
 }

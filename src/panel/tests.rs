@@ -127,7 +127,7 @@ fn a_lamp_that_is_not_there_is_no_failure_and_others_may_come() {
     let missing = Lamp { chip: Some("no such chip".into()), line: Some(config::panel::Line::Number(1)), ..Lamp::default() };
     let mut config = config(&[("power", "nowhere"), ("upload", "p")]);
     config.lights.recording = Some(missing);
-    let mut panel = panel(&leds, &config);
+    let panel = panel(&leds, &config);
     panel.show(Facts { uploading: true, ..Facts::default() });
     says(&leds, "p", "brightness", MOST);
     config.lights.upload = Some(Lamp { led: Some("other".into()), ..Lamp::default() });
@@ -141,7 +141,7 @@ fn a_lamp_that_is_not_there_is_no_failure_and_others_may_come() {
 /// Edges at their times since the first look, then nothing.
 struct Script {
     edges: VecDeque<(Duration, bool)>,
-    began: Option<Instant>,
+    began: Option<Duration>,
     closed: bool,
     over: Arc<AtomicBool>,
 }
@@ -151,14 +151,15 @@ impl Contact for Script {
         Ok(self.closed)
     }
 
-    fn edge(&mut self, within: Duration) -> io::Result<Option<bool>> {
-        let now = self.began.get_or_insert_with(Instant::now).elapsed();
+    fn edge(&mut self, within: Duration) -> io::Result<Option<(bool, Duration)>> {
+        let began = *self.began.get_or_insert_with(button::monotonic);
+        let now = button::monotonic() - began;
         match self.edges.front() {
             Some((at, _)) if *at <= now + within => {
                 std::thread::sleep(at.saturating_sub(now));
-                let (_, closed) = self.edges.pop_front().expect("it was looked at");
+                let (at, closed) = self.edges.pop_front().expect("it was looked at");
                 self.closed = closed;
-                Ok(Some(closed))
+                Ok(Some((closed, began + at)))
             }
             Some(_) => {
                 std::thread::sleep(within);
