@@ -352,7 +352,7 @@ impl Twin {
     }
 
     /// Never waits: a report that finds no room goes a second later, as things are then.
-    fn tell(&mut self, live: &Live) {
+    fn tell(&mut self, live: &Live, outgoing: &mpsc::Sender<Outgoing>) {
         let payload = self.report(live).to_string().into_bytes();
         let message = Outgoing { topic: REPORTED.into(), payload, retain: true, class: Class::State };
         self.due = matches!(outgoing.try_send(message), Err(mpsc::error::TrySendError::Full(_)));
