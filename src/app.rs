@@ -4,11 +4,13 @@
 //! Law: the door opens last and closes first; each stage of a stop is bounded, and the backlog is not waited for.
 
 pub mod board;
+mod commands;
 mod fleet;
 pub mod keys;
 pub mod live;
 pub mod merge;
 pub mod panel;
+pub mod ring;
 pub mod shelf;
 
 use std::net::SocketAddr;
@@ -29,6 +31,7 @@ use self::live::{Follower, SetFilter};
 use crate::api::{self, Door, tls};
 use crate::config::document::{Base, Layers};
 use crate::config::{Config, Live, OnStop};
+use crate::fleet::commands::Call;
 use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
@@ -241,7 +244,7 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         box_key: box_key.clone(),
         packer: packer.clone(),
         fates: fates_in.clone(),
-        board,
+        board: board.clone(),
         outbox,
         mirror: operators.as_ref().map(|operators| operators.news.clone()),
         images: images_in,
@@ -266,28 +269,41 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
         tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
     ];
+    let mut door_tasks = Vec::new();
+    let (identify, cancel) = (panel.identifier(), work_cancel.clone());
+    work_tasks.extend([
+        tokio::spawn(panel::serve_button(
+            presses,
+            live.clone(),
+            rooms.clone(),
+            identify,
+            health.clone(),
+            cancel.clone(),
+        )),
+        tokio::spawn(panel::follow(panel.clone(), live.clone(), front, cancel)),
+    ]);
+    let door = Door {
+        config: live.clone(),
+        rooms: rooms.clone(),
+        whip: whip.clone(),
+        clock: clock.clone(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+    };
     if let Some(mut operators) = operators {
         if let Some(twin) = twin {
             let station = operators.station(twin, live.clone(), restart.clone());
             work_tasks.push(tokio::spawn(crate::fleet::keep("twin", station, health.clone(), work_cancel.clone())));
         }
-        work_tasks.extend(operators.start(metrics.clone(), &work_cancel));
+        let sight =
+            commands::Sight { live: live.clone(), metrics: metrics.clone(), board, clock, health: health.clone() };
+        let call: Call = Arc::new(api::operators(door.clone()));
+        let hands = commands::hands(call, rooms.clone(), &panel, sight);
+        let commands = operators.commands(store.clone(), hands);
+        work_tasks.push(tokio::spawn(crate::fleet::keep("commands", commands, health.clone(), work_cancel.clone())));
+        work_tasks.extend(operators.start(metrics, &work_cancel));
     }
-
-    let mut door_tasks = Vec::new();
-    let (identify, cancel) = (panel.identifier(), work_cancel.clone());
-    work_tasks.extend([
-        tokio::spawn(panel::serve_button(presses, live.clone(), rooms.clone(), identify, health.clone(), cancel.clone())),
-        tokio::spawn(panel::follow(panel.clone(), live.clone(), front, cancel)),
-    ]);
-    let router = api::router(Door {
-        config: live.clone(),
-        rooms: rooms.clone(),
-        whip: whip.clone(),
-        clock,
-        health: health.clone(),
-        metrics,
-    });
+    let router = api::router(door);
     let mut http = None;
     if let Some(addr) = config.server.http {
         let (local, task) = api::serve_http(addr, router.clone(), doors.clone()).await.map_err(failed("http"))?;

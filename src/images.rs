@@ -81,7 +81,7 @@ enum BadUrl {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("{address} is {range}, and images.allow does not hold it")]
+#[error("{address} is {range}, and the configuration does not allow it")]
 struct Inner {
     address: IpAddr,
     range: &'static str,
@@ -254,6 +254,62 @@ impl Images {
     }
 }
 
+/// Takes something that the box made to an address that somebody gave it, by the same rules: the world's addresses by
+/// https, those that `allow` holds by http, too.
+pub struct Outlet {
+    client: reqwest::Client,
+    allow: Arc<[IpNet]>,
+}
+
+/// What is put may be some megabytes on a slow line.
+const PUT_WITHIN: Duration = Duration::from_secs(120);
+
+impl Outlet {
+    pub fn new(allow: &[IpNet]) -> Result<Outlet, String> {
+        let allow: Arc<[IpNet]> = allow.into();
+        let client = client(allow.clone(), Policy::none()).map_err(|error| Error::Client(error).to_string())?;
+        Ok(Outlet { client, allow })
+    }
+
+    /// Whether anything may go there, as far as can be said without asking for its name.
+    pub fn check(&self, url: &str) -> Result<(), String> {
+        let url = Url::parse(url).map_err(|error| BadUrl::Syntax(error).to_string())?;
+        check(&url, &self.allow).map_err(|error| error.to_string())?;
+        let inner = |address: IpAddr| self.allow.iter().any(|net| net.contains(&address));
+        let allowed = match url.host() {
+            Some(Host::Ipv4(address)) => inner(address.into()),
+            Some(Host::Ipv6(address)) => inner(address.into()),
+            _ => false,
+        };
+        let safe = url.scheme() == "https" || allowed;
+        if safe { Ok(()) } else { Err("it is not an https address".into()) }
+    }
+
+    /// By PUT, as signed addresses want it.
+    pub async fn put(&self, url: &str, body: Vec<u8>, content_type: &str) -> Result<(), String> {
+        self.check(url)?;
+        let request = self.client.put(url).timeout(PUT_WITHIN).header("content-type", content_type).body(body);
+        let answer = request.send().await.map_err(|error| Failure::request(error).to_string())?;
+        let status = answer.status();
+        if status.is_success() { Ok(()) } else { Err(Failure::Status(status.as_u16()).to_string()) }
+    }
+}
+
+/// Connects to nothing but what may be reached.
+fn client(allow: Arc<[IpNet]>, redirects: Policy) -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .dns_resolver(Arc::new(Outward(allow)))
+        .redirect(redirects)
+        // what the signed URL was is nothing that the next host should know
+        .referer(false)
+        .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))
+        // a proxy would connect in our place, unchecked
+        .no_proxy()
+        // each request resolves and checks anew
+        .pool_max_idle_per_host(0)
+        .build()
+}
+
 /// What is still to be told.
 #[derive(Default)]
 struct News(VecDeque<ImageFailure>);
@@ -280,17 +336,7 @@ impl Fetcher {
     fn new(config: &config::Images) -> Result<Fetcher, reqwest::Error> {
         let allow: Arc<[IpNet]> = config.allow.as_slice().into();
         let hops = allow.clone();
-        let client = reqwest::Client::builder()
-            .dns_resolver(Arc::new(Outward(allow.clone())))
-            .redirect(Policy::custom(move |attempt| redirected(attempt, &hops)))
-            // what the signed URL was is nothing that the next host should know
-            .referer(false)
-            .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))
-            // a proxy would connect in our place, unchecked
-            .no_proxy()
-            // each request resolves and checks anew
-            .pool_max_idle_per_host(0)
-            .build()?;
+        let client = client(allow.clone(), Policy::custom(move |attempt| redirected(attempt, &hops)))?;
         Ok(Fetcher { client, allow, timeout: Duration::from_secs(config.timeout_seconds) })
     }
 

@@ -55,7 +55,8 @@ fn start_logging(filter: &str) -> SetFilter {
     let by_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     let journald = by_systemd.then(tracing_journald::layer).and_then(Result::ok);
     let stderr = journald.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
-    tracing_subscriber::registry().with(filter).with(journald).with(stderr).init();
+    let kept = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| app::ring::Writer);
+    tracing_subscriber::registry().with(filter).with(journald).with(stderr).with(kept).init();
     Arc::new(move |filter| {
         let filter = EnvFilter::try_new(filter).map_err(|e| e.to_string())?;
         if fixed { Ok(()) } else { handle.reload(filter).map_err(|e| e.to_string()) }

@@ -60,6 +60,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rppal", &["panel/pin"]),
     ("gpiocdev", &["panel/line"]),
     ("rumqttc", &["fleet/line"]),
+    ("tar", &["fleet/bundle"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),
     ("tracing_journald", &["main.rs"]),

@@ -52,7 +52,8 @@ fn line(svg: &mut String, row: &Row, y: u32) {
         row.says
     )
     .expect("writing to a String");
-    writeln!(svg, "<path class=\"base\" d=\"M{LEFT} {}h{}\"/>", middle + 7, SECOND * SECONDS).expect("writing to a String");
+    writeln!(svg, "<path class=\"base\" d=\"M{LEFT} {}h{}\"/>", middle + 7, SECOND * SECONDS)
+        .expect("writing to a String");
     for (from, long) in lit {
         let (x, width) = (LEFT + from * SECOND / 1000, (long * SECOND / 1000).max(1));
         writeln!(svg, "<rect class=\"lit\" x=\"{x}\" y=\"{}\" width=\"{width}\" height=\"14\"/>", middle - 7)
@@ -71,7 +72,8 @@ fn picture() -> String {
     );
     for second in 0..=SECONDS {
         let x = LEFT + second * SECOND;
-        writeln!(svg, "<text x=\"{x}\" y=\"18\" text-anchor=\"middle\">{second} s</text>").expect("writing to a String");
+        writeln!(svg, "<text x=\"{x}\" y=\"18\" text-anchor=\"middle\">{second} s</text>")
+            .expect("writing to a String");
     }
     let mut y = TOP;
     for light in Light::ALL {

@@ -30,6 +30,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 /// A body that takes longer to arrive is not waited for.
 pub(super) const BODY_WITHIN: Duration = Duration::from_secs(30);
 
+/// Who they are in the log and in receipts.
+const OPERATORS: &str = "operators";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// What is known of a call, for its log line.
@@ -50,6 +52,32 @@ pub(super) async fn root(State(inner): State<Arc<Inner>>, request: Request) -> R
     note(&noted, &outcome, &request_id, began.elapsed());
     let json = HeaderValue::from_static("application/json");
     ([(header::CONTENT_TYPE, json)], wire::body(&outcome, &request_id)).into_response()
+}
+
+/// A call by those who operate the box, over their own line: no signature, since the line has shown who they are; all
+/// else as for everybody. The object that the API answers as `Response`.
+pub(super) async fn operate(inner: &Inner, action: &str, params: Value) -> Value {
+    let began = Instant::now();
+    let request_id = uuid::Uuid::new_v4().to_string();
+    let mut noted = Noted { action: Action::parse(action), secret_id: Some(OPERATORS.to_owned()) };
+    let outcome = async {
+        let action =
+            noted.action.ok_or_else(|| ApiError::new(Code::InvalidAction, "Action is none that this box has"))?;
+        let Value::Object(params) = params else {
+            return Err(ApiError::new(Code::BodyParamsError, "the parameters must be a JSON object"));
+        };
+        let call = wire::read(action, &params)?;
+        noted.action = Some(action);
+        let config = inner.door.config.now();
+        if !config.apps.is_empty() && config.app(call.app()).is_none() {
+            return Err(ApiError::invalid("SdkAppId", "SdkAppId", "is no application of this box"));
+        }
+        perform(inner, &config, call, OPERATORS).await
+    };
+    let outcome = outcome.await;
+    note(&noted, &outcome, &request_id, began.elapsed());
+    let mut answer: Value = serde_json::from_slice(&wire::body(&outcome, &request_id)).expect("it was written as JSON");
+    answer["Response"].take()
 }
 
 /// A person who typed the box's address: no SDK asks for HTML, without parameters and without a signature.

@@ -18,6 +18,7 @@ pub mod tls;
 pub mod whip;
 pub mod wire;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -27,6 +28,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::config::Live;
 use crate::health::{Reporter, Summary};
@@ -50,6 +52,15 @@ pub struct Door {
 struct Inner {
     door: Door,
     rate: limits::Rate,
+}
+
+/// The API's own calls, for those who operate the box over a line of their own.
+pub fn operators(door: Door) -> impl Fn(String, Value) -> Pin<Box<dyn Future<Output = Value> + Send>> + Send + Sync {
+    let inner = Arc::new(Inner { rate: limits::Rate::default(), door });
+    move |action, params| {
+        let inner = inner.clone();
+        Box::pin(async move { call::operate(&inner, &action, params).await })
+    }
 }
 
 /// All routes: the API on `/`, `/whip`, `/whip-session`, `/files`, `/publish`, `/console`, `/healthz`, `/metrics`.

@@ -11,7 +11,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::commands;
 use crate::config::{Config, Fleet, Live};
+use crate::fleet::commands::{Commands, FILTER, Hands};
 use crate::fleet::keep;
 use crate::fleet::line::{Ends, Line};
 use crate::fleet::telemetry::Reports;
@@ -50,6 +52,13 @@ impl Operators {
         let incoming = self.line.hear(DESIRED);
         let Ends { outgoing, connected, .. } = self.ends.clone();
         Station { twin, live, incoming, outgoing, connected, restart }
+    }
+
+    /// The commands, put to the line.
+    pub fn commands(&mut self, store: Store, hands: Hands) -> Commands {
+        let incoming = self.line.hear(FILTER);
+        let outgoing = self.ends.outgoing.clone();
+        Commands { incoming, outgoing, store, clock: self.clock.clone(), boot: commands::boot(), hands }
     }
 
     pub fn start(self, metrics: PrometheusHandle, cancel: &CancellationToken) -> Vec<JoinHandle<()>> {

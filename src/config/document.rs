@@ -28,6 +28,9 @@ const OF_THE_FILE: &[&str] = &[
     "server.private_key",
     "fleet.enabled",
     "fleet.box_id",
+    // who may write documents may not choose what is run, or what inside the clinic is reached
+    "fleet.reboot_command",
+    "fleet.bundle_allow",
 ];
 
 /// Fields that hold secrets, by their last name: those that are not set are shown as such.

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
@@ -55,6 +56,11 @@ pub struct Fleet {
     /// The box announces itself to Home Assistant, below `home_assistant_prefix`.
     pub home_assistant: bool,
     pub home_assistant_prefix: String,
+    /// What starts the machine anew, for the command `reboot`; empty: nothing does.
+    pub reboot_command: Vec<String>,
+    /// Networks that a debug bundle may go to although they are loopback, private or otherwise not of the world.
+    #[serde(deserialize_with = "super::networks")]
+    pub bundle_allow: Vec<IpNet>,
 }
 
 impl Default for Fleet {
@@ -82,6 +88,8 @@ impl Default for Fleet {
             keep_bytes: 16 * 1024 * 1024,
             home_assistant: false,
             home_assistant_prefix: "homeassistant".into(),
+            reboot_command: ["systemctl", "reboot"].map(str::to_owned).to_vec(),
+            bundle_allow: Vec::new(),
         }
     }
 }

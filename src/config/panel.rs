@@ -218,8 +218,12 @@ impl Panel {
         let record = &button.record;
         let plain = Automatic::default();
         check(
-            !record.enabled && record.rooms == plain.rooms && record.except == plain.except && record.sdk_app_id.is_none(),
-            "button.record has enabled, rooms, except or sdk_app_id: the button has one room, which stands beside it".into(),
+            !record.enabled
+                && record.rooms == plain.rooms
+                && record.except == plain.except
+                && record.sdk_app_id.is_none(),
+            "button.record has enabled, rooms, except or sdk_app_id: the button has one room, which stands beside it"
+                .into(),
         );
         let wanted = button.wire().is_some() && (button.sdk_app_id.is_some() || !button.room.is_empty());
         if wanted {
@@ -299,7 +303,8 @@ mod tests {
         assert_eq!((spec.max_idle, spec.resume_wait), (Duration::from_secs(60), Some(Duration::from_secs(5))));
         assert_eq!(spec.destination.bucket, "rec");
         // without a room it is a button for identify alone
-        let bare = Config::parse("[panel.button]\nchip = '/dev/gpiochip4'\nline = 'BUTTON'").expect("valid").panel.button;
+        let bare =
+            Config::parse("[panel.button]\nchip = '/dev/gpiochip4'\nline = 'BUTTON'").expect("valid").panel.button;
         assert!(bare.order().is_none() && bare.wire().is_some());
         assert_eq!(Config::default().panel.button.wire(), None);
     }

@@ -4,6 +4,8 @@
 //! from it. Must not touch: the state of rooms; it reads status and sends the API's own calls.
 //! Law: the line never brings the box down, and nothing that waits for it grows without bound.
 
+pub mod bundle;
+pub mod commands;
 mod discovery;
 pub mod line;
 pub mod queue;

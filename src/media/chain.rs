@@ -72,6 +72,7 @@ impl Chain {
         let bin = gst::parse::bin_from_description(described, true)
             .map_err(|e| MediaError::Pipeline(format!("{described}: {e}")))?;
         let pipeline = gst::Pipeline::new();
+        super::graphs::note(&pipeline);
         pipeline.add(&bin).expect("a new bin has no parent");
 
         let asked = far.clone();

@@ -11,6 +11,7 @@ mod coder;
 mod demux;
 mod dimensions;
 pub mod engine;
+pub mod graphs;
 mod inbox;
 mod intake;
 mod keyframe;

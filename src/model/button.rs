@@ -113,7 +113,16 @@ mod tests {
         // long: told while it is held, once, and not again at its release
         assert_eq!(played(false, &[(100, true), (60_000, false)], 90_000), [(5100, Press::Long)]);
         // it bounces when it closes and when it opens
-        let bouncing = [(100, true), (103, false), (109, true), (115, false), (118, true), (400, false), (405, true), (411, false)];
+        let bouncing = [
+            (100, true),
+            (103, false),
+            (109, true),
+            (115, false),
+            (118, true),
+            (400, false),
+            (405, true),
+            (411, false),
+        ];
         assert_eq!(played(false, &bouncing, 9000), [(441, Press::Short)]);
         // a touch that never settles is none
         assert_eq!(played(false, &[(100, true), (120, false)], 9000), []);

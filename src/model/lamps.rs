@@ -312,7 +312,10 @@ mod tests {
                     };
                     for light in Light::ALL {
                         let state = state(light, &facts);
-                        assert!(TABLE.iter().any(|row| (row.light, row.state) == (light, state)), "{light:?} {state:?}");
+                        assert!(
+                            TABLE.iter().any(|row| (row.light, row.state) == (light, state)),
+                            "{light:?} {state:?}"
+                        );
                         seen.insert((light, state));
                     }
                 }

@@ -10,6 +10,7 @@ pub mod board;
 pub mod budget;
 pub mod bundle;
 pub mod button;
+pub mod command;
 pub mod disk;
 pub mod encoder;
 pub mod event;

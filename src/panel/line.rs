@@ -35,9 +35,8 @@ fn chip(named: &str) -> io::Result<PathBuf> {
     if path.exists() {
         return Ok(path);
     }
-    let labelled = |path: &PathBuf| {
-        Chip::from_path(path).and_then(|chip| chip.info()).is_ok_and(|info| info.label == named)
-    };
+    let labelled =
+        |path: &PathBuf| Chip::from_path(path).and_then(|chip| chip.info()).is_ok_and(|info| info.label == named);
     let found = gpiocdev::chip::chips().map_err(failed)?.into_iter().find(labelled);
     found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no GPIO chip is called '{named}'")))
 }

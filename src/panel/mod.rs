@@ -106,7 +106,10 @@ impl Panel {
         tokio::spawn(async move {
             loop {
                 let now = *facts.borrow_and_update();
-                if orders.try_send(Order::Show(now)).is_err_and(|e| matches!(e, std::sync::mpsc::TrySendError::Disconnected(_))) {
+                if orders
+                    .try_send(Order::Show(now))
+                    .is_err_and(|e| matches!(e, std::sync::mpsc::TrySendError::Disconnected(_)))
+                {
                     return;
                 }
                 if facts.changed().await.is_err() {

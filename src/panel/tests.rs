@@ -124,7 +124,8 @@ fn a_panic_shows_at_once_while_the_lights_are_still_ours() {
 #[test]
 fn a_lamp_that_is_not_there_is_no_failure_and_others_may_come() {
     let leds = leds(&["p", "other"]);
-    let missing = Lamp { chip: Some("no such chip".into()), line: Some(config::panel::Line::Number(1)), ..Lamp::default() };
+    let missing =
+        Lamp { chip: Some("no such chip".into()), line: Some(config::panel::Line::Number(1)), ..Lamp::default() };
     let mut config = config(&[("power", "nowhere"), ("upload", "p")]);
     config.lights.recording = Some(missing);
     let panel = panel(&leds, &config);
@@ -180,7 +181,8 @@ fn the_button_is_heard_once_for_each_press() {
     let (presses, mut told) = mpsc::channel(8);
     let over = Arc::new(AtomicBool::new(false));
     let ms = Duration::from_millis;
-    let edges = [(10, true), (12, false), (15, true), (200, false), (204, true), (207, false), (300, true), (1700, false)];
+    let edges =
+        [(10, true), (12, false), (15, true), (200, false), (204, true), (207, false), (300, true), (1700, false)];
     let edges = edges.map(|(at, closed)| (ms(at), closed));
     let mut script = Script { edges: edges.into(), began: None, closed: false, over: over.clone() };
     let button = Button { debounce_ms: 40, long_seconds: 1, ..Button::default() };
