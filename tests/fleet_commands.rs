@@ -92,10 +92,11 @@ async fn recordings_are_begun_listed_and_ended_by_commands_and_each_is_done_once
         Some(1)
     );
     assert_eq!(states(&operator.statuses("start-1")), ["accepted", "running", "done", "done"]);
-    operator.done("stop-1", "stop_recording", of_task.clone()).await;
+    operator.done("stop-1", "stop_recording", of_task).await;
     assert_eq!(operator.broker.retained(&format!("holdfast/{BOX}/command/stop-1/status"))["state"], "done");
     // what is wrong is told in the API's own words, or in the box's
-    assert!(operator.refused("stop-2", "stop_recording", of_task).await.contains("Task"));
+    let none = json!({ "SdkAppId": APP, "TaskId": "none" });
+    assert_eq!(operator.refused("stop-2", "stop_recording", none).await, "ResourceNotFound");
     assert_eq!(operator.refused("bad-1", "make_coffee", json!({})).await, "unknown_command");
     let inner = json!({ "url": "https://127.0.0.1/x" });
     assert_eq!(operator.refused("bad-2", "debug_bundle", inner).await, "bad_request");
