@@ -35,8 +35,8 @@ use crate::media::whip::{WhipServer, WhipSettings};
 use crate::media::{self, MediaClock};
 use crate::model::{MediaTime, Secret, Timestamp, WallClock};
 use crate::package::Packer;
-use crate::rooms::{Actor, Parts, Rooms};
-use crate::spool::{self, Spool};
+use crate::rooms::{Actor, Parts, Remembered, Rooms};
+use crate::spool::{self, Listing, Spool};
 use crate::store::seal::BoxKey;
 use crate::store::{Store, records};
 use crate::upload::Uploader;
@@ -151,7 +151,10 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     spool::make_room_to_start(&config.spool_dir(), &config.disk_limits());
     let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
     let vault = keys::vault(&config)?;
-    let opened = Store::open(&config.index_dir()).map_err(failed("index"))?;
+    // the shelf is listed while the index is read, and this while the shelf is looked through: all take their time
+    let (shelf, mut listing) = (config.spool_dir(), None);
+    let list = || listing = Some(std::thread::spawn(move || Listing::of(&shelf)));
+    let opened = Store::open_then(&config.index_dir(), list).map_err(failed("index"))?;
     if let Some(aside) = opened.set_aside {
         error!(aside = %aside.display(), "the index was broken and is set aside; a fresh one is in its place");
         health.degraded("index", "it was broken, and is set aside");
@@ -163,7 +166,16 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let (asks_in, asks) = mpsc::channel(64);
     let spool =
         Spool::open_sealed(&config.spool_dir(), store.clone(), vault, fates_in.clone()).map_err(failed("spool"))?;
-    let recovered = spool.recover().await.map_err(failed("spool"))?;
+    let listed = move || match listing.expect("an index that is open was held before").join() {
+        Ok(listing) => listing,
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
+    let remembered = tokio::spawn({
+        let store = store.clone();
+        async move { Remembered::of(&store).await }
+    });
+    let recovered = spool.recover_listed(listed).await.map_err(failed("spool"))?;
+    let remembered = remembered.await.map_err(failed("rooms"))?.map_err(failed("rooms"))?;
     spool.watch_disk(config.disk_limits(), clock.clone()).await.map_err(failed("disk"))?;
 
     let tracks = Tracks::default();
@@ -202,7 +214,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         stills,
         health: health.clone(),
     };
-    let actor = Actor::restore(parts, recovered).await.map_err(failed("rooms"))?;
+    let actor = Actor::restore_of(parts, recovered, remembered).await.map_err(failed("rooms"))?;
 
     let (doors, rooms_cancel, work_cancel) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());

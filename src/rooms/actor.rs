@@ -11,6 +11,8 @@ mod restore;
 mod steps;
 mod tell;
 
+pub use restore::Remembered;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
