@@ -38,7 +38,8 @@ const NTP_BEGIN_SECONDS: u128 = 3_900_000_000;
 pub const RIDS: [&str; 3] = ["q", "h", "f"];
 const MID: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
 const RID: &str = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id";
-const TRANSPORT_CC: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
+pub(in crate::media) const TRANSPORT_CC: &str =
+    "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
 
 /// A packet to be sent. Sequence numbers and SSRC are the link's.
 #[derive(Debug, Clone)]
@@ -117,7 +118,8 @@ impl PeerConnectionEventHandler for Ear {
     }
 }
 
-fn codec_parameters(codec: Codec) -> (RTCRtpCodecParameters, RtpCodecKind) {
+/// How a codec is asked for by this end.
+pub(in crate::media) fn codec_parameters(codec: Codec) -> (RTCRtpCodecParameters, RtpCodecKind) {
     let feedback = |typ: &str, parameter: &str| RTCPFeedback { typ: typ.into(), parameter: parameter.into() };
     let video =
         || vec![feedback("nack", ""), feedback("nack", "pli"), feedback("ccm", "fir"), feedback("transport-cc", "")];
