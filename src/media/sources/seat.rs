@@ -327,6 +327,9 @@ impl Channel {
         if self.frame != Some(timestamp) {
             self.push();
             self.frame = Some(timestamp);
+            if at < self.at {
+                metrics::counter!("holdfast_source_disordered_total", "kind" => kind.as_str()).increment(1);
+            }
             // some devices give two frames one time
             self.at = at.max(MediaTime(self.at.0 + 1000));
         }
