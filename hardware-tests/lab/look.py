@@ -4,7 +4,7 @@
 KIND is video or audio. Every picture or sample must decode; pictures must not be of one colour, sound must not be below
 LEAST_DB in the middle.
 """
-import glob, re, subprocess, sys
+import glob, json, re, subprocess, sys
 
 folder, kind, breaks, least = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 lists = [l for l in glob.glob(f"{folder}/**/*.m3u8", recursive=True) if l.endswith(f"_{kind}.m3u8")]
@@ -22,17 +22,19 @@ def run(*arguments):
 
 # file by file: time stamps step over a gap, which is no fault
 parts = [lists[0].rsplit("/", 1)[0] + "/" + line for line in text.splitlines() if line and not line.startswith("#")]
-faults, frames, shades, levels = [], 0, set(), []
+faults, frames, shapes, levels = [], 0, set(), []
 for part in parts:
-    code, _, complaints = run("ffmpeg", "-nostdin", "-v", "error", "-i", part, "-f", "null", "-")
+    # the null muxer counts in frames of the guessed rate otherwise, and complains of two in one tick
+    code, _, complaints = run("ffmpeg", "-nostdin", "-v", "error", "-i", part, "-vsync", "passthrough",
+                              "-enc_time_base:v", "1:90000", "-f", "null", "-")
     if code or complaints:
         faults.append(f"{part}: {complaints}")
     if kind == "video":
         code, out, _ = run("ffprobe", "-v", "error", "-count_frames", "-select_streams", "v:0",
-                           "-show_entries", "stream=nb_read_frames,codec_name,width,height", "-of", "csv=p=0", part)
-        shape = out.strip().rsplit(",", 1)
-        frames += int(shape[1])
-        shades.add(shape[0])
+                           "-show_entries", "stream=nb_read_frames,codec_name,width,height", "-of", "json", part)
+        shape = json.loads(out)["streams"][0]
+        frames += int(shape["nb_read_frames"])
+        shapes.add(f"{shape['codec_name']} {shape['width']}x{shape['height']}")
         raw = subprocess.run(["ffmpeg", "-nostdin", "-v", "error", "-i", part, "-frames:v", "1", "-vf",
                               "scale=16:16,format=gray", "-f", "rawvideo", "-"], capture_output=True).stdout
         if not raw or max(raw) - min(raw) < 20:
@@ -41,7 +43,7 @@ for part in parts:
         _, _, told = run("ffmpeg", "-nostdin", "-i", part, "-af", "volumedetect", "-f", "null", "-")
         level = re.search(r"mean_volume: (-?[0-9.]+) dB", told)
         levels.append(float(level.group(1)) if level else -99.0)
-print(f"{kind}: {len(parts)} files, {seconds:.1f} s, {found} discontinuities, {frames} pictures {shades or ''} {levels or ''}")
+print(f"{kind}: {len(parts)} files, {seconds:.1f} s, {found} discontinuities, {frames} pictures {shapes or ''} {levels or ''}")
 if found != breaks:
     faults.append(f"{found} discontinuities, not {breaks}:\n{text}")
 if seconds < least:

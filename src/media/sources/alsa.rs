@@ -61,10 +61,9 @@ pub(super) async fn live(
     let Some(device) = device(&microphone.device, &there) else {
         return Some(format!("no sound card '{}' is plugged in", microphone.device));
     };
-    // the card's clock is followed by steps of 10 ms, which recordings spread over what follows
+    // the stamps are the driver's, so that a card whose clock drifts is followed
     let description = format!(
-        "alsasrc device={} provide-clock=false slave-method=skew drift-tolerance=10000 buffer-time=200000 \
-         latency-time=20000 ! {SOUND_OUT}",
+        "alsasrc device={} provide-clock=false buffer-time=200000 latency-time=20000 ! {SOUND_OUT}",
         quoted(&device)
     );
     match launch(&description, seat, kit.meridian) {

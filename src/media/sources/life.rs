@@ -39,10 +39,11 @@ pub(super) const H264_OUT: &str = "h264parse config-interval=-1 ! \
     capsfilter caps=video/x-h264,stream-format=byte-stream,alignment=au ! \
     rtph264pay pt=102 mtu=16000 aggregate-mode=zero-latency config-interval=0 ! \
     appsink name=video sync=false async=false";
-/// Samples of any source as the hub has them. A drift of more than 5 ms is told by the stamps, which recordings follow.
+/// Samples of any source as the hub has them. A drift of more than 10 ms is told by the stamps, which recordings
+/// follow; less is jitter.
 pub(super) const SOUND_OUT: &str = "audioconvert ! audioresample ! \
     capsfilter caps=audio/x-raw,rate=48000,channels=[1,2] ! \
-    opusenc bitrate=96000 frame-size=20 tolerance=5000000 ! \
+    opusenc bitrate=96000 frame-size=20 tolerance=10000000 ! \
     rtpopuspay pt=111 perfect-rtptime=false ! appsink name=audio sync=false async=false";
 /// Opus that is Opus already.
 pub(super) const OPUS_OUT: &str = "rtpopuspay pt=111 perfect-rtptime=false ! appsink name=audio sync=false async=false";

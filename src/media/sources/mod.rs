@@ -334,7 +334,7 @@ async fn run(spec: Arc<SourceSpec>, kit: Kit, seat: Arc<Seat>, stop: Cancellatio
 
 /// Lives of one line, one after the other.
 async fn keep(line: &Line, kit: &Kit, seat: &Arc<Seat>, stop: &CancellationToken, board: &Board) {
-    let (mut wait, mut turn) = (FIRST_WAIT, 0);
+    let (mut wait, mut turn, mut said) = (FIRST_WAIT, 0, String::new());
     loop {
         let flowed = std::sync::atomic::AtomicBool::new(false);
         let flows = || {
@@ -355,7 +355,11 @@ async fn keep(line: &Line, kit: &Kit, seat: &Arc<Seat>, stop: &CancellationToken
         } else {
             turn += 1;
         }
-        tracing::warn!(source = board.name, part = line.part(), why, ?wait, "a source is interrupted");
+        // what is tried every two seconds for a night says the same thing once
+        if flowed || said != why {
+            tracing::warn!(source = board.name, part = line.part(), why, "a source is interrupted");
+            said.clone_from(&why);
+        }
         metrics::counter!("holdfast_source_interruptions_total", "source" => board.name.clone()).increment(1);
         board.stands(line.part(), Standing::Failing(format!("{}: {why}", line.part())));
         tokio::select! {

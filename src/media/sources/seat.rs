@@ -4,7 +4,7 @@
 //! Law: a seat outlives what feeds it. Whoever comes back within the grace goes on in the same tracks, which never step
 //! back; a room is told of each coming and going once and in order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ struct Channel {
 struct State {
     session: Option<SessionId>,
     /// What the source has, as far as is known: a merged lane waits for all of it.
-    offers: BTreeMap<TrackKind, ()>,
+    offers: BTreeSet<TrackKind>,
     channels: BTreeMap<TrackKind, Channel>,
     /// Of media that another server sends: it has stamps and numbers of its own.
     intake: Option<Intake>,
@@ -74,6 +74,7 @@ struct State {
     received: Vec<TrackId>,
     fed: Option<Instant>,
     out_until: Option<Instant>,
+    came: BTreeMap<TrackKind, Instant>,
     news: VecDeque<MediaNews>,
 }
 
@@ -98,7 +99,7 @@ impl Seat {
 
     /// What the source will send, told before any of it comes.
     pub fn offers(&self, kinds: impl IntoIterator<Item = TrackKind>) {
-        self.state().offers.extend(kinds.into_iter().map(|kind| (kind, ())));
+        self.state().offers.extend(kinds);
     }
 
     /// Rings when a recording wants a keyframe.
@@ -111,11 +112,9 @@ impl Seat {
         self.wish.asked.swap(false, Ordering::AcqRel)
     }
 
-    /// When media of this kind came last.
+    /// When media of this kind came last, whether it was taken or not: who is out is fed all the same.
     pub fn heard(&self, kind: TrackKind) -> Option<Instant> {
-        let state = self.state();
-        let made = state.channels.get(&kind).map(|channel| channel.heard);
-        made.max(state.fed.filter(|_| state.intake.is_some()))
+        self.state().came.get(&kind).copied()
     }
 
     /// What comes next of this kind does not join on to what came before.
@@ -129,6 +128,7 @@ impl Seat {
     pub fn packet(&self, kind: TrackKind, codec: Codec, made: Made, at: MediaTime) {
         let mut state = self.state();
         let now = Instant::now();
+        state.came.insert(kind, now);
         if state.is_out(now) || made.payload.is_empty() {
             return;
         }
@@ -183,7 +183,7 @@ impl Seat {
         let session = self.kit.ids.session();
         state.session = Some(session);
         let SourceSpec { room, user, media, .. } = (*self.spec).clone();
-        let offers = state.offers.keys().copied().collect();
+        let offers = state.offers.iter().copied().collect();
         state.news.push_back(MediaNews::Entered { session, room, user, media, offers });
         session
     }
@@ -461,7 +461,9 @@ mod tests {
         bench.frames(0, 1);
         assert!(!bench.seat.send_out(SessionId(7)));
         assert!(bench.seat.send_out(SessionId(1)));
+        let sent_out = Instant::now();
         bench.frames(1, 1);
+        assert!(bench.seat.heard(TrackKind::Video) >= Some(sent_out), "what feeds it has not fallen silent");
         assert_eq!(bench.told().await, ["entered 1", "up 1", "down 1", "left 1 Closed"]);
         bench.seat.state().out_until = Some(Instant::now());
         bench.frames(2, 1);
