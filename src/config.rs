@@ -4,6 +4,7 @@
 //! Law: a document is taken whole or refused whole, with every fault named by its path; secrets never print.
 
 mod automatic;
+mod fleet;
 pub mod sources;
 
 use std::collections::BTreeSet;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use automatic::Automatic;
+pub use fleet::{Broker, Fleet};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 pub use sources::Source;
@@ -43,6 +45,7 @@ pub struct Config {
     pub vod: Vod,
     pub callbacks: Callbacks,
     pub images: Images,
+    pub fleet: Fleet,
     pub log: Log,
 }
 
@@ -422,6 +425,10 @@ fn networks<'de, D: Deserializer<'de>>(document: D) -> Result<Vec<IpNet>, D::Err
     texts.into_iter().map(network).collect()
 }
 
+fn within(name: &str, value: u64, low: u64, high: u64) -> (bool, String) {
+    ((low..=high).contains(&value), format!("{name} must be {low} to {high}, not {value}"))
+}
+
 /// What is wrong with a document, one line for each fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -446,9 +453,6 @@ impl Config {
             if !holds {
                 faults.push(fault);
             }
-        };
-        let within = |name: &str, value: u64, low: u64, high: u64| {
-            ((low..=high).contains(&value), format!("{name} must be {low} to {high}, not {value}"))
         };
         for (holds, fault) in [
             within("whip.ice_timeout_seconds", self.whip.ice_timeout_seconds, 2, 300),
@@ -567,6 +571,7 @@ impl Config {
         let cloud = self.storage.kind == StorageKind::Cloud;
         faults.extend(self.automatic.faults(cloud, |app| self.app(app).is_some()));
         faults.extend(sources::faults(&self.sources, |app| self.app(app).is_some()));
+        faults.extend(self.fleet.faults());
         faults
     }
 

@@ -43,6 +43,15 @@ const EXAMPLES: &[&str] = &[
     "access_key",
     "callback_url",
     "callback_key",
+    "box_id",
+    "broker",
+    "ca",
+    "client_certificate",
+    "client_key",
+    "username",
+    "password",
+    "password_file",
+    "password_credential",
 ];
 
 #[test]
@@ -77,12 +86,10 @@ fn every_setting_stands_in_the_commented_file() {
     // The fields of the structs that a document is read into.
     let body = source.split("impl Config {").next().expect("there is text before it");
     let automatic = include_str!("../src/config/automatic.rs").split("impl Automatic {").next().expect("the same");
+    let fleet = include_str!("../src/config/fleet.rs").split("impl Default").next().expect("the same");
     let sources = include_str!("../src/config/sources.rs").split("impl Source {").next().expect("the same");
-    let fields = body
-        .lines()
-        .chain(automatic.lines())
-        .chain(sources.lines())
-        .filter_map(|line| line.strip_prefix("    pub ")?.split(':').next());
+    let tables = body.lines().chain(automatic.lines()).chain(fleet.lines()).chain(sources.lines());
+    let fields = tables.filter_map(|line| line.strip_prefix("    pub ")?.split(':').next());
     let mut seen = 0;
     for field in fields.filter(|f| !f.contains('(') && !f.contains(' ')) {
         let as_key = file.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{field} =")))

@@ -21,6 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("images", &["model", "config", "media"]),
     ("rooms", &["model", "config", "crash", "health", "store", "spool", "media", "package"]),
     ("api", &["model", "config", "health", "rooms", "media"]),
+    ("fleet", &["model", "config", "health", "store", "rooms"]),
 ];
 
 /// Modules that put the others together.
@@ -56,6 +57,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("mp4_atom", &["package/layout", "media/"]),
     ("rustix", &["package/"]),
     ("indicatif", &["app/"]),
+    ("rumqttc", &["fleet/line"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),
     ("tracing_journald", &["main.rs"]),

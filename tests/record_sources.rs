@@ -74,13 +74,9 @@ async fn a_camera_whose_cable_is_pulled_goes_on_in_the_same_recording() {
 
     camera.cut().await;
     until("health to say so", || async { told(&scene).await.contains("door: rtsp: ").then_some(()) }).await;
-    // the tail of what came before is closed while the camera is away
-    let before = scene.segments(&task, "door", "video").await.len();
-    scene.daemon.logged("a source is interrupted").await;
-    until("the gap to be noticed", || async {
-        (scene.segments(&task, "door", "video").await.len() > before
-            || scene.daemon.metric("holdfast_source_interruptions_total").await >= 3.0)
-            .then_some(())
+    // the third try in vain comes when the gap is over: three seconds after the first
+    until("some tries in vain", || async {
+        (scene.daemon.metric("holdfast_source_interruptions_total").await >= 3.0).then_some(())
     })
     .await;
     let before = scene.segments(&task, "door", "video").await.len();
@@ -102,8 +98,7 @@ async fn a_camera_whose_cable_is_pulled_goes_on_in_the_same_recording() {
     println!("beep after flash: {:.1} ms in the middle, spread {:.1} ms", beats.median() * 1e3, beats.spread() * 1e3);
     assert!(beats.median().abs() < 0.08, "{beats:?}");
     assert_story(&scene.receiver.of(&task), 2);
-    assert!(!scene.daemon.log().contains("the source leaves the room\" session"), "it stayed in the room");
-    assert!(scene.daemon.metric("holdfast_source_interruptions_total").await >= 1.0);
+    assert!(!scene.daemon.log().contains("the source leaves the room"), "it stayed in the room");
 }
 
 /// H.265 and A-law over UDP from a camera that wants a password: the room is recorded of itself. One with a wrong

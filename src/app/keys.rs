@@ -1,4 +1,4 @@
-//! The keys of the shelf and of the VOD account, as the configuration names them.
+//! The keys of the shelf and of the VOD account, and the broker's password, as the configuration names them.
 //!
 //! Owns: reading key files and systemd's credentials. Must not touch: what keys are used for.
 //! Law: a key that is configured and cannot be had is an error: nothing is ever written plain because of it. No error
@@ -47,13 +47,30 @@ pub fn vod(config: &mut Config) -> Result<(), Error> {
         (None, Some(name)) => ("vod.secret_key_credential", credential(name)?),
         (None, None) => return Ok(()),
     };
+    vod.secret_key = Some(line_of(setting, &path)?);
+    Ok(())
+}
+
+/// Reads the password for the operators' broker likewise. Blocks.
+pub fn fleet(config: &mut Config) -> Result<(), Error> {
+    let fleet = &mut config.fleet;
+    let (setting, path) = match (&fleet.password_file, &fleet.password_credential) {
+        (Some(file), _) => ("fleet.password_file", file.clone()),
+        (None, Some(name)) => ("fleet.password_credential", credential(name)?),
+        (None, None) => return Ok(()),
+    };
+    fleet.password = Some(line_of(setting, &path)?);
+    Ok(())
+}
+
+/// A secret of visible characters.
+fn line_of(setting: &'static str, path: &Path) -> Result<Secret, Error> {
     let failed = |why: String| Error::Start { what: setting, why: format!("{}: {why}", path.display()) };
-    let bytes = read(&path).map_err(|e| failed(e.to_string()))?;
+    let bytes = read(path).map_err(|e| failed(e.to_string()))?;
     let text =
         std::str::from_utf8(&bytes).map(str::trim).ok().filter(|text| text.bytes().all(|b| b.is_ascii_graphic()));
     let text = text.filter(|text| !text.is_empty());
-    vod.secret_key = Some(Secret::new(text.ok_or_else(|| failed(format!("{} bytes that are no key", bytes.len())))?));
-    Ok(())
+    Ok(Secret::new(text.ok_or_else(|| failed(format!("{} bytes that are no key", bytes.len())))?))
 }
 
 /// Where systemd puts a credential, one sealed to the board's TPM by systemd-creds too.

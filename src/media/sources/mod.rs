@@ -326,9 +326,9 @@ async fn run(spec: Arc<SourceSpec>, kit: Kit, seat: Arc<Seat>, stop: Cancellatio
             }
         }
     }
-    while kept.join_next().await.is_some() {}
     seat.close(LeaveReason::Left);
     seat.tell_all().await;
+    while kept.join_next().await.is_some() {}
     metrics::gauge!("holdfast_source_up", "source" => spec.name.clone()).set(0.0);
 }
 

@@ -74,6 +74,7 @@ struct State {
     received: Vec<TrackId>,
     fed: Option<Instant>,
     out_until: Option<Instant>,
+    gone: bool,
     came: BTreeMap<TrackKind, Instant>,
     news: VecDeque<MediaNews>,
 }
@@ -270,9 +271,10 @@ impl Seat {
         self.told.notify_one();
     }
 
-    /// Leaves at once.
+    /// Leaves at once and for good, whatever still comes.
     pub fn close(&self, reason: LeaveReason) {
         let mut state = self.state();
+        state.gone = true;
         self.empty(&mut state, reason);
     }
 
@@ -317,7 +319,7 @@ impl Seat {
 impl State {
     fn is_out(&mut self, now: Instant) -> bool {
         self.out_until = self.out_until.filter(|until| now < *until);
-        self.out_until.is_some()
+        self.gone || self.out_until.is_some()
     }
 }
 
@@ -469,6 +471,7 @@ mod tests {
         bench.frames(2, 1);
         assert_eq!(bench.told().await, ["entered 2", "up 2"]);
         bench.seat.close(LeaveReason::Left);
+        bench.frames(3, 1);
         assert_eq!(bench.told().await, ["down 2", "left 2 Left"]);
     }
 }
