@@ -29,6 +29,7 @@ use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
 use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
+use crate::media::sources::{Sources, Standing};
 use crate::media::stills::Stills;
 use crate::media::tracks::Tracks;
 use crate::media::whip::{WhipServer, WhipSettings};
@@ -47,6 +48,7 @@ const ROOMS_STOP: Duration = Duration::from_secs(25);
 const SPOOL_STOP: Duration = Duration::from_secs(10);
 const NEWS_STOP: Duration = Duration::from_secs(5);
 const DOOR_STOP: Duration = Duration::from_secs(3);
+const SOURCES_STOP: Duration = Duration::from_secs(5);
 
 /// How often the wall clock is looked at, and how far it must be off to have been set.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
@@ -93,6 +95,28 @@ async fn watch_clock(wall: WallClock, media: MediaClock, cancel: CancellationTok
     }
 }
 
+/// Health says which sources give nothing, and why.
+async fn watch_sources(sources: Sources, health: Reporter, cancel: CancellationToken) {
+    let mut states = sources.watch();
+    loop {
+        let failing: Vec<String> = (states.borrow_and_update().values())
+            .filter_map(|state| match &state.standing {
+                Standing::Failing(why) => Some(format!("{}: {why}", state.name)),
+                Standing::Connecting | Standing::Live => None,
+            })
+            .collect();
+        if failing.is_empty() {
+            health.ok("sources");
+        } else {
+            health.degraded("sources", failing.join("; "));
+        }
+        tokio::select! {
+            changed = states.changed() => if changed.is_err() { return },
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
 /// A box that runs: where its doors are, and how to stop it.
 pub struct RunningBox {
     pub http: Option<SocketAddr>,
@@ -106,6 +130,8 @@ pub struct RunningBox {
     rooms_cancel: CancellationToken,
     work_cancel: CancellationToken,
     whip: Arc<WhipServer>,
+    /// Cameras and the like: whoever configures the box changes them here.
+    pub sources: Sources,
     spool: Arc<Spool>,
     store: Store,
     door_tasks: Vec<JoinHandle<()>>,
@@ -188,7 +214,9 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let whip =
         WhipServer::bind(settings, media_clock, tracks.clone(), news_in.clone()).await.map_err(failed("whip"))?;
     let stills = Stills::default();
-    let engine = Engine::new(media_clock, tracks, news_in, whip.clone(), Mixing::new(stills.clone(), board.as_deref()));
+    let mixing = Mixing::new(stills.clone(), board.as_deref());
+    let sources = Sources::new(media_clock, tracks.clone(), whip.ids(), news_in.clone(), &mixing, whip.clone());
+    let engine = Engine::new(media_clock, tracks, news_in, Arc::new(sources.clone()), mixing);
     let (images_in, images_out) = mpsc::channel(256);
     let (image_failures_in, image_failures) = mpsc::channel(256);
     let images = Images::new(&config.images, stills.clone()).map_err(failed("images"))?;
@@ -227,7 +255,9 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         tokio::spawn(webhook.run(work_cancel.clone())),
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
         tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
+        tokio::spawn(watch_sources(sources.clone(), health.clone(), work_cancel.clone())),
     ];
+    sources.apply(config.source_specs());
     if let Some(operators) = operators {
         work_tasks.extend(operators.start(metrics.clone(), &work_cancel));
     }
@@ -270,6 +300,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         rooms_cancel,
         work_cancel,
         whip,
+        sources,
         spool,
         store,
         door_tasks,
@@ -316,6 +347,7 @@ impl RunningBox {
         self.rooms_cancel.cancel();
         bounded("rooms", ROOMS_STOP, async { drop(self.rooms_task.await) }).await;
         self.doors.cancel();
+        bounded("sources", SOURCES_STOP, self.sources.shutdown()).await;
         bounded("whip", DOOR_STOP, self.whip.shutdown()).await;
         bounded("doors", DOOR_STOP, async {
             for task in self.door_tasks {

@@ -5,6 +5,7 @@
 
 mod automatic;
 mod fleet;
+pub mod sources;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -15,9 +16,11 @@ pub use automatic::Automatic;
 pub use fleet::{Broker, Fleet};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
+pub use sources::Source;
 
 use crate::model::budget::{Budget, UtcOffset, Window};
 use crate::model::disk::{Limits as DiskLimits, WhenFull};
+use crate::model::source::SourceSpec;
 use crate::model::{SdkAppId, Secret};
 
 const MIB: u64 = 1024 * 1024;
@@ -34,6 +37,7 @@ pub struct Config {
     pub limits: Limits,
     pub recording: Recording,
     pub automatic: Automatic,
+    pub sources: Vec<Source>,
     pub spool: Spool,
     pub storage: Storage,
     pub disk: Disk,
@@ -566,12 +570,19 @@ impl Config {
         }
         let cloud = self.storage.kind == StorageKind::Cloud;
         faults.extend(self.automatic.faults(cloud, |app| self.app(app).is_some()));
+        faults.extend(sources::faults(&self.sources, |app| self.app(app).is_some()));
         faults.extend(self.fleet.faults());
         faults
     }
 
     pub fn app(&self, id: SdkAppId) -> Option<&App> {
         self.apps.iter().find(|app| app.sdk_app_id == id)
+    }
+
+    /// The sources that are switched on.
+    pub fn source_specs(&self) -> Vec<SourceSpec> {
+        let on = self.sources.iter().filter(|source| source.enabled);
+        on.filter_map(|source| source.spec(|app| self.app(app).is_some()).ok()).collect()
     }
 
     pub fn ice_timeout(&self) -> Duration {
