@@ -36,6 +36,7 @@ use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
 use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
+use crate::media::sources::{Sources, Standing};
 use crate::media::stills::Stills;
 use crate::media::tracks::Tracks;
 use crate::media::whip::{WhipServer, WhipSettings};
@@ -55,6 +56,7 @@ const ROOMS_STOP: Duration = Duration::from_secs(25);
 const SPOOL_STOP: Duration = Duration::from_secs(10);
 const NEWS_STOP: Duration = Duration::from_secs(5);
 const DOOR_STOP: Duration = Duration::from_secs(3);
+const SOURCES_STOP: Duration = Duration::from_secs(5);
 const LIGHTS_STOP: Duration = Duration::from_secs(2);
 
 /// Exit codes beside 0 and 1, all of which ask systemd for another start: a part without which there is no box is gone;
@@ -107,6 +109,28 @@ async fn watch_clock(wall: WallClock, media: MediaClock, cancel: CancellationTok
     }
 }
 
+/// Health says which sources give nothing, and why.
+async fn watch_sources(sources: Sources, health: Reporter, cancel: CancellationToken) {
+    let mut states = sources.watch();
+    loop {
+        let failing: Vec<String> = (states.borrow_and_update().values())
+            .filter_map(|state| match &state.standing {
+                Standing::Failing(why) => Some(format!("{}: {why}", state.name)),
+                Standing::Connecting | Standing::Live => None,
+            })
+            .collect();
+        if failing.is_empty() {
+            health.ok("sources");
+        } else {
+            health.degraded("sources", failing.join("; "));
+        }
+        tokio::select! {
+            changed = states.changed() => if changed.is_err() { return },
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
 /// A box that runs: where its doors are, and how to stop it.
 pub struct RunningBox {
     pub http: Option<SocketAddr>,
@@ -125,6 +149,8 @@ pub struct RunningBox {
     rooms_cancel: CancellationToken,
     work_cancel: CancellationToken,
     whip: Arc<WhipServer>,
+    /// Cameras and the like: whoever configures the box changes them here.
+    pub sources: Sources,
     spool: Arc<Spool>,
     store: Store,
     door_tasks: Vec<JoinHandle<()>>,
@@ -225,7 +251,9 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
     let whip =
         WhipServer::bind(settings, media_clock, tracks.clone(), news_in.clone()).await.map_err(failed("whip"))?;
     let stills = Stills::default();
-    let engine = Engine::new(media_clock, tracks, news_in, whip.clone(), Mixing::new(stills.clone(), board.as_deref()));
+    let mixing = Mixing::new(stills.clone(), board.as_deref());
+    let sources = Sources::new(media_clock, tracks.clone(), whip.ids(), news_in.clone(), &mixing, whip.clone());
+    let engine = Engine::new(media_clock, tracks, news_in, Arc::new(sources.clone()), mixing);
     let (images_in, images_out) = mpsc::channel(256);
     let (image_failures_in, image_failures) = mpsc::channel(256);
     let images = Images::new(&config.images, stills.clone()).map_err(failed("images"))?;
@@ -261,14 +289,24 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
             .packing_with(packer);
     let (rooms, restart) = (Rooms::new(asks_in), Arc::new(Notify::new()));
     let fleet = operators.as_ref().map(|operators| operators.settings.clone());
-    let follower = Follower { live: live.clone(), rooms: rooms.clone(), spool: spool.clone(), set_filter, fleet };
+    let follower = Follower {
+        live: live.clone(),
+        rooms: rooms.clone(),
+        sources: sources.clone(),
+        spool: spool.clone(),
+        set_filter,
+        fleet,
+    };
     let mut work_tasks = vec![
         tokio::spawn(follower.run(work_cancel.clone())),
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
         tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
+        tokio::spawn(watch_sources(sources.clone(), health.clone(), work_cancel.clone())),
     ];
+    sources.apply(config.source_specs());
+
     let mut door_tasks = Vec::new();
     let (identify, cancel) = (panel.identifier(), work_cancel.clone());
     work_tasks.extend([
@@ -298,7 +336,7 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         let sight =
             commands::Sight { live: live.clone(), metrics: metrics.clone(), board, clock, health: health.clone() };
         let call: Call = Arc::new(api::operators(door.clone()));
-        let hands = commands::hands(call, rooms.clone(), &panel, sight);
+        let hands = commands::hands(call, rooms.clone(), &panel, &sources, sight);
         let commands = operators.commands(store.clone(), hands);
         work_tasks.push(tokio::spawn(crate::fleet::keep("commands", commands, health.clone(), work_cancel.clone())));
         work_tasks.extend(operators.start(metrics, &work_cancel));
@@ -336,6 +374,7 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         rooms_cancel,
         work_cancel,
         whip,
+        sources,
         spool,
         store,
         door_tasks,
@@ -395,6 +434,7 @@ impl RunningBox {
         self.rooms_cancel.cancel();
         bounded("rooms", ROOMS_STOP, async { drop(self.rooms_task.await) }).await;
         self.doors.cancel();
+        bounded("sources", SOURCES_STOP, self.sources.shutdown()).await;
         bounded("whip", DOOR_STOP, self.whip.shutdown()).await;
         bounded("doors", DOOR_STOP, async {
             for task in self.door_tasks {

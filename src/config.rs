@@ -9,6 +9,7 @@ pub mod document;
 mod fleet;
 mod live;
 pub mod panel;
+pub mod sources;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -22,9 +23,11 @@ use ipnet::IpNet;
 pub use live::Live;
 pub use panel::Panel;
 use serde::{Deserialize, Deserializer, Serialize};
+pub use sources::Source;
 
 use crate::model::budget::{Budget, UtcOffset, Window};
 use crate::model::disk::{Limits as DiskLimits, WhenFull};
+use crate::model::source::SourceSpec;
 use crate::model::{SdkAppId, Secret};
 
 const MIB: u64 = 1024 * 1024;
@@ -41,6 +44,7 @@ pub struct Config {
     pub limits: Limits,
     pub recording: Recording,
     pub automatic: Automatic,
+    pub sources: Vec<Source>,
     pub spool: Spool,
     pub storage: Storage,
     pub disk: Disk,
@@ -575,12 +579,19 @@ impl Config {
         let cloud = self.storage.kind == StorageKind::Cloud;
         faults.extend(self.automatic.faults(cloud, |app| self.app(app).is_some()));
         faults.extend(self.panel.faults(cloud, |app| self.app(app).is_some()));
+        faults.extend(sources::faults(&self.sources, |app| self.app(app).is_some()));
         faults.extend(self.fleet.faults());
         faults
     }
 
     pub fn app(&self, id: SdkAppId) -> Option<&App> {
         self.apps.iter().find(|app| app.sdk_app_id == id)
+    }
+
+    /// The sources that are switched on.
+    pub fn source_specs(&self) -> Vec<SourceSpec> {
+        let on = self.sources.iter().filter(|source| source.enabled);
+        on.filter_map(|source| source.spec(|app| self.app(app).is_some()).ok()).collect()
     }
 
     pub fn ice_timeout(&self) -> Duration {

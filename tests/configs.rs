@@ -94,7 +94,8 @@ fn every_setting_stands_in_the_commented_file() {
     let automatic = include_str!("../src/config/automatic.rs").split("impl Automatic {").next().expect("the same");
     let panel = include_str!("../src/config/panel.rs");
     let fleet = include_str!("../src/config/fleet.rs").split("impl Default").next().expect("the same");
-    let tables = body.lines().chain(automatic.lines()).chain(fleet.lines()).chain(panel.lines());
+    let sources = include_str!("../src/config/sources.rs").split("impl Source {").next().expect("the same");
+    let tables = body.lines().chain(automatic.lines()).chain(fleet.lines()).chain(panel.lines()).chain(sources.lines());
     let fields = tables.filter_map(|line| line.strip_prefix("    pub ")?.split(':').next());
     let mut seen = 0;
     for field in fields.filter(|f| !f.contains('(') && !f.contains(' ')) {

@@ -33,7 +33,8 @@ const ONLY_PARTS: &[(&str, &str, &[&str])] =
     &[("api", "media", &["whip"]), ("images", "media", &["stills"]), ("package", "media", &["stream_size"])];
 
 /// The session's side of `media`; the recording side knows packets, not peers.
-const WEBRTC: &[&str] = &["media/whip", "media/mux", "media/peer", "media/session", "media/publish"];
+const WEBRTC: &[&str] =
+    &["media/whip", "media/mux", "media/peer", "media/session", "media/publish", "media/sources/whep"];
 
 /// Outside crates and the files (by the beginning of their path under `src/`) that may name them.
 const HOMES: &[(&str, &[&str])] = &[

@@ -13,11 +13,12 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::ring;
-use crate::config::Live;
+use crate::config::{Live, Source};
 use crate::fleet::bundle::{self, Page};
 use crate::fleet::commands::{Call, Hand, Hands};
 use crate::images::Outlet;
 use crate::media::graphs;
+use crate::media::sources::Sources;
 use crate::model::board::Board;
 use crate::model::command::Refusal;
 use crate::model::{Secret, WallClock};
@@ -46,14 +47,18 @@ pub(super) struct Sight {
     pub health: crate::health::Reporter,
 }
 
-pub(super) fn hands(call: Call, rooms: Rooms, panel: &Panel, sight: Sight) -> Hands {
+pub(super) fn hands(call: Call, rooms: Rooms, panel: &Panel, sources: &Sources, sight: Sight) -> Hands {
     let live = sight.live.clone();
     Hands {
         call,
         rooms,
         identify: Arc::new(panel.identifier()),
         reboot: Arc::new(move || Box::pin(reboot(live.now().fleet.reboot_command.clone()))),
-        more: BTreeMap::from([("debug_bundle", debug_bundle(sight))]),
+        more: BTreeMap::from([
+            ("add_source", add_source(sources.clone(), sight.live.clone())),
+            ("remove_source", remove_source(sources.clone())),
+            ("debug_bundle", debug_bundle(sight)),
+        ]),
     }
 }
 
@@ -71,6 +76,31 @@ async fn reboot(command: Vec<String>) -> Result<(), String> {
         Ok(Err(error)) => Err(format!("{program}: {error}")),
         Err(_) => Ok(()),
     }
+}
+
+/// `args`: one entry of `[[sources]]`. It lasts until the box starts again, or is given other sources by its configuration.
+fn add_source(sources: Sources, live: Live) -> Hand {
+    Arc::new(move |args| {
+        let refused = |why: String| Refusal::new("bad_request", why);
+        // the error's own text may quote a value, and that may be a password
+        let read =
+            serde_json::from_value::<Source>(args).map_err(|_| refused("args are not one source, see docs".into()));
+        let config = live.now();
+        let made = read.and_then(|source| {
+            let spec = source.spec(|app| config.app(app).is_some()).map_err(|faults| refused(faults.join("; ")))?;
+            sources.add(spec).map_err(|error| refused(error.to_string()))?;
+            Ok(json!({ "name": source.name }))
+        });
+        Box::pin(std::future::ready(made))
+    })
+}
+
+fn remove_source(sources: Sources) -> Hand {
+    Arc::new(move |args| {
+        let name = args.get("name").and_then(Value::as_str).unwrap_or_default();
+        let removed = sources.remove(name).map(|()| json!({ "name": name }));
+        Box::pin(std::future::ready(removed.map_err(|error| Refusal::new("bad_request", error.to_string()))))
+    })
 }
 
 fn debug_bundle(sight: Sight) -> Hand {
@@ -122,8 +152,9 @@ fn secrets(config: &crate::config::Config) -> Vec<Secret> {
     let records = records
         .into_iter()
         .flat_map(|record| [Some(&record.access_key), Some(&record.secret_key), record.callback_key.as_ref()]);
+    let sources = config.sources.iter().flat_map(|source| [source.password.as_ref(), source.token.as_ref()]);
     let others = [config.vod.secret_key.as_ref(), config.fleet.password.as_ref()];
-    apps.chain(keys).chain(records).chain(others).flatten().cloned().collect()
+    apps.chain(keys).chain(sources).chain(records).chain(others).flatten().cloned().collect()
 }
 
 /// Names and sizes, nothing of what the files hold.

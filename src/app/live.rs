@@ -14,6 +14,7 @@ use crate::config::document::{Fault, Layers};
 use crate::config::{Config, Fleet, Live};
 use crate::fleet::twin::{Needs, Twin};
 use crate::health::Reporter;
+use crate::media::sources::Sources;
 use crate::model::WallClock;
 use crate::rooms::Rooms;
 use crate::spool::Spool;
@@ -44,6 +45,7 @@ pub(super) fn of_the_operators(
 pub(super) struct Follower {
     pub live: Live,
     pub rooms: Rooms,
+    pub sources: Sources,
     pub spool: Arc<Spool>,
     pub set_filter: SetFilter,
     /// Of the operators' line, where there is one.
@@ -66,6 +68,9 @@ impl Follower {
                 && let Err(error) = self.rooms.set_template(template).await
             {
                 error!(%error, "automatic recording stays as it was");
+            }
+            if now.source_specs() != before.source_specs() {
+                self.sources.apply(now.source_specs());
             }
             if now.disk_limits() != before.disk_limits() {
                 self.spool.keep_disk_to(now.disk_limits());

@@ -36,6 +36,7 @@ const WHEN: &[(&str, Change)] = &[
     ("callbacks", Change::Live),
     ("images", Change::Restart),
     ("panel", Change::Live),
+    ("sources", Change::Live),
     ("fleet", Change::Live),
     ("fleet.enabled", Change::Restart),
     ("fleet.box_id", Change::Restart),

@@ -34,7 +34,7 @@ const OF_THE_FILE: &[&str] = &[
 ];
 
 /// Fields that hold secrets, by their last name: those that are not set are shown as such.
-const SECRETS: &[&str] = &["secret_key", "callback_key", "access_key", "password"];
+const SECRETS: &[&str] = &["secret_key", "callback_key", "access_key", "password", "token"];
 
 /// What is wrong with one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,6 +25,9 @@ use crate::model::{LaneRun, MediaTime, SessionId};
 /// A lane that was told to finish, or to die, has so long for it; one that was told to finish and still gets something
 /// done has so long since then.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// One that was killed and does not end for so long hangs. What it still writes then is nobody's until the next start, so
+/// that one that is only slow, on a disk or a board that is busy, is waited for.
+const HANGS: Duration = Duration::from_secs(30);
 
 /// What mixed lanes have beside their tracks.
 #[derive(Clone)]
@@ -177,7 +180,7 @@ impl MediaEngine for Engine {
         let mut lanes = self.inner.lanes();
         if let Some(lane) = lanes.running.get_mut(&key(run)) {
             lane.inbox.kill();
-            lane.give_up_at.get_or_insert(Instant::now() + PATIENCE);
+            lane.give_up_at.get_or_insert(Instant::now() + HANGS);
             self.inner.changed.notify_all();
         }
     }
@@ -263,7 +266,7 @@ fn watch_once(inner: &Weak<Inner>) -> bool {
         if lane.give_up_at.is_none() && lane.kill_at.is_some_and(|at| at <= now) {
             warn!(task = %run.task, lane = ?run.lane, run = run.run, "the end did not come in time; killing the lane");
             lane.inbox.kill();
-            lane.give_up_at = Some(now + PATIENCE);
+            lane.give_up_at = Some(now + HANGS);
         }
         if lane.give_up_at.is_some_and(|at| at <= now) {
             error!(task = %run.task, lane = ?run.lane, run = run.run, "lane hangs and is given up");

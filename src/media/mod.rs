@@ -32,6 +32,7 @@ mod segmenter;
 mod session;
 mod single;
 mod sound;
+pub mod sources;
 mod stage;
 pub mod stills;
 pub mod tracks;
@@ -45,7 +46,7 @@ pub mod words;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -132,6 +133,22 @@ impl MediaClock {
         }
         self.epoch_wall.fetch_add(by, Ordering::Relaxed);
         Some(by)
+    }
+}
+
+/// Numbers of sessions and tracks, one row of each for everything that brings media. Copies share it.
+#[derive(Debug, Clone, Default)]
+pub struct Ids {
+    sessions: Arc<AtomicU64>,
+    tracks: Arc<AtomicU64>,
+}
+
+impl Ids {
+    fn session(&self) -> SessionId {
+        SessionId(self.sessions.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+    fn track(&self) -> TrackId {
+        TrackId(self.tracks.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }
 

@@ -26,6 +26,7 @@ pub mod room;
 pub mod rtp_time;
 pub mod segment;
 pub mod signature;
+pub mod source;
 pub mod task;
 pub mod template;
 pub mod twin;
