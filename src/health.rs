@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::model::lamps::{Facts, Recording, Stage};
+use crate::model::lamps::{Facts, Stage};
 
 /// Parts whose trouble a light of its own shows: the power light does not show it again.
 const HAVE_LIGHTS: &[&str] = &["upload", "alarm"];
@@ -145,12 +145,11 @@ impl Reporter {
         self.change(|state| drop(state.words.insert(part, Word::Failed(why.into()))));
     }
 
-    /// `what` the recordings are at; the box is recording while a lane runs.
-    pub fn recording(&self, what: Recording, lanes: usize) {
-        self.change(|state| (state.recording, state.facts.recording) = (lanes > 0, what));
+    pub fn recording(&self, recording: bool) {
+        self.change(|state| state.recording = recording);
     }
 
-    /// What lights show and no word says: `disk_low`, `updating`, the alarms, what the upload is at. The rest of it follows
+    /// What lights show and no word says: what the recordings are at, `disk_low`, `updating`, the alarms, what the upload is at. The rest of it follows
     /// from the words.
     pub fn tell(&self, tell: impl FnOnce(&mut Facts)) {
         self.change(|state| tell(&mut state.facts));
@@ -187,6 +186,7 @@ impl Reporter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::lamps::Recording;
 
     #[test]
     fn the_worst_word_is_the_summary_and_it_heals() {
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(health.summary(), Summary::Starting);
         health.started();
         assert_eq!(health.summary(), Summary::Idle);
-        health.recording(Recording::Running, 1);
+        health.recording(true);
         assert_eq!(health.summary(), Summary::Recording);
         health.degraded("upload", "destination unreachable");
         health.failed("spool", "disk failed");
@@ -213,7 +213,7 @@ mod tests {
         let now = || *facts.borrow();
         assert_eq!(now(), Facts::default());
         health.started();
-        health.recording(Recording::Waiting, 0);
+        health.tell(|facts| facts.recording = Recording::Waiting);
         assert_eq!(now(), Facts { stage: Stage::Running, recording: Recording::Waiting, ..Facts::default() });
         let well = now();
         health.degraded("upload", "bucket b: AccessDenied");

@@ -30,6 +30,19 @@ impl Life {
         let (called, blinked) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
         let (calls, blinks) = (called.clone(), blinked.clone());
         let never = Arc::new(Notify::new());
+        let slow: Hand = Arc::new(move |_| {
+            let never = never.clone();
+            Box::pin(async move {
+                never.notified().await;
+                Ok(json!({}))
+            })
+        });
+        let broken: Hand = Arc::new(|_| {
+            Box::pin(async {
+                let none: Option<Value> = None;
+                Ok(none.expect("the test breaks here, on purpose"))
+            })
+        });
         let hands = Hands {
             call: Arc::new(move |action, args| {
                 calls.lock().expect("no test panics with it").push((action, args.clone()));
@@ -45,22 +58,7 @@ impl Life {
             rooms: Rooms::new(mpsc::channel(1).0),
             identify: Arc::new(move |during| blinks.lock().expect("no test panics with it").push(during)),
             reboot: Arc::new(|| Box::pin(async { Ok(()) })),
-            more: BTreeMap::from([
-                (
-                    "slow",
-                    Arc::new(move |_: Value| {
-                        let never = never.clone();
-                        Box::pin(async move {
-                            never.notified().await;
-                            Ok(json!({}))
-                        }) as Doing<Result<Value, Refusal>>
-                    }) as Hand,
-                ),
-                (
-                    "broken",
-                    Arc::new(|_: Value| Box::pin(async { panic!("of the test, on purpose") }) as Doing<_>) as Hand,
-                ),
-            ]),
+            more: BTreeMap::from([("slow", slow), ("broken", broken)]),
         };
         let mut part = Commands {
             incoming,

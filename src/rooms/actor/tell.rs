@@ -42,7 +42,8 @@ impl Actor {
         metrics::gauge!("holdfast_sessions").set(count(self.sessions.len()));
         metrics::gauge!("holdfast_tasks").set(count(tasks));
         metrics::gauge!("holdfast_tasks_draining").set(count(self.tasks.len() - tasks - self.ended.len()));
-        self.parts.health.recording(self.recording(), lanes);
+        self.parts.health.recording(lanes > 0);
+        self.parts.health.tell(|facts| facts.recording = self.recording());
     }
 
     /// What the liveliest of the recordings is at. A paused one takes nothing, though its lanes run.
