@@ -17,21 +17,24 @@ use std::time::{Duration, Instant};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::alarms::Watch;
 use crate::api::{self, Door, tls};
 use crate::config::Config;
 use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
+use crate::media::senses::Sensing;
 use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
 use crate::media::stills::Stills;
 use crate::media::tracks::Tracks;
 use crate::media::whip::{WhipServer, WhipSettings};
 use crate::media::{self, MediaClock};
+use crate::model::alarm::{Alarm, Limits};
 use crate::model::{MediaTime, Secret, Timestamp, WallClock};
 use crate::package::Packer;
 use crate::rooms::{Actor, Parts, Rooms};
@@ -100,6 +103,10 @@ pub struct RunningBox {
     /// SHA-256 of the certificate that HTTPS shows.
     pub fingerprint: Option<String>,
     pub health: Reporter,
+    /// What is wrong with what is recorded, now.
+    pub alarms: watch::Receiver<Vec<Alarm>>,
+    /// From when on something is; it may be changed while the box runs.
+    pub alarm_limits: watch::Sender<Limits>,
     rooms: Rooms,
     doors: CancellationToken,
     rooms_cancel: CancellationToken,
@@ -164,7 +171,11 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let recovered = spool.recover().await.map_err(failed("spool"))?;
     spool.watch_disk(config.disk_limits(), clock.clone()).await.map_err(failed("disk"))?;
 
-    let tracks = Tracks::default();
+    let alarms = &config.alarms;
+    let tracks = Tracks::sensing(Sensing {
+        quietest_dbfs: alarms.quietest_dbfs,
+        picture_every: alarms.picture_every(),
+    });
     let settings = WhipSettings {
         udp: config.whip.udp,
         addresses: config.whip.addresses.clone(),
@@ -187,7 +198,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         config: config.clone(),
         store: store.clone(),
         spool: spool.clone(),
-        engine: Arc::new(engine),
+        engine: Arc::new(engine.clone()),
         media_clock,
         box_key: box_key.clone(),
         packer: packer.clone(),
@@ -200,6 +211,16 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     };
     let actor = Actor::restore(parts, recovered).await.map_err(failed("rooms"))?;
 
+    let (alarm_limits, limits) = watch::channel(config.alarms.limits());
+    let (alarms_in, alarms) = watch::channel(Vec::new());
+    let watch = Watch {
+        engine,
+        clock: media_clock,
+        health: health.clone(),
+        recorded: actor.recorded(),
+        limits,
+        alarms: alarms_in,
+    };
     let (doors, rooms_cancel, work_cancel) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let rooms_task = tokio::spawn(actor.run(asks, news, fates, image_failures, rooms_cancel.clone()));
@@ -210,6 +231,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
+        tokio::spawn(watch.run(work_cancel.clone())),
         tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
     ];
 
@@ -246,6 +268,8 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         udp,
         fingerprint,
         health,
+        alarms,
+        alarm_limits,
         rooms,
         doors,
         rooms_cancel,

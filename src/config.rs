@@ -3,6 +3,7 @@
 //! Owns: the meaning of settings. Must not touch: files, network (text comes in, a `Config` goes out).
 //! Law: a document is taken whole or refused whole, with every fault named by its path; secrets never print.
 
+mod alarms;
 mod automatic;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use alarms::Alarms;
 pub use automatic::Automatic;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
@@ -32,6 +34,7 @@ pub struct Config {
     pub limits: Limits,
     pub recording: Recording,
     pub automatic: Automatic,
+    pub alarms: Alarms,
     pub spool: Spool,
     pub storage: Storage,
     pub disk: Disk,
@@ -561,6 +564,7 @@ impl Config {
             check(fits, format!("{name} is not an http or https address"));
         }
         let cloud = self.storage.kind == StorageKind::Cloud;
+        faults.extend(self.alarms.faults());
         faults.extend(self.automatic.faults(cloud, |app| self.app(app).is_some()));
         faults
     }

@@ -19,6 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("upload", &["model", "config", "crash", "health", "store", "spool", "vault", "package"]),
     ("webhook", &["model", "config", "crash", "health", "store"]),
     ("images", &["model", "config", "media"]),
+    ("alarms", &["model", "health", "media"]),
     ("rooms", &["model", "config", "crash", "health", "store", "spool", "media", "package"]),
     ("api", &["model", "config", "health", "rooms", "media"]),
 ];
@@ -53,7 +54,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("image", &["media/stills"]),
     ("opus", &["media/sound"]),
     ("mp4_atom", &["package/layout", "media/"]),
-    ("rustix", &["package/"]),
+    ("rustix", &["package/", "media/look"]),
     ("indicatif", &["app/"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),

@@ -7,6 +7,7 @@ mod automatic;
 mod calls;
 mod disk;
 mod pack;
+mod recorded;
 mod restore;
 mod steps;
 mod tell;
@@ -125,6 +126,7 @@ pub struct Actor {
     epoch_wall: Timestamp,
     stopping: bool,
     automatic: automatic::Automatic,
+    recorded: recorded::Told,
 }
 
 impl Actor {
@@ -144,6 +146,7 @@ impl Actor {
             self.follow_clock().await;
             self.drain().await;
             self.tell_gauges();
+            self.tell_recorded();
             if self.stopping && self.all_left() {
                 // What is at the destination in a moment is told now rather than after the next start.
                 let until = *linger.get_or_insert_with(|| Instant::now() + LINGER);
@@ -583,6 +586,7 @@ impl Actor {
         let now = self.now();
         let Some(running) = self.tasks.get_mut(id) else { return };
         let effects = running.task.reconcile(room, now);
+        self.recorded.is_stale();
         self.perform(id, effects).await;
     }
 
