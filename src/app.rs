@@ -7,6 +7,7 @@ pub mod board;
 pub mod keys;
 pub mod merge;
 pub mod shelf;
+pub mod systemd;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -114,6 +115,7 @@ pub struct RunningBox {
     whip: Arc<WhipServer>,
     spool: Arc<Spool>,
     store: Store,
+    engine: Engine,
     door_tasks: Vec<JoinHandle<()>>,
     rooms_task: JoinHandle<()>,
     work_tasks: Vec<JoinHandle<()>>,
@@ -141,6 +143,7 @@ pub(crate) fn crypto() {
 /// Starts the box: memory, shelf, carriers, media, rooms, and the doors last.
 pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     crypto();
+    keys::credentials(&mut config)?;
     keys::vod(&mut config)?;
     let config = Arc::new(config);
     let clock = wall_clock();
@@ -214,7 +217,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let (alarm_limits, limits) = watch::channel(config.alarms.limits());
     let (alarms_in, alarms) = watch::channel(Vec::new());
     let watch = Watch {
-        engine,
+        engine: engine.clone(),
         clock: media_clock,
         health: health.clone(),
         recorded: actor.recorded(),
@@ -277,6 +280,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         whip,
         spool,
         store,
+        engine,
         door_tasks,
         rooms_task,
         work_tasks,
@@ -313,6 +317,11 @@ impl RunningBox {
                 error!(file = %file.display(), why, "the file is not taken: automatic recording stays as it is");
             }
         }
+    }
+
+    /// The parts that must turn, for whoever watches over the process.
+    fn signs(&self) -> systemd::Signs {
+        systemd::Signs { rooms: self.rooms.clone(), store: self.store.clone(), engine: self.engine.clone() }
     }
 
     /// Ends recordings properly, makes everything safe, and gives what is in flight a moment. Bounded.
@@ -365,16 +374,22 @@ pub fn run(config: Config, file: &Path) -> Result<ExitCode, Error> {
         }
         let door = |addr: Option<SocketAddr>| addr.map_or_else(|| "-".to_owned(), |a| a.to_string());
         println!("ready http={} https={} udp={}", door(the_box.http), door(the_box.https), the_box.udp);
+        let service = systemd::Service::of(&the_box.health, the_box.signs());
         let mut term = signal(SignalKind::terminate()).map_err(failed("signals"))?;
         let mut int = signal(SignalKind::interrupt()).map_err(failed("signals"))?;
         let broken = loop {
             tokio::select! {
                 _ = term.recv() => break false,
                 _ = int.recv() => break false,
-                _ = hangup.recv() => the_box.reload(file).await,
+                _ = hangup.recv() => {
+                    systemd::reloading();
+                    the_box.reload(file).await;
+                    systemd::ready();
+                }
                 () = the_box.broken() => break true,
             }
         };
+        service.stopping();
         if broken {
             error!("the rooms are gone: leaving, so that a fresh start takes the tasks over");
             return Ok(ExitCode::from(70));

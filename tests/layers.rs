@@ -56,6 +56,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("mp4_atom", &["package/layout", "media/"]),
     ("rustix", &["package/", "media/look"]),
     ("indicatif", &["app/"]),
+    ("sd_notify", &["app/systemd"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),
     ("tracing_journald", &["main.rs"]),

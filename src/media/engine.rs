@@ -116,6 +116,13 @@ impl Engine {
         lanes.running.values().map(|lane| (lane.run.clone(), lane.teller.written())).collect()
     }
 
+    /// Lanes that are at work and have got nothing done for so long. One that waits for packets is well.
+    pub fn standing_still(&self, limit: Duration) -> Vec<LaneRun> {
+        let (now, lanes) = (Instant::now(), self.inner.lanes());
+        let still = lanes.running.values().filter(|lane| lane.inbox.stands_still(now) >= limit);
+        still.map(|lane| lane.run.clone()).collect()
+    }
+
     /// Lanes that have not ended.
     pub fn lanes(&self) -> usize {
         self.inner.lanes().running.len()

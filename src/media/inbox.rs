@@ -73,6 +73,8 @@ struct State {
     passed: BTreeSet<TrackId>,
     /// The lane sleeps until something comes; at other times it looks by itself soon.
     asleep: bool,
+    /// Since when the lane has been at work; `None`: it waits here.
+    at_work: Option<Instant>,
 }
 
 impl State {
@@ -116,7 +118,10 @@ impl Inbox {
     /// A box that holds so much at most.
     pub fn new(most_bytes: usize, most_batches: usize) -> Inbox {
         let (state, killed, beats) = Default::default();
-        Inbox { most_bytes, most_batches, state, wake: Condvar::new(), killed, beats }
+        let inbox = Inbox { most_bytes, most_batches, state, wake: Condvar::new(), killed, beats };
+        // its thread begins with work: elements, fonts
+        inbox.state().at_work = Some(Instant::now());
+        inbox
     }
 
     /// What was captured before is not taken.
@@ -210,6 +215,12 @@ impl Inbox {
     /// The lane got something done.
     pub fn beat(&self) {
         self.beats.fetch_add(1, Ordering::Relaxed);
+        self.state().at_work = Some(Instant::now());
+    }
+
+    /// For how long the lane has got nothing done; one that waits for something to do has not stood still.
+    pub fn stands_still(&self, now: Instant) -> Duration {
+        self.state().at_work.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// How often [`Inbox::beat`] was called.
@@ -220,6 +231,7 @@ impl Inbox {
     /// Waits until there is something, at most until `deadline`, and takes it all.
     pub fn take(&self, deadline: Instant) -> Letters {
         let mut state = self.state();
+        state.at_work = None;
         let gathered = state.taken.map(|at| at + PAUSE);
         loop {
             let now = Instant::now();
@@ -242,6 +254,7 @@ impl Inbox {
     pub fn take_at(&self, deadline: Instant) -> Letters {
         let mut state = self.state();
         state.asleep = false;
+        state.at_work = None;
         loop {
             let now = Instant::now();
             if state.letters.urgent() || now >= deadline {
@@ -254,7 +267,8 @@ impl Inbox {
 
 fn take_all(state: &mut State) -> Letters {
     state.asleep = false;
-    state.taken = Some(Instant::now());
+    let now = Instant::now();
+    (state.taken, state.at_work) = (Some(now), Some(now));
     state.bytes = 0;
     std::mem::take(&mut state.letters)
 }

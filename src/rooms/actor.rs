@@ -333,6 +333,7 @@ impl Actor {
             Ask::Discard { app, task, by, reply } => {
                 let _ = reply.send(self.discard(app, &task, by).await);
             }
+            Ask::Turn { reply } => drop(reply.send(Ok(()))),
             Ask::SetTemplate { template, reply } => {
                 self.set_template(template.map(|template| *template));
                 let _ = reply.send(Ok(()));
