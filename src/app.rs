@@ -29,8 +29,8 @@ use crate::config::Config;
 use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
-use crate::media::senses::Sensing;
 use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
+use crate::media::senses::Sensing;
 use crate::media::stills::Stills;
 use crate::media::tracks::Tracks;
 use crate::media::whip::{WhipServer, WhipSettings};
@@ -175,10 +175,8 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     spool.watch_disk(config.disk_limits(), clock.clone()).await.map_err(failed("disk"))?;
 
     let alarms = &config.alarms;
-    let tracks = Tracks::sensing(Sensing {
-        quietest_dbfs: alarms.quietest_dbfs,
-        picture_every: alarms.picture_every(),
-    });
+    let tracks =
+        Tracks::sensing(Sensing { quietest_dbfs: alarms.quietest_dbfs, picture_every: alarms.picture_every() });
     let settings = WhipSettings {
         udp: config.whip.udp,
         addresses: config.whip.addresses.clone(),

@@ -5,7 +5,11 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use bytes::Bytes;
+use holdfast::media::publish::{Packet, RtpPublisher, WhipAddress};
+use holdfast::model::{Codec, Secret, TrackKind};
 use serde_json::{Value, json};
 use support::publisher::Publisher;
 use support::scene::{Scene, until};
@@ -19,7 +23,9 @@ enum Fault {
     Frozen,
 }
 
-const FAULTS: [(&str, Fault); 3] = [("ann", Fault::Silent), ("bob", Fault::Black), ("cyd", Fault::Frozen)];
+/// Who, what, and in which codec: VP8 is coded anew for a stream of its own.
+const FAULTS: [(&str, Fault, &str); 3] =
+    [("ann", Fault::Silent, "h264"), ("bob", Fault::Black, "vp8"), ("cyd", Fault::Frozen, "h264")];
 /// Seconds for which something is wrong, and of the whole film.
 const WRONG: u32 = 16;
 const LONG: u32 = 45;
@@ -56,17 +62,17 @@ async fn reasons(scene: &Scene) -> Vec<String> {
     reasons.iter().filter_map(Value::as_str).filter(|reason| reason.starts_with("alarm: ")).map(str::to_owned).collect()
 }
 
-async fn joined(scene: &Scene, name: &str, film: &Path) -> Publisher {
+async fn joined(scene: &Scene, name: &str, film: &Path, codec: &str) -> Publisher {
     let token = scene.sdk.user_sig(name).await;
-    Publisher::play(&scene.daemon.whip("ward", name), &token, film)
+    Publisher::play(&scene.daemon.whip("ward", name), &token, film, codec)
 }
 
 /// Three people of whom each has something wrong: every alarm is told by name, counted, and taken back.
 async fn told_and_taken_back(scene: &Scene) {
     let films: Vec<tempfile::TempDir> = FAULTS.iter().map(|_| tempfile::tempdir().expect("a folder")).collect();
     let mut publishers = Vec::new();
-    for ((name, fault), dir) in FAULTS.iter().zip(&films) {
-        publishers.push(joined(scene, name, &film(dir.path(), *fault)).await);
+    for ((name, fault, codec), dir) in FAULTS.iter().zip(&films) {
+        publishers.push(joined(scene, name, &film(dir.path(), *fault), codec).await);
     }
     let sentences = [
         "ann in room ward has been silent for 4 s",
@@ -101,7 +107,7 @@ async fn who_is_silent_black_or_frozen_is_named_while_streams_are_recorded() {
     let task = scene.create("ward").await;
     told_and_taken_back(&scene).await;
     let recording = scene.finish(&task).await;
-    for (name, _) in FAULTS {
+    for (name, ..) in FAULTS {
         for kind in ["audio", "video"] {
             let seconds = recording.lane(name, kind).playlist.seconds();
             assert!(seconds > f64::from(WRONG) + 3.0, "{name} {kind}: {seconds} s");
@@ -128,4 +134,40 @@ async fn who_is_silent_black_or_frozen_is_named_while_a_mix_is_recorded() {
     let recording = scene.finish(&task).await;
     let seconds = recording.lanes[0].playlist.seconds();
     assert!(seconds > f64::from(WRONG) + 3.0, "{seconds} s");
+}
+
+/// Pictures come, and none of them can begin a file, since no keyframe is among them; sound is recorded all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_does_not_grow_is_told_while_pictures_come() {
+    let scene = Scene::local(|s| {
+        s.segment_seconds = 1;
+        s.more = "[alarms]\nnothing_written_seconds = 3\n".to_owned();
+    })
+    .await;
+    let task = scene.create("ward").await;
+    let (url, token) = (scene.daemon.whip("ward", "dee"), scene.sdk.user_sig("dee").await);
+    let address = WhipAddress { url, bearer: Some(Secret::new(token)), insecure: false, via: None };
+    let publisher = RtpPublisher::publish(&address, &[Codec::Opus, Codec::H264]).await.expect("it is taken in");
+    let sending = tokio::spawn(async move {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        for n in 0u32.. {
+            let captured = tick.tick().await.into_std();
+            // 20 ms of silence, and every second time a slice that builds on pictures which never came
+            let sound = Bytes::from_static(&[0xf8, 0xff, 0xfe]);
+            let sound = Packet { timestamp: n * 960, marker: false, payload: sound, captured };
+            publisher.send(TrackKind::Audio, sound).await.expect("it goes out");
+            if n % 2 == 0 {
+                let slice = Bytes::from_static(&[0x41, 0x9a, 0x02, 0x05, 0x10, 0x21]);
+                let slice = Packet { timestamp: n * 1800, marker: true, payload: slice, captured };
+                publisher.send(TrackKind::Video, slice).await.expect("it goes out");
+            }
+        }
+    });
+    let sentence = "alarm: nothing of dee's picture in room ward has been written for 3 s";
+    until("the alarm", || async { reasons(&scene).await.contains(&sentence.to_owned()).then_some(()) }).await;
+    scene.has_segments(&task, "dee", "audio", 2).await;
+    let recording = scene.finish(&task).await;
+    assert!(recording.lane("dee", "audio").playlist.seconds() > 2.0);
+    until("the alarm to go with the task", || async { reasons(&scene).await.is_empty().then_some(()) }).await;
+    sending.abort();
 }

@@ -29,7 +29,8 @@ impl Manager {
     /// As systemd would start it, with so short a watchdog.
     fn settings(&self, watchdog: Duration) -> Settings {
         let socket = self.dir.path().join("notify").display().to_string();
-        let env = [("NOTIFY_SOCKET".to_owned(), socket), ("WATCHDOG_USEC".to_owned(), watchdog.as_micros().to_string())];
+        let env =
+            [("NOTIFY_SOCKET".to_owned(), socket), ("WATCHDOG_USEC".to_owned(), watchdog.as_micros().to_string())];
         Settings { env: env.into(), ..Settings::default() }
     }
 
@@ -118,7 +119,10 @@ async fn a_box_whose_rooms_hang_does_not_feed_the_watchdog() {
             }
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(3), word).await.is_err(), "the rooms hang, and it says that it lives");
+    assert!(
+        tokio::time::timeout(Duration::from_secs(3), word).await.is_err(),
+        "the rooms hang, and it says that it lives"
+    );
     assert!(daemon.log().contains("who=\"the rooms\""), "{}", daemon.log());
     assert!(daemon.metric("holdfast_watchdog_unfed_total").await >= 1.0, "the door is open still");
     asking.abort();
@@ -214,7 +218,10 @@ fn user_groups_and_folders_come_to_be() {
     assert!(!at("etc/passwd").exists(), "{}", String::from_utf8_lossy(&dry));
     output_of(&mut rooted("systemd-sysusers"));
     let passwd = std::fs::read_to_string(at("etc/passwd")).expect("a user was made");
-    assert!(passwd.lines().any(|line| line.starts_with("holdfast:") && line.contains(":/var/lib/holdfast:")), "{passwd}");
+    assert!(
+        passwd.lines().any(|line| line.starts_with("holdfast:") && line.contains(":/var/lib/holdfast:")),
+        "{passwd}"
+    );
     let groups = std::fs::read_to_string(at("etc/group")).expect("groups were made");
     for name in ["video", "audio", "render", "gpio"] {
         let member = |line: &str| line.starts_with(&format!("{name}:")) && line.ends_with(":holdfast");
@@ -223,7 +230,8 @@ fn user_groups_and_folders_come_to_be() {
 
     output_of(rooted("systemd-tmpfiles").args(["--create", "--prefix=/etc/holdfast"]));
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    let holdfast = groups.lines().find_map(|line| line.strip_prefix("holdfast:x:")?.split(':').next()).expect("a group");
+    let holdfast =
+        groups.lines().find_map(|line| line.strip_prefix("holdfast:x:")?.split(':').next()).expect("a group");
     for (path, mode) in [("etc/holdfast", 0o750), ("etc/holdfast/holdfast.toml", 0o640)] {
         let meta = std::fs::metadata(at(path)).expect("it is there");
         assert_eq!((meta.permissions().mode() & 0o777, meta.uid()), (mode, 0), "{path}");

@@ -47,7 +47,8 @@ const CREDENTIAL: &str = "credential:";
 pub fn credentials(config: &mut Config) -> Result<(), Error> {
     let apps = config.apps.iter_mut().flat_map(|app| app.secret_key.iter_mut().chain(&mut app.callback_key));
     let automatic = &mut config.automatic;
-    let of_automatic = [&mut automatic.access_key, &mut automatic.secret_key].into_iter().chain(&mut automatic.callback_key);
+    let of_automatic =
+        [&mut automatic.access_key, &mut automatic.secret_key].into_iter().chain(&mut automatic.callback_key);
     let signing = config.api_keys.iter_mut().map(|key| &mut key.secret_key);
     for secret in apps.chain(signing).chain(of_automatic).chain(&mut config.vod.secret_key) {
         resolve(secret)?;
@@ -59,7 +60,8 @@ pub fn credentials(config: &mut Config) -> Result<(), Error> {
 pub fn resolve(secret: &mut Secret) -> Result<(), Error> {
     let Some(name) = secret.expose().strip_prefix(CREDENTIAL) else { return Ok(()) };
     let plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-    let failed = |why: String| Error::Start { what: "a credential of the configuration", why: format!("{name}: {why}") };
+    let failed =
+        |why: String| Error::Start { what: "a credential of the configuration", why: format!("{name}: {why}") };
     if !plain {
         return Err(failed("this is not the name of one".into()));
     }
@@ -146,7 +148,9 @@ mod tests {
         let mut plain = config(&text("as it stands"));
         credentials(&mut plain).expect("nothing to read");
         assert_eq!(plain.api_keys[0].secret_key.expose(), "as it stands");
-        for (secret, told) in [("credential:../x", "../x: this is not the name"), ("credential:k", "CREDENTIALS_DIRECTORY")] {
+        for (secret, told) in
+            [("credential:../x", "../x: this is not the name"), ("credential:k", "CREDENTIALS_DIRECTORY")]
+        {
             let error = credentials(&mut config(&text(secret))).expect_err("it is not there").to_string();
             assert!(error.contains(told), "{error}");
         }

@@ -288,6 +288,25 @@ mod tests {
     const PICTURE: TrackId = TrackId(2);
 
     #[test]
+    fn a_lane_stands_still_that_works_and_gets_nothing_done_not_one_that_waits() {
+        let inbox = std::sync::Arc::new(Inbox::default());
+        let minute = Duration::from_secs(60);
+        assert!(inbox.stands_still(Instant::now() + minute) >= minute, "it begins with work");
+        let waiting = std::sync::Arc::clone(&inbox);
+        let lane = std::thread::spawn(move || waiting.take(Instant::now() + minute).batches.len());
+        while inbox.stands_still(Instant::now() + minute) > Duration::ZERO {
+            std::thread::yield_now();
+        }
+        inbox.post(SOUND, TrackKind::Audio, &[packet(10)]);
+        assert_eq!(lane.join().expect("it takes"), 1);
+        let taken = Instant::now();
+        assert!(inbox.stands_still(taken + minute) >= minute);
+        while Instant::now() == taken {}
+        inbox.beat();
+        assert!(inbox.stands_still(taken + minute) < minute, "it got something done");
+    }
+
+    #[test]
     fn what_does_not_fit_is_lost_and_told_to_the_same_track() {
         let inbox = Inbox::default();
         for _ in 0..MOST_BATCHES + 3 {

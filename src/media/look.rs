@@ -77,7 +77,8 @@ fn run(from: &Receiver<Keyframe>) {
 
 /// Decodes one keyframe.
 fn thumb(mut unit: gst::Buffer) -> Result<Option<Thumb>, MediaError> {
-    let caps = gst::Caps::builder("video/x-h264").field("stream-format", "byte-stream").field("alignment", "au").build();
+    let caps =
+        gst::Caps::builder("video/x-h264").field("stream-format", "byte-stream").field("alignment", "au").build();
     // the lane's own time means nothing here; its bytes are shared
     unit.make_mut().set_pts(gst::ClockTime::ZERO);
     let chain = Chain::new(DECODE, &caps)?;
@@ -87,9 +88,9 @@ fn thumb(mut unit: gst::Buffer) -> Result<Option<Thumb>, MediaError> {
         match out {
             Out::Caps(caps) => info = gst_video::VideoInfo::from_caps(&caps).ok(),
             Out::Buffer(buffer) => {
-                let Some(frame) = info.as_ref().and_then(|info| {
-                    gst_video::VideoFrame::from_buffer_readable(buffer, info).ok()
-                }) else {
+                let Some(frame) =
+                    info.as_ref().and_then(|info| gst_video::VideoFrame::from_buffer_readable(buffer, info).ok())
+                else {
                     continue;
                 };
                 let stride = frame.plane_stride().first().and_then(|stride| usize::try_from(*stride).ok());
@@ -99,4 +100,30 @@ fn thumb(mut unit: gst::Buffer) -> Result<Option<Thumb>, MediaError> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::media::picture::Black;
+
+    /// What an encoder here makes of darkness is dark, whatever its size; and what is no picture is none.
+    #[test]
+    fn a_keyframe_is_seen_as_it_was_drawn() {
+        crate::media::init().expect("GStreamer with what a recording needs");
+        let present: BTreeSet<&str> = crate::media::present();
+        for size in [(320, 180), (1280, 720), (18, 34)] {
+            let mut black = Black::new(size, &present).expect("it starts");
+            let unit = black.picture(Duration::from_secs(7)).expect("it encodes").remove(0);
+            let dark = Thumb::of(&vec![16; 64 * 36], 64, 64, 36).expect("whole");
+            let began = Instant::now();
+            assert_eq!(thumb(unit.bytes).expect("it decodes"), Some(dark), "{size:?}");
+            println!("{size:?}: {:?}", began.elapsed());
+        }
+        let noise = gst::Buffer::from_slice(vec![7; 1000]);
+        assert!(!matches!(thumb(noise), Ok(Some(_))));
+    }
 }

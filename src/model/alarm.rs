@@ -48,8 +48,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] =
-        [Kind::Silent, Kind::Black, Kind::Frozen, Kind::NothingWritten, Kind::Loss, Kind::Drift];
+    pub const ALL: [Kind; 6] = [Kind::Silent, Kind::Black, Kind::Frozen, Kind::NothingWritten, Kind::Loss, Kind::Drift];
 
     pub fn as_str(self) -> &'static str {
         match self {

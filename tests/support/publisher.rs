@@ -35,9 +35,10 @@ impl Publisher {
     }
 
     /// The same for a film, which is sent once, at its own pace.
-    pub fn play(whip: &str, token: &str, film: &Path) -> Publisher {
+    pub fn play(whip: &str, token: &str, film: &Path, codec: &str) -> Publisher {
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
         command.arg("publish").arg(whip).args(["--token", token]).arg("--file").arg(film);
+        command.args(["--video", codec]);
         Publisher { running: Running::start("publish", &mut command) }
     }
 
