@@ -4,6 +4,7 @@
 //! Law: the door opens last and closes first; each stage of a stop is bounded, and the backlog is not waited for.
 
 pub mod board;
+mod fleet;
 pub mod keys;
 pub mod merge;
 pub mod shelf;
@@ -38,8 +39,8 @@ use crate::media::{self, MediaClock};
 use crate::model::alarm::{Alarm, Limits};
 use crate::model::{MediaTime, Secret, Timestamp, WallClock};
 use crate::package::Packer;
-use crate::rooms::{Actor, Parts, Rooms};
-use crate::spool::{self, Spool};
+use crate::rooms::{Actor, Parts, Remembered, Rooms};
+use crate::spool::{self, Listing, Spool};
 use crate::store::seal::BoxKey;
 use crate::store::{Store, records};
 use crate::upload::Uploader;
@@ -145,6 +146,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     crypto();
     keys::credentials(&mut config)?;
     keys::vod(&mut config)?;
+    keys::fleet(&mut config)?;
     let config = Arc::new(config);
     let clock = wall_clock();
     let media_clock = MediaClock::new(Instant::now(), clock());
@@ -159,7 +161,10 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     spool::make_room_to_start(&config.spool_dir(), &config.disk_limits());
     let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
     let vault = keys::vault(&config)?;
-    let opened = Store::open(&config.index_dir()).map_err(failed("index"))?;
+    // the shelf is listed while the index is read, and this while the shelf is looked through: all take their time
+    let (shelf, mut listing) = (config.spool_dir(), None);
+    let list = || listing = Some(std::thread::spawn(move || Listing::of(&shelf)));
+    let opened = Store::open_then(&config.index_dir(), list).map_err(failed("index"))?;
     if let Some(aside) = opened.set_aside {
         error!(aside = %aside.display(), "the index was broken and is set aside; a fresh one is in its place");
         health.degraded("index", "it was broken, and is set aside");
@@ -171,7 +176,16 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let (asks_in, asks) = mpsc::channel(64);
     let spool =
         Spool::open_sealed(&config.spool_dir(), store.clone(), vault, fates_in.clone()).map_err(failed("spool"))?;
-    let recovered = spool.recover().await.map_err(failed("spool"))?;
+    let listed = move || match listing.expect("an index that is open was held before").join() {
+        Ok(listing) => listing,
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
+    let remembered = tokio::spawn({
+        let store = store.clone();
+        async move { Remembered::of(&store).await }
+    });
+    let recovered = spool.recover_listed(listed).await.map_err(failed("spool"))?;
+    let remembered = remembered.await.map_err(failed("rooms"))?.map_err(failed("rooms"))?;
     spool.watch_disk(config.disk_limits(), clock.clone()).await.map_err(failed("disk"))?;
 
     let alarms = &config.alarms;
@@ -195,6 +209,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let outbox = Arc::new(Notify::new());
     let webhook = Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone(), health.clone())
         .map_err(failed("callbacks"))?;
+    let operators = fleet::line(&config, &store, &clock, &health);
     let parts = Parts {
         config: config.clone(),
         store: store.clone(),
@@ -206,11 +221,12 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         fates: fates_in.clone(),
         board,
         outbox,
+        mirror: operators.as_ref().map(|operators| operators.news.clone()),
         images: images_in,
         stills,
         health: health.clone(),
     };
-    let actor = Actor::restore(parts, recovered).await.map_err(failed("rooms"))?;
+    let actor = Actor::restore_of(parts, recovered, remembered).await.map_err(failed("rooms"))?;
 
     let (alarm_limits, limits) = watch::channel(config.alarms.limits());
     let (alarms_in, alarms) = watch::channel(Vec::new());
@@ -228,13 +244,16 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let uploader =
         Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone())
             .packing_with(packer);
-    let work_tasks = vec![
+    let mut work_tasks = vec![
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
         tokio::spawn(watch.run(work_cancel.clone())),
         tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
     ];
+    if let Some(operators) = operators {
+        work_tasks.extend(operators.start(metrics.clone(), &work_cancel));
+    }
 
     let mut door_tasks = Vec::new();
     let rooms = Rooms::new(asks_in);

@@ -5,6 +5,7 @@
 
 mod alarms;
 mod automatic;
+mod fleet;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use alarms::Alarms;
 pub use automatic::Automatic;
+pub use fleet::{Broker, Fleet};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
@@ -42,6 +44,7 @@ pub struct Config {
     pub vod: Vod,
     pub callbacks: Callbacks,
     pub images: Images,
+    pub fleet: Fleet,
     pub log: Log,
 }
 
@@ -421,6 +424,10 @@ fn networks<'de, D: Deserializer<'de>>(document: D) -> Result<Vec<IpNet>, D::Err
     texts.into_iter().map(network).collect()
 }
 
+fn within(name: &str, value: u64, low: u64, high: u64) -> (bool, String) {
+    ((low..=high).contains(&value), format!("{name} must be {low} to {high}, not {value}"))
+}
+
 /// What is wrong with a document, one line for each fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -445,9 +452,6 @@ impl Config {
             if !holds {
                 faults.push(fault);
             }
-        };
-        let within = |name: &str, value: u64, low: u64, high: u64| {
-            ((low..=high).contains(&value), format!("{name} must be {low} to {high}, not {value}"))
         };
         for (holds, fault) in [
             within("whip.ice_timeout_seconds", self.whip.ice_timeout_seconds, 2, 300),
@@ -566,6 +570,7 @@ impl Config {
         let cloud = self.storage.kind == StorageKind::Cloud;
         faults.extend(self.alarms.faults());
         faults.extend(self.automatic.faults(cloud, |app| self.app(app).is_some()));
+        faults.extend(self.fleet.faults());
         faults
     }
 

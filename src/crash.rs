@@ -52,6 +52,17 @@ pub const POINTS: &[&str] = &[
     "parts.put",
     "parts.counted",
     "parts.completed",
+    // packed files: planned, their plans on the shelf, at last their sources let go
+    "package.planned",
+    "plan.written",
+    "plan.synced",
+    "plan.renamed",
+    "held.removed",
+    "held.forgotten",
+    // to VOD
+    "vod.applied",
+    "vod.stored",
+    "vod.committed",
     // the news
     "webhook.sent",
     "webhook.forgotten",

@@ -43,6 +43,15 @@ const EXAMPLES: &[&str] = &[
     "access_key",
     "callback_url",
     "callback_key",
+    "box_id",
+    "broker",
+    "ca",
+    "client_certificate",
+    "client_key",
+    "username",
+    "password",
+    "password_file",
+    "password_credential",
 ];
 
 #[test]
@@ -78,11 +87,9 @@ fn every_setting_stands_in_the_commented_file() {
     let body = source.split("impl Config {").next().expect("there is text before it");
     let automatic = include_str!("../src/config/automatic.rs").split("impl Automatic {").next().expect("the same");
     let alarms = include_str!("../src/config/alarms.rs").split("impl Alarms {").next().expect("the same");
-    let fields = body
-        .lines()
-        .chain(automatic.lines())
-        .chain(alarms.lines())
-        .filter_map(|line| line.strip_prefix("    pub ")?.split(':').next());
+    let fleet = include_str!("../src/config/fleet.rs").split("impl Default").next().expect("the same");
+    let tables = body.lines().chain(automatic.lines()).chain(alarms.lines()).chain(fleet.lines());
+    let fields = tables.filter_map(|line| line.strip_prefix("    pub ")?.split(':').next());
     let mut seen = 0;
     for field in fields.filter(|f| !f.contains('(') && !f.contains(' ')) {
         let as_key = file.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{field} =")))

@@ -17,10 +17,12 @@ use support::scene::{Scene, until};
 use support::small_disk::{SmallDisk, shelved};
 use support::{APP, LATER, halted};
 use torture::Life::{Ending, Quiet, Recording};
+use torture::after::{PACKED, TO_VOD, dies_on_the_way_to_vod, dies_while_it_packs};
 use torture::power::Chance;
 use torture::{End, PLACES, Plan, World, all, at, logged};
 
-/// Every point in some life of some box, but for [`REFOUND`] and [`DISCARDED`], which have tests of their own.
+/// Every point in some life of some box, but for those that have tests of their own: [`REFOUND`], [`DISCARDED`], and
+/// what follows the end ([`PACKED`], [`TO_VOD`]).
 fn walk() -> Vec<Plan> {
     let plans = [
         (
@@ -159,7 +161,7 @@ async fn killed_at_every_point_it_loses_nothing() {
     }
     let plans = walk();
     let mut walked = points(&plans);
-    walked.extend(REFOUND.into_iter().chain(DISCARDED).map(str::to_owned));
+    walked.extend(REFOUND.into_iter().chain(DISCARDED).chain(PACKED).chain(TO_VOD).map(str::to_owned));
     let table: BTreeSet<String> = POINTS.iter().map(|point| (*point).to_owned()).collect();
     assert_eq!(walked, table, "a point that nobody dies at, or one that is no point");
     // to look at one of them again
@@ -260,6 +262,22 @@ async fn dies_while_it_discards(point: &str) {
 async fn killed_while_a_recording_is_discarded_nothing_of_it_stays() {
     let dying: Vec<_> = DISCARDED.iter().map(|point| tokio::spawn(dies_while_it_discards(point))).collect();
     for (point, dies) in DISCARDED.iter().zip(dying) {
+        assert!(dies.await.is_ok(), "{point}: see above");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_packs_every_packet_is_in_the_file_once() {
+    let dying: Vec<_> = PACKED.iter().map(|point| tokio::spawn(dies_while_it_packs(point))).collect();
+    for (point, dies) in PACKED.iter().zip(dying) {
+        assert!(dies.await.is_ok(), "{point}: see above");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_on_the_way_to_vod_a_file_is_committed_once() {
+    let dying: Vec<_> = TO_VOD.iter().map(|point| tokio::spawn(dies_on_the_way_to_vod(point))).collect();
+    for (point, dies) in TO_VOD.iter().zip(dying) {
         assert!(dies.await.is_ok(), "{point}: see above");
     }
 }

@@ -22,6 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("alarms", &["model", "health", "media"]),
     ("rooms", &["model", "config", "crash", "health", "store", "spool", "media", "package"]),
     ("api", &["model", "config", "health", "rooms", "media"]),
+    ("fleet", &["model", "config", "health", "store", "rooms"]),
 ];
 
 /// Modules that put the others together.
@@ -57,6 +58,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rustix", &["package/", "media/look"]),
     ("indicatif", &["app/"]),
     ("sd_notify", &["app/systemd"]),
+    ("rumqttc", &["fleet/line"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),
     ("tracing_journald", &["main.rs"]),

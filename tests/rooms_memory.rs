@@ -118,6 +118,7 @@ impl Life {
             fates: fates.clone(),
             board: None,
             outbox: outbox.clone(),
+            mirror: None,
             images,
             stills: Stills::default(),
             health: health.clone(),

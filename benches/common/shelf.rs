@@ -108,6 +108,7 @@ pub async fn fill(state: &Path, shelf: Shelf) {
         fates,
         board: None,
         outbox: outbox.clone(),
+        mirror: None,
         images,
         stills: Stills::default(),
         health: Reporter::default(),

@@ -50,7 +50,8 @@ pub fn credentials(config: &mut Config) -> Result<(), Error> {
     let of_automatic =
         [&mut automatic.access_key, &mut automatic.secret_key].into_iter().chain(&mut automatic.callback_key);
     let signing = config.api_keys.iter_mut().map(|key| &mut key.secret_key);
-    for secret in apps.chain(signing).chain(of_automatic).chain(&mut config.vod.secret_key) {
+    let of_accounts = config.vod.secret_key.iter_mut().chain(&mut config.fleet.password);
+    for secret in apps.chain(signing).chain(of_automatic).chain(of_accounts) {
         resolve(secret)?;
     }
     Ok(())
@@ -85,11 +86,27 @@ pub fn vod(config: &mut Config) -> Result<(), Error> {
         (None, Some(name)) => ("vod.secret_key_credential", credential(name)?),
         (None, None) => return Ok(()),
     };
-    let failed = |why: String| Error::Start { what: setting, why: format!("{}: {why}", path.display()) };
-    let bytes = read(&path).map_err(|e| failed(e.to_string()))?;
-    let key = text_of(&bytes).ok_or_else(|| failed(format!("{} bytes that are no key", bytes.len())))?;
-    vod.secret_key = Some(key);
+    vod.secret_key = Some(line_of(setting, &path)?);
     Ok(())
+}
+
+/// Reads the password for the operators' broker likewise. Blocks.
+pub fn fleet(config: &mut Config) -> Result<(), Error> {
+    let fleet = &mut config.fleet;
+    let (setting, path) = match (&fleet.password_file, &fleet.password_credential) {
+        (Some(file), _) => ("fleet.password_file", file.clone()),
+        (None, Some(name)) => ("fleet.password_credential", credential(name)?),
+        (None, None) => return Ok(()),
+    };
+    fleet.password = Some(line_of(setting, &path)?);
+    Ok(())
+}
+
+/// A secret of visible characters.
+fn line_of(setting: &'static str, path: &Path) -> Result<Secret, Error> {
+    let failed = |why: String| Error::Start { what: setting, why: format!("{}: {why}", path.display()) };
+    let bytes = read(path).map_err(|e| failed(e.to_string()))?;
+    text_of(&bytes).ok_or_else(|| failed(format!("{} bytes that are no key", bytes.len())))
 }
 
 /// Where systemd puts a credential, one sealed to the board's TPM by systemd-creds too.

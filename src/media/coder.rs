@@ -22,6 +22,7 @@ pub(super) struct Coder {
     table: VecDeque<PictureEncoder>,
     coding: Coding,
     chain: Option<Chain>,
+    in_use: Option<InUse>,
     /// Counts the encoders that were used.
     era: u32,
     inside: u32,
@@ -30,10 +31,26 @@ pub(super) struct Coder {
     failures: Vec<String>,
 }
 
+/// An encoder at work, as the figures show it.
+struct InUse(&'static str);
+
+impl InUse {
+    fn new(factory: &'static str) -> InUse {
+        metrics::gauge!("holdfast_encoders", "encoder" => factory).increment(1.0);
+        InUse(factory)
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        metrics::gauge!("holdfast_encoders", "encoder" => self.0).decrement(1.0);
+    }
+}
+
 impl Coder {
     pub fn new(table: &[PictureEncoder], coding: Coding) -> Coder {
         let table = table.iter().copied().collect();
-        Coder { table, coding, chain: None, era: 0, inside: 0, fresh: true, failures: Vec::new() }
+        Coder { table, coding, chain: None, in_use: None, era: 0, inside: 0, fresh: true, failures: Vec::new() }
     }
 
     /// The factory that encodes.
@@ -56,6 +73,7 @@ impl Coder {
                     return Ok(units);
                 }
                 Err(error) => {
+                    self.in_use = None;
                     // what it had done is good
                     if let Some(chain) = self.chain.take() {
                         units.extend(self.units(chain.take()));
@@ -86,6 +104,8 @@ impl Coder {
                 .field("pixel-aspect-ratio", gst::Fraction::new(1, 1))
                 .build();
             self.chain = Some(Chain::new(&format!("{} ! {PARSE}", (encoder.chain)(&self.coding)), &caps)?);
+            self.in_use = None;
+            self.in_use = Some(InUse::new(encoder.factory));
             self.inside = 0;
         }
         let chain = self.chain.as_ref().expect("made above");
@@ -109,6 +129,7 @@ impl Coder {
     /// What is still inside, waiting at most so long for a device.
     pub fn finish(&mut self, within: Duration) -> Result<Vec<PictureUnit>, MediaError> {
         let Some(chain) = self.chain.take() else { return Ok(Vec::new()) };
+        self.in_use = None;
         let out = chain.finish_within(within)?;
         Ok(self.units(out))
     }

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 pub use shelf::Shelf;
 
+use crate::crash;
 use crate::model::TaskId;
 use crate::model::package::{FilePlan, Order, Packed};
 use crate::vault::Vault;
@@ -204,6 +205,7 @@ impl Packer {
         }
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(%task, files = packed.files.len(), broken = packed.broken.len(), took_ms, "packing is planned");
+        crash::point("package.planned");
         Some(packed)
     }
 

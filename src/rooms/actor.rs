@@ -12,6 +12,8 @@ mod restore;
 mod steps;
 mod tell;
 
+pub use restore::Remembered;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -64,6 +66,8 @@ pub struct Parts {
     pub board: Option<Arc<Board>>,
     /// Told whenever an event was committed.
     pub outbox: Arc<Notify>,
+    /// Notified likewise; with it every event is put down for the operators, too.
+    pub mirror: Option<Arc<Notify>>,
     /// Images that layouts show, for whoever fetches them.
     pub images: mpsc::Sender<ImageWant>,
     /// Where they appear; those that no task shows any more are let go.
@@ -88,14 +92,16 @@ fn to_bytes(record: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(record).expect("records have text keys and no floats")
 }
 
-/// What an effect has to tell, as it lies in the outbox.
-fn outbox_record(effect: &Effect) -> Option<(String, Vec<u8>)> {
-    let Effect::Announce(event) = effect else { return None };
+/// What an effect has to tell, as it lies in the outbox and, with `mirror`, for the operators beside it.
+fn outbox_records(effect: &Effect, mirror: bool) -> Vec<(String, Vec<u8>)> {
+    let Effect::Announce(event) = effect else { return Vec::new() };
     info!(task = %event.task, event = event.body.event_type(), seq = event.seq, "event");
     tell_receipt(event);
     metrics::counter!("holdfast_events_total", "type" => event.body.event_type().to_string()).increment(1);
+    let bytes = OutboxEntry { event: event.clone() }.to_bytes();
+    let mirrored = mirror.then(|| (records::mirror_key(event.app, &event.task, event.seq), bytes.clone()));
     let key = records::outbox_key(event.app, &event.task, event.seq);
-    Some((key, OutboxEntry { event: event.clone() }.to_bytes()))
+    [Some((key, bytes)), mirrored].into_iter().flatten().collect()
 }
 
 /// What sound alone takes is not counted.
@@ -450,7 +456,7 @@ impl Actor {
         let destination = &task.spec.destination;
         let batch = records::put_destination(batch, &id, destination, &keys, &user_sig, &self.parts.box_key);
         // with the task: one that a crash leaves behind has told that it began
-        let told: Vec<_> = effects.iter().filter_map(outbox_record).collect();
+        let told: Vec<_> = effects.iter().flat_map(|effect| outbox_records(effect, self.mirrors())).collect();
         let batch = told.iter().fold(batch, |batch, (key, bytes)| batch.put(key.clone(), bytes.clone()));
         self.parts.store.commit(batch).await.map_err(|e| {
             self.index_refused(&e);
@@ -469,7 +475,7 @@ impl Actor {
         info!(task = %id, %room, recorder = %task.spec.recorder, "task created");
         let base = self.parts.media_clock.now();
         self.tasks.insert(id.clone(), Running { task, keys: Some(keys), dir, base, from: base, saved: Vec::new() });
-        self.parts.outbox.notify_one();
+        self.tell_news();
         for effect in effects {
             self.act(&id, effect).await;
         }

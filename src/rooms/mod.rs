@@ -6,7 +6,7 @@
 
 mod actor;
 
-pub use actor::{Actor, Parts};
+pub use actor::{Actor, Parts, Remembered};
 
 use crate::model::board::Overload;
 use crate::model::mix::Layout;

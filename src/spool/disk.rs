@@ -300,6 +300,7 @@ impl Watch {
 
     fn tell_gauges(&mut self, shared: &Shared, space: &Space) {
         metrics::gauge!("holdfast_disk_free_bytes").set(space.free_bytes as f64);
+        metrics::gauge!("holdfast_disk_total_bytes").set(space.total_bytes as f64);
         metrics::gauge!("holdfast_disk_free_inodes").set(space.free_inodes as f64);
         let reserve = if self.held { self.limits.reserve_bytes } else { 0 };
         metrics::gauge!("holdfast_disk_reserve_bytes").set(reserve as f64);

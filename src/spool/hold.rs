@@ -5,6 +5,7 @@
 //! task lets it go, is forgotten, or the disk's policy gives it up as lost.
 
 use super::*;
+use crate::crash;
 use crate::model::segment::UNFINISHED;
 use crate::store::records::SealedFile;
 
@@ -135,6 +136,7 @@ impl Shared {
                 Err(error) => tracing::warn!(%task, name, %error, "a segment that was packed stays on the disk"),
             }
         }
+        crash::point("held.removed");
         if hold == Hold::All {
             let mut batch = Batch::new();
             for (key, bytes) in self.store.scan_blocking(records::spool_prefix(task))? {
@@ -148,6 +150,7 @@ impl Shared {
                 Err(error) => tracing::warn!(%task, %error, "records of packed segments stay in the index"),
             }
         }
+        crash::point("held.forgotten");
         let mut state = self.state();
         state.held.retain(|_, (waiting, _)| waiting.task != *task);
         state.tell_size();
@@ -171,10 +174,13 @@ impl Shared {
             output.write(part)?;
         }
         output.finish()?;
+        crash::point("plan.written");
         self.hardware.sync(output.file())?;
+        crash::point("plan.synced");
         let stored = output.file().metadata()?.len();
         let sealed = self.vault.current().map(|key| SealedFile { bytes: stored, key: key.to_string() });
         fs::rename(&unfinished, dir.join(&file))?;
+        crash::point("plan.renamed");
         Ok(SpoolEntry {
             task: task.clone(),
             object: object.clone(),

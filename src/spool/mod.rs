@@ -48,6 +48,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 pub use disk::{Disk, RealDisk, Standing, make_room_to_start};
 pub use lease::{ShelfFile, UploadJob};
+pub use restart::Listing;
 
 use crate::crash;
 use crate::model::backlog::{Backlog, Class, Limits, Pending, Waiting};
@@ -445,8 +446,17 @@ impl Spool {
     ///
     /// Once, before anything writes into a task's folder and before anything is leased.
     pub async fn recover(&self) -> Result<Recovered, Error> {
+        let dir = self.shared.dir.clone();
+        self.recover_listed(move || Listing::of(&dir)).await
+    }
+
+    /// The same; `listing` gives what lies there, and may block. Nothing has changed on the shelf since it was made.
+    pub async fn recover_listed(
+        &self,
+        listing: impl FnOnce() -> Result<Listing, Error> + Send + 'static,
+    ) -> Result<Recovered, Error> {
         let shared = self.shared.clone();
-        blocking(move || shared.recover()).await
+        blocking(move || shared.recover(listing)).await
     }
 
     /// The next file to carry; at most `per_line` at once of one destination. `None`: nothing is ready now.

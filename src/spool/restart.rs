@@ -6,12 +6,79 @@
 
 use super::*;
 
+/// The folders of a shelf as they were found, before anything of it was read.
+#[derive(Debug, Default)]
+pub struct Listing {
+    folders: Vec<Listed>,
+    unknown: usize,
+}
+
+#[derive(Debug)]
+struct Listed {
+    task: TaskId,
+    /// Files that say something of the task.
+    ours: Vec<String>,
+    noted_lost: Vec<LocalName>,
+    files: Vec<FoundFile>,
+}
+
+impl Listing {
+    /// Names and sizes. Folders that are no task's are counted and left. Blocks.
+    pub fn of(dir: &Path) -> Result<Listing, Error> {
+        let mut listing = Listing::default();
+        let folders = match fs::read_dir(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(listing),
+            folders => folders.map_err(at(dir))?,
+        };
+        for folder in folders {
+            let folder = folder.map_err(at(dir))?.path();
+            let name = folder.file_name().and_then(|name| name.to_str());
+            if name == Some(disk::RESERVE) {
+                continue;
+            }
+            // the file system's own folder could be a task's by its name
+            let name = name.filter(|name| *name != "lost+found" && folder.is_dir());
+            let Some(task) = name.and_then(|name| TaskId::parse(name).ok()) else {
+                tracing::warn!(path = %folder.display(), "not a task's folder: left alone");
+                listing.unknown += 1;
+                continue;
+            };
+            listing.folders.push(Listed::of(task, &folder)?);
+        }
+        Ok(listing)
+    }
+}
+
+impl Listed {
+    fn of(task: TaskId, folder: &Path) -> Result<Listed, Error> {
+        let mut listed = Listed { task, ours: Vec::new(), noted_lost: Vec::new(), files: Vec::new() };
+        for file in fs::read_dir(folder).map_err(at(folder))? {
+            let file = file.map_err(at(folder))?;
+            let name = file.file_name().to_string_lossy().into_owned();
+            if folder::is_ours(&name) {
+                listed.ours.push(name);
+                continue;
+            }
+            if let Some(lost) = name.strip_suffix(LOST_SUFFIX).and_then(LocalName::parse) {
+                listed.noted_lost.push(lost);
+                continue;
+            }
+            if name.strip_suffix(KEPT_SUFFIX).and_then(LocalName::parse).is_some() {
+                continue;
+            }
+            let bytes = file.metadata().map_err(at(&file.path()))?.len();
+            listed.files.push(FoundFile { task: listed.task.clone(), name, bytes });
+        }
+        Ok(listed)
+    }
+}
+
 impl Shared {
-    pub(super) fn recover(&self) -> Result<Recovered, Error> {
+    pub(super) fn recover(&self, listing: impl FnOnce() -> Result<Listing, Error> + Send) -> Result<Recovered, Error> {
         let mut recovered = Recovered::default();
         // the folders are read while the index is: both take their time with a full shelf
         let (files, entries) = std::thread::scope(|scope| {
-            let reading = scope.spawn(|| self.files(&mut recovered));
+            let reading = scope.spawn(|| self.files(listing()?, &mut recovered));
             let entries = self.entries();
             (reading.join(), entries)
         });
@@ -137,43 +204,16 @@ impl Shared {
         Ok(())
     }
 
-    /// What lies in the tasks' folders, and what they say. Folders that are no task's are counted and left.
-    fn files(&self, recovered: &mut Recovered) -> Result<Vec<FoundFile>, Error> {
+    /// What lies in the tasks' folders, and what they say.
+    fn files(&self, listing: Listing, recovered: &mut Recovered) -> Result<Vec<FoundFile>, Error> {
+        recovered.unknown += listing.unknown;
         let mut files = Vec::new();
-        for folder in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
-            let folder = folder.map_err(at(&self.dir))?.path();
-            let name = folder.file_name().and_then(|name| name.to_str());
-            if name == Some(disk::RESERVE) {
-                continue;
-            }
-            // the file system's own folder could be a task's by its name
-            let name = name.filter(|name| *name != "lost+found" && folder.is_dir());
-            let Some(task) = name.and_then(|name| TaskId::parse(name).ok()) else {
-                tracing::warn!(path = %folder.display(), "not a task's folder: left alone");
-                recovered.unknown += 1;
-                continue;
-            };
+        for Listed { task, ours, noted_lost, files: found } in listing.folders {
             let shelved = recovered.of(&task);
-            let mut ours = Vec::new();
-            for file in fs::read_dir(&folder).map_err(at(&folder))? {
-                let file = file.map_err(at(&folder))?;
-                let name = file.file_name().to_string_lossy().into_owned();
-                if folder::is_ours(&name) {
-                    ours.push(name);
-                    continue;
-                }
-                if let Some(lost) = name.strip_suffix(LOST_SUFFIX).and_then(LocalName::parse) {
-                    shelved.noted_lost.push(lost);
-                    continue;
-                }
-                if name.strip_suffix(KEPT_SUFFIX).and_then(LocalName::parse).is_some() {
-                    continue;
-                }
-                let bytes = file.metadata().map_err(at(&file.path()))?.len();
-                files.push(FoundFile { task: task.clone(), name, bytes });
-            }
+            shelved.noted_lost.extend(noted_lost);
             self.hear(&task, &ours, shelved)?;
             self.hear_hold(&task);
+            files.extend(found);
         }
         files.sort_by(|a, b| (&a.task, &a.name).cmp(&(&b.task, &b.name)));
         Ok(files)

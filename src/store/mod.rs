@@ -142,6 +142,11 @@ impl Store {
     /// One that does not open (an error, or a panic inside sled) is moved to `<dir>.bad-<n>` and a fresh one is made.
     /// One that another process holds is left alone and refused.
     pub fn open(dir: &Path) -> Result<Opened, Error> {
+        Store::open_then(dir, || {})
+    }
+
+    /// The same; `held` is called as soon as no other process can have it, and before it is read, which takes its time.
+    pub fn open_then(dir: &Path, held: impl FnOnce()) -> Result<Opened, Error> {
         let parent = dir.parent().unwrap_or(Path::new("."));
         let failed = |why: String| Error::Open { path: dir.to_owned(), why };
         std::fs::create_dir_all(parent).map_err(|e| failed(e.to_string()))?;
@@ -160,6 +165,7 @@ impl Store {
             None => return Err(Error::Held(dir.to_owned())),
         }
 
+        held();
         index::settle(dir).map_err(|e| failed(e.to_string()))?;
         let first = patiently(|| match open_fenced(dir) {
             Err(why) if why.contains(SLED_IS_HELD) => None,

@@ -17,6 +17,8 @@
 //! | `erase/<task>` | [`EraseEntry`] | `spool` puts, `upload` goes on with it, `spool` deletes with the task |
 //! | `dest/<task>` | [`DestinationEntry`] | `rooms` puts ([`put_destination`]), `spool` deletes with the task |
 //! | `keys/<task>` | sealed [`TaskKeys`] | as `dest/` |
+//! | `mirror/<app>/<task>/<seq:010>` | [`OutboxEntry`] | `rooms` puts, `fleet` deletes |
+//! | `line/…` | [`MessageEntry`] and counters | `fleet` |
 //!
 //! Task ids and object names have no `/`.
 
@@ -29,7 +31,7 @@ use crate::model::event::Event;
 use crate::model::recording::{Destination, StorageKeys, Vendor};
 use crate::model::segment::ClosedSegment;
 use crate::model::vod::Media;
-use crate::model::{SdkAppId, Secret, TaskId};
+use crate::model::{SdkAppId, Secret, TaskId, Timestamp};
 
 pub const TASKS: &str = "task/";
 pub const PIECES: &str = "seg/";
@@ -38,6 +40,10 @@ pub const SPOOL: &str = "spool/";
 pub const PARTS: &str = "parts/";
 const VOD: &str = "vod/";
 pub const ERASE: &str = "erase/";
+/// Events as the operators are told of them; by the side of [`OUTBOX`], since each has its own receiver.
+pub const MIRROR: &str = "mirror/";
+/// What `fleet` keeps of its own.
+pub const LINE: &str = "line/";
 
 pub fn task_key(task: &TaskId) -> String {
     format!("{TASKS}{task}")
@@ -64,6 +70,11 @@ pub fn destination_key(task: &TaskId) -> String {
 /// `seq` is written with ten digits or more; up to ten, keys sort as numbers do.
 pub fn outbox_key(app: SdkAppId, task: &TaskId, seq: u64) -> String {
     format!("{OUTBOX}{app}/{task}/{seq:010}")
+}
+
+/// As [`outbox_key`].
+pub fn mirror_key(app: SdkAppId, task: &TaskId, seq: u64) -> String {
+    format!("{MIRROR}{app}/{task}/{seq:010}")
 }
 
 /// The task of which an event in the outbox speaks.
@@ -165,6 +176,31 @@ pub enum SpoolState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutboxEntry {
     pub event: Event,
+}
+
+/// A message that the operators' broker has not yet taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageEntry {
+    /// Below the box's own.
+    pub topic: String,
+    #[serde(with = "as_base64")]
+    pub payload: Vec<u8>,
+    pub retain: bool,
+    /// When it was written.
+    pub at: Timestamp,
+}
+
+mod as_base64 {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(from)?).map_err(serde::de::Error::custom)
+    }
 }
 
 /// A large file that goes up in parts: what its destination holds of it. Losing it only means beginning anew.
@@ -300,6 +336,15 @@ impl OutboxEntry {
     }
 }
 
+impl MessageEntry {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        encode(self)
+    }
+    pub fn from_bytes(key: &str, bytes: &[u8]) -> Result<MessageEntry, Error> {
+        decode(key, bytes)
+    }
+}
+
 impl PartsEntry {
     pub fn key(&self) -> String {
         parts_key(&self.task, &self.object)
@@ -416,7 +461,7 @@ mod tests {
 
     use super::*;
     use crate::model::event::EventBody;
-    use crate::model::{Lane, LaneKind, LaneRun, MediaId, RoomId, Timestamp, UserId};
+    use crate::model::{Lane, LaneKind, LaneRun, MediaId, RoomId, UserId};
 
     fn task() -> TaskId {
         TaskId::parse("hAb+c-9..").unwrap()
@@ -438,6 +483,13 @@ mod tests {
 
     fn golden(bytes: &[u8], expected: &str) {
         assert_eq!(std::str::from_utf8(bytes).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_message_that_waits_has_these_bytes() {
+        let entry = MessageEntry { topic: "telemetry".into(), payload: b"{}".to_vec(), retain: true, at: Timestamp(7) };
+        golden(&entry.to_bytes(), r#"{"v":1,"topic":"telemetry","payload":"e30=","retain":true,"at":7}"#);
+        assert_eq!(MessageEntry::from_bytes("line/x", &entry.to_bytes()).unwrap(), entry);
     }
 
     #[test]

@@ -213,6 +213,7 @@ impl Uploader {
                 Ok(Went::Up) => {
                     session.stored = true;
                     self.keep_session(job.entry(), session).await?;
+                    crash::point("vod.stored");
                 }
                 // keys that do not work (any more): there are others
                 Err(Broken::Put(error)) if error.class == Class::Refused => {
@@ -243,7 +244,10 @@ impl Uploader {
         let now = (self.clock)();
         let answer = platform.call("CommitUpload", &vod.commit_request(&session.applied.session), now).await?;
         let refusal = match vod::read_committed(&answer) {
-            Ok(media) => return Ok(VodWent::Committed(media)),
+            Ok(media) => {
+                crash::point("vod.committed");
+                return Ok(VodWent::Committed(media));
+            }
             Err(refusal) => refusal,
         };
         let old = session.renew_at.is_some_and(|at| now.secs() > at.saturating_add(GIVE_UP_SECONDS));
@@ -308,6 +312,7 @@ impl Uploader {
             unknown,
         };
         self.keep_session(entry, &session).await?;
+        crash::point("vod.applied");
         Ok(session)
     }
 

@@ -122,6 +122,7 @@ impl Life {
             fates: fates.clone(),
             board,
             outbox: outbox.clone(),
+            mirror: None,
             images: images_in,
             stills: Stills::default(),
             health: Reporter::default(),

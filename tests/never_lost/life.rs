@@ -180,6 +180,7 @@ impl Life {
                 fates: fates_in.clone(),
                 board: None,
                 outbox,
+                mirror: None,
                 images,
                 stills: Stills::default(),
                 health: health.clone(),

@@ -5,6 +5,7 @@
 //! then is judged by [`checker`]. Subjects of one test share a bucket, a receiver and the SDK.
 #![allow(dead_code, reason = "each test file uses its share")]
 
+pub mod after;
 pub mod checker;
 pub mod power;
 mod ts;

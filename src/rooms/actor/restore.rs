@@ -32,18 +32,43 @@ struct Indexed {
     pieces: Vec<Piece>,
 }
 
+/// All that the index says of tasks. It may be read while the shelf is looked through, which changes none of it.
+pub struct Remembered {
+    /// Each task, and its record as it stands there.
+    tasks: BTreeMap<TaskId, (RecordingTask, Vec<u8>)>,
+    pieces: BTreeMap<TaskId, Vec<Piece>>,
+    /// Events in the outbox. What tasks' folders hold may be behind it.
+    untaken: BTreeMap<TaskId, Vec<Event>>,
+    /// Some task's record cannot be read.
+    torn: bool,
+}
+
+impl Remembered {
+    pub async fn of(store: &Store) -> Result<Remembered, Error> {
+        let (tasks, torn) = tasks(store).await?;
+        Ok(Remembered { tasks, torn, pieces: pieces(store).await?, untaken: untaken(store).await? })
+    }
+}
+
 /// Files without a record that are handed to the shelf before it is waited for.
 const ADOPTED_AT_ONCE: usize = 1024;
 
 impl Actor {
     /// Takes up the tasks of the index and of the shelf. `recovered` is what the spool found on the disk.
-    pub async fn restore(parts: Parts, mut recovered: Recovered) -> Result<Actor, Error> {
+    pub async fn restore(parts: Parts, recovered: Recovered) -> Result<Actor, Error> {
+        let remembered = Remembered::of(&parts.store).await?;
+        Actor::restore_of(parts, recovered, remembered).await
+    }
+
+    /// The same with what was read of the index meanwhile.
+    pub async fn restore_of(parts: Parts, mut recovered: Recovered, remembered: Remembered) -> Result<Actor, Error> {
         let mut actor = Actor::new(parts);
-        let mut indexed = actor.indexed().await?;
-        let mut pieces = actor.pieces().await?;
+        let Remembered { tasks: mut indexed, mut pieces, mut untaken, torn } = remembered;
+        if torn {
+            actor.parts.health.degraded("index", "a task's record cannot be read");
+        }
         let mut ids: BTreeSet<TaskId> = indexed.keys().cloned().collect();
         ids.extend(recovered.tasks.iter().filter(|(_, found)| found.shape.is_some()).map(|(id, _)| id.clone()));
-        let mut untaken = actor.untaken().await?;
         let (mut taken_in, mut forgotten) = (Vec::new(), 0);
         for id in ids {
             let mut found = recovered.tasks.remove(&id).unwrap_or_default();
@@ -118,43 +143,6 @@ impl Actor {
         }
     }
 
-    /// Each task of the index, and its record as it stands there.
-    async fn indexed(&self) -> Result<BTreeMap<TaskId, (RecordingTask, Vec<u8>)>, Error> {
-        let mut indexed = BTreeMap::new();
-        for (key, bytes) in self.parts.store.scan(records::TASKS).await.map_err(failed)? {
-            match serde_json::from_slice::<RecordingTask>(&bytes) {
-                Ok(task) => drop(indexed.insert(task.id.clone(), (task, bytes))),
-                Err(e) => {
-                    error!(%key, error = %e, "a task's record cannot be read; its folder may tell more");
-                    self.parts.health.degraded("index", "a task's record cannot be read");
-                }
-            }
-        }
-        Ok(indexed)
-    }
-
-    /// The segments of every task, all at once: with a full shelf that takes less than task by task.
-    async fn pieces(&self) -> Result<BTreeMap<TaskId, Vec<Piece>>, Error> {
-        let records = self.parts.store.scan(records::PIECES).await.map_err(failed)?;
-        let read = |(key, bytes): &(String, Vec<u8>)| {
-            let task = key.strip_prefix(records::PIECES)?.split('/').next()?;
-            match (TaskId::parse(task), serde_json::from_slice(bytes)) {
-                (Ok(task), Ok(piece)) => Some((task, piece)),
-                (_, Err(e)) => {
-                    error!(%key, error = %e, "a segment's record cannot be read");
-                    None
-                }
-                (Err(_), Ok(_)) => None,
-            }
-        };
-        let read: Vec<(TaskId, Piece)> = records.par_iter().filter_map(read).collect();
-        let mut pieces: BTreeMap<TaskId, Vec<Piece>> = BTreeMap::new();
-        for (task, piece) in read {
-            pieces.entry(task).or_default().push(piece);
-        }
-        Ok(pieces)
-    }
-
     fn shape_of(&self, id: &TaskId, found: &Shelved) -> Option<Shape> {
         match Shape::parse(found.shape.as_deref()?) {
             Ok(shape) if shape.id == *id => Some(shape),
@@ -168,17 +156,6 @@ impl Actor {
                 None
             }
         }
-    }
-
-    /// Events in the outbox. What tasks' folders hold may be behind it.
-    async fn untaken(&self) -> Result<BTreeMap<TaskId, Vec<Event>>, Error> {
-        let mut untaken = BTreeMap::<TaskId, Vec<Event>>::new();
-        for (key, bytes) in self.parts.store.scan(records::OUTBOX).await.map_err(failed)? {
-            // an unreadable one is told by whoever delivers it
-            let Ok(OutboxEntry { event }) = OutboxEntry::from_bytes(&key, &bytes) else { continue };
-            untaken.entry(event.task.clone()).or_default().push(event);
-        }
-        Ok(untaken)
     }
 
     /// Takes in one task, and tells it what the shelf knows of its files. `known`: the index has it as its folder does,
@@ -304,4 +281,50 @@ impl Actor {
 
 fn failed(e: crate::store::Error) -> Error {
     Error::Store(e.to_string())
+}
+
+async fn tasks(store: &Store) -> Result<(BTreeMap<TaskId, (RecordingTask, Vec<u8>)>, bool), Error> {
+    let (mut tasks, mut torn) = (BTreeMap::new(), false);
+    for (key, bytes) in store.scan(records::TASKS).await.map_err(failed)? {
+        match serde_json::from_slice::<RecordingTask>(&bytes) {
+            Ok(task) => drop(tasks.insert(task.id.clone(), (task, bytes))),
+            Err(e) => {
+                error!(%key, error = %e, "a task's record cannot be read; its folder may tell more");
+                torn = true;
+            }
+        }
+    }
+    Ok((tasks, torn))
+}
+
+/// The segments of every task, all at once: with a full shelf that takes less than task by task.
+async fn pieces(store: &Store) -> Result<BTreeMap<TaskId, Vec<Piece>>, Error> {
+    let records = store.scan(records::PIECES).await.map_err(failed)?;
+    let read = |(key, bytes): &(String, Vec<u8>)| {
+        let task = key.strip_prefix(records::PIECES)?.split('/').next()?;
+        match (TaskId::parse(task), serde_json::from_slice(bytes)) {
+            (Ok(task), Ok(piece)) => Some((task, piece)),
+            (_, Err(e)) => {
+                error!(%key, error = %e, "a segment's record cannot be read");
+                None
+            }
+            (Err(_), Ok(_)) => None,
+        }
+    };
+    let read: Vec<(TaskId, Piece)> = records.par_iter().filter_map(read).collect();
+    let mut pieces: BTreeMap<TaskId, Vec<Piece>> = BTreeMap::new();
+    for (task, piece) in read {
+        pieces.entry(task).or_default().push(piece);
+    }
+    Ok(pieces)
+}
+
+async fn untaken(store: &Store) -> Result<BTreeMap<TaskId, Vec<Event>>, Error> {
+    let mut untaken = BTreeMap::<TaskId, Vec<Event>>::new();
+    for (key, bytes) in store.scan(records::OUTBOX).await.map_err(failed)? {
+        // an unreadable one is told by whoever delivers it
+        let Ok(OutboxEntry { event }) = OutboxEntry::from_bytes(&key, &bytes) else { continue };
+        untaken.entry(event.task.clone()).or_default().push(event);
+    }
+    Ok(untaken)
 }

@@ -118,15 +118,15 @@ impl Actor {
             if let Effect::PackageSettled { object } = effect {
                 writes.insert(records::spool_key(id, object), None);
             }
-            let told = outbox_record(effect);
-            announced |= told.is_some();
-            writes.extend(told.map(|(key, bytes)| (key, Some(bytes))));
+            let told = outbox_records(effect, self.mirrors());
+            announced |= !told.is_empty();
+            writes.extend(told.into_iter().map(|(key, bytes)| (key, Some(bytes))));
         }
         crash::point("rooms.decided");
         self.save_with(changed, writes).await;
         crash::point("rooms.committed");
         if announced {
-            self.parts.outbox.notify_one();
+            self.tell_news();
         }
         for (id, effects) in steps {
             for effect in effects {

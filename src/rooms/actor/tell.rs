@@ -6,6 +6,19 @@
 use super::*;
 
 impl Actor {
+    /// Whether the operators hear of events, too.
+    pub(super) fn mirrors(&self) -> bool {
+        self.parts.mirror.is_some()
+    }
+
+    /// To those who carry events away.
+    pub(super) fn tell_news(&self) {
+        self.parts.outbox.notify_one();
+        if let Some(mirror) = &self.parts.mirror {
+            mirror.notify_one();
+        }
+    }
+
     /// A part is well when no lane that runs says otherwise of it.
     pub(super) fn tell_troubles(&self) {
         self.parts.packer.press(self.troubles.values().any(|of_part| !of_part.is_empty()));

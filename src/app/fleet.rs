@@ -1,0 +1,63 @@
+//! The operators' line, put together: the session, telemetry, and whoever else speaks over it.
+//!
+//! Owns: construction and start of what is in `fleet`. Must not touch: what goes over the line.
+//! Law: whatever becomes of the line, the box goes on.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Fleet};
+use crate::fleet::keep;
+use crate::fleet::line::{Ends, Line};
+use crate::fleet::telemetry::Reports;
+use crate::health::Reporter;
+use crate::model::WallClock;
+use crate::store::Store;
+
+/// What is there of the line before it runs: parts that listen are put to it now.
+pub(super) struct Operators {
+    pub line: Line,
+    pub ends: Ends,
+    /// To be notified of events that were put down for the operators.
+    pub news: Arc<Notify>,
+    /// The line goes on with what is sent here.
+    pub settings: Arc<watch::Sender<Arc<Fleet>>>,
+    health: Reporter,
+    clock: WallClock,
+}
+
+/// `None`: the box has no operators.
+pub(super) fn line(config: &Config, store: &Store, clock: &WallClock, health: &Reporter) -> Option<Operators> {
+    if !config.fleet.enabled {
+        return None;
+    }
+    let (settings, seen) = watch::channel(Arc::new(config.fleet.clone()));
+    let news = Arc::new(Notify::new());
+    let (line, ends) = Line::new(seen, store.clone(), clock.clone(), health.clone(), news.clone());
+    let settings = Arc::new(settings);
+    Some(Operators { line, ends, news, settings, health: health.clone(), clock: clock.clone() })
+}
+
+impl Operators {
+    pub fn start(self, metrics: PrometheusHandle, cancel: &CancellationToken) -> Vec<JoinHandle<()>> {
+        let Operators { line, ends, news: _, settings, health, clock } = self;
+        let seen = settings.subscribe();
+        let metrics = Arc::new(move || metrics.render());
+        let reports = Reports::new(seen, ends, health.clone(), clock, metrics, Path::new("/"));
+        let held = cancel.clone();
+        vec![
+            tokio::spawn(keep("fleet", line, health.clone(), cancel.clone())),
+            tokio::spawn(keep("telemetry", reports, health, cancel.clone())),
+            // the settings' sender lives as long as the line
+            tokio::spawn(async move {
+                held.cancelled().await;
+                drop(settings);
+            }),
+        ]
+    }
+}

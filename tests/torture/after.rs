@@ -1,0 +1,117 @@
+//! Deaths after the end of a recording: while its files are packed, and while they go to VOD.
+//!
+//! Owns: where the box dies, and what must be there then. Must not touch: how a file is read (`support::probe`).
+//! Law: whatever the moment, the file is there once, holds every packet of the recording once, and is told of once.
+
+use serde_json::json;
+
+use super::PLACES;
+use crate::support::bucket::{Kind, S3};
+use crate::support::publisher::Sends;
+use crate::support::recorded::Recording;
+use crate::support::scene::{Scene, until};
+use crate::support::vod::{SUB_APP, VodServer};
+use crate::support::{ACCESS_KEY, LATER, SECRET_KEY, halted, probe};
+
+/// From the plan to the day on which its sources go.
+pub const PACKED: [&str; 6] =
+    ["package.planned", "plan.written", "plan.synced", "plan.renamed", "held.removed", "held.forgotten"];
+
+/// The three steps of an upload to VOD.
+pub const TO_VOD: [&str; 3] = ["vod.applied", "vod.stored", "vod.committed"];
+
+/// Kills the box that stands at its point, and starts it again without one.
+async fn dies(scene: &mut Scene, point: &str) {
+    let died = tokio::time::timeout(LATER, halted(scene.daemon.id())).await;
+    assert!(died.is_ok(), "the point {point} was not passed");
+    scene.daemon.kill().await;
+    scene.daemon.settings.crash = None;
+    scene.daemon.start_again().await;
+}
+
+fn packets(file: &std::path::Path) -> [usize; 2] {
+    [probe::Stream::Video, probe::Stream::Audio].map(|stream| probe::packets(file, stream).len())
+}
+
+/// hls+mp4, so that the file can be held against the lists that lie beside it.
+pub async fn dies_while_it_packs(point: &str) {
+    let _place = PLACES.acquire().await.expect("nobody closes it");
+    let mut scene = Scene::new(|settings| {
+        settings.segment_seconds = 2;
+        settings.crash = Some(point.to_owned());
+    })
+    .await;
+    let format = |p: &mut serde_json::Value| p["RecordParams"]["OutputFormat"] = json!(1);
+    let task = scene.sdk.create("clinic", "recorder", format).await.expect("hls+mp4 is known");
+    let _publisher = scene.publish("clinic", "dr-wang", Sends::default()).await;
+    scene.has_segments(&task, "dr-wang", "video", 2).await;
+    scene.sdk.delete(&task).await.expect("it runs");
+    dies(&mut scene, point).await;
+
+    let packed = scene.receiver.event(&task, 310).await;
+    assert_eq!(packed.payload()["Status"], 0, "{point}: {}", packed.body);
+    assert_eq!(packed.payload()["FileList"].as_array().map(Vec::len), Some(1), "{point}: {}", packed.body);
+    assert_eq!(scene.receiver.event(&task, 305).await.payload()["Status"], 0, "{point}");
+    scene.gone(&task).await;
+    let folder = scene.daemon.spool_dir().join(&task);
+    until("nothing of it to be left on the shelf", || async { (!folder.exists()).then_some(()) }).await;
+    let told = scene.receiver.of(&task).into_iter().filter(|c| c.event() == 310);
+    let told: std::collections::BTreeSet<String> = told.map(|c| c.id().to_owned()).collect();
+    assert_eq!(told.len(), 1, "{point}: 310 was told under {told:?}");
+
+    let mut objects = scene.objects(&task).await;
+    let mp4: Vec<Vec<u8>> = objects.extract_if(.., |name, _| name.ends_with(".mp4")).map(|(_, body)| body).collect();
+    let [body] = &mp4[..] else { panic!("{point}: one mp4, not {}", mp4.len()) };
+    let recording = Recording::of(&objects, &task);
+    recording.assert_whole();
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("a.mp4");
+    std::fs::write(&file, body).expect("the folder is ours");
+    assert_eq!(probe::decode_errors(&file), "", "{point}");
+    let of = |kind, stream| recording.lane("dr-wang", kind).packets(stream).concat().len();
+    let (there, here) = ([of("video", probe::Stream::Video), of("audio", probe::Stream::Audio)], packets(&file));
+    assert_eq!(here[0], there[0], "{point}: pictures of the file and of the lists");
+    // an interruption is filled with silence, and nothing is missing
+    assert!((there[1]..there[1] + 20).contains(&here[1]), "{point}: {} sounds of {}", here[1], there[1]);
+}
+
+/// mp4 alone.
+pub async fn dies_on_the_way_to_vod(point: &str) {
+    let _place = PLACES.acquire().await.expect("nobody closes it");
+    let s3 = S3::start(Kind::S3sFs).await;
+    let vod = VodServer::start(&s3.endpoint, (ACCESS_KEY, SECRET_KEY)).await;
+    let table = vod.table(&vod.api);
+    let mut scene = Scene::with(Some(s3), |settings| {
+        settings.segment_seconds = 2;
+        settings.crash = Some(point.to_owned());
+        settings.more = table;
+    })
+    .await;
+    let ask = |p: &mut serde_json::Value| {
+        p["StorageParams"] = json!({ "CloudVod": { "TencentVod": { "MediaType": 0, "SubAppId": SUB_APP } } });
+    };
+    let task = scene.sdk.create("clinic", "recorder", ask).await.expect("a task");
+    let _publisher = scene.publish("clinic", "dr-wang", Sends::default()).await;
+    let dir = scene.daemon.spool_dir().join(&task);
+    until("segments on the shelf", || async {
+        let files = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        (files.filter(|f| f.file_name().to_string_lossy().ends_with(".ts")).count() >= 4).then_some(())
+    })
+    .await;
+    scene.sdk.delete(&task).await.expect("it runs");
+    dies(&mut scene, point).await;
+
+    assert_eq!(scene.receiver.event(&task, 312).await.payload()["Status"], 0, "{point}");
+    let committed = scene.receiver.event(&task, 311).await;
+    assert_eq!(committed.payload()["Status"], 0, "{point}: {}", committed.body);
+    let medias = vod.medias();
+    let [media] = &medias[..] else { panic!("{point}: one file is committed once: {medias:?}") };
+    assert_eq!(committed.payload()["TencentVod"]["FileId"].as_str(), media.file_id.as_deref(), "{point}");
+    scene.gone(&task).await;
+    let out = tempfile::tempdir().expect("a folder");
+    let file = out.path().join("a.mp4");
+    std::fs::write(&file, vod.object(&media.key).await).expect("the folder is ours");
+    assert_eq!(probe::decode_errors(&file), "", "{point}");
+    assert!(packets(&file).iter().all(|packets| *packets > 60), "{point}: {:?}", packets(&file));
+    vod.assert_by_the_rules();
+}
