@@ -252,7 +252,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
     ];
     if let Some(operators) = operators {
-        work_tasks.extend(operators.start(metrics.clone(), &work_cancel));
+        work_tasks.extend(operators.start(metrics.clone(), alarms.clone(), &work_cancel));
     }
 
     let mut door_tasks = Vec::new();

@@ -110,7 +110,7 @@ async fn who_is_silent_black_or_frozen_is_named_while_streams_are_recorded() {
     for (name, ..) in FAULTS {
         for kind in ["audio", "video"] {
             let seconds = recording.lane(name, kind).playlist.seconds();
-            assert!(seconds > f64::from(WRONG) + 3.0, "{name} {kind}: {seconds} s");
+            assert!(seconds > f64::from(WRONG), "{name} {kind}: {seconds} s");
         }
     }
 }
@@ -133,7 +133,7 @@ async fn who_is_silent_black_or_frozen_is_named_while_a_mix_is_recorded() {
     told_and_taken_back(&scene).await;
     let recording = scene.finish(&task).await;
     let seconds = recording.lanes[0].playlist.seconds();
-    assert!(seconds > f64::from(WRONG) + 3.0, "{seconds} s");
+    assert!(seconds > f64::from(WRONG), "{seconds} s");
 }
 
 /// Pictures come, and none of them can begin a file, since no keyframe is among them; sound is recorded all the same.
@@ -147,6 +147,8 @@ async fn a_file_that_does_not_grow_is_told_while_pictures_come() {
     let task = scene.create("ward").await;
     let (url, token) = (scene.daemon.whip("ward", "dee"), scene.sdk.user_sig("dee").await);
     let address = WhipAddress { url, bearer: Some(Secret::new(token)), insecure: false, via: None };
+    // the publisher is in this process, which has had no need of TLS so far
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let publisher = RtpPublisher::publish(&address, &[Codec::Opus, Codec::H264]).await.expect("it is taken in");
     let sending = tokio::spawn(async move {
         let mut tick = tokio::time::interval(Duration::from_millis(20));

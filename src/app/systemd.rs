@@ -76,6 +76,8 @@ impl Service {
 
     /// An orderly stop has begun; it is bounded by itself, and by systemd.
     pub fn stopping(self) {
+        // from here on nobody says that it lives
+        self.tasks.iter().for_each(JoinHandle::abort);
         if !self.tasks.is_empty() {
             tell(&[NotifyState::Stopping, NotifyState::Status("stopping: what was recorded is made safe")]);
         }
