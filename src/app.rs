@@ -8,6 +8,7 @@ mod fleet;
 pub mod keys;
 pub mod merge;
 pub mod shelf;
+pub mod systemd;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,22 +19,25 @@ use std::time::{Duration, Instant};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::alarms::Watch;
 use crate::api::{self, Door, tls};
 use crate::config::Config;
 use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
 use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
+use crate::media::senses::Sensing;
 use crate::media::sources::{Sources, Standing};
 use crate::media::stills::Stills;
 use crate::media::tracks::Tracks;
 use crate::media::whip::{WhipServer, WhipSettings};
 use crate::media::{self, MediaClock};
+use crate::model::alarm::{Alarm, Limits};
 use crate::model::{MediaTime, Secret, Timestamp, WallClock};
 use crate::package::Packer;
 use crate::rooms::{Actor, Parts, Remembered, Rooms};
@@ -125,6 +129,10 @@ pub struct RunningBox {
     /// SHA-256 of the certificate that HTTPS shows.
     pub fingerprint: Option<String>,
     pub health: Reporter,
+    /// What is wrong with what is recorded, now.
+    pub alarms: watch::Receiver<Vec<Alarm>>,
+    /// From when on something is; it may be changed while the box runs.
+    pub alarm_limits: watch::Sender<Limits>,
     rooms: Rooms,
     doors: CancellationToken,
     rooms_cancel: CancellationToken,
@@ -134,6 +142,7 @@ pub struct RunningBox {
     pub sources: Sources,
     spool: Arc<Spool>,
     store: Store,
+    engine: Engine,
     door_tasks: Vec<JoinHandle<()>>,
     rooms_task: JoinHandle<()>,
     work_tasks: Vec<JoinHandle<()>>,
@@ -161,6 +170,7 @@ pub(crate) fn crypto() {
 /// Starts the box: memory, shelf, carriers, media, rooms, and the doors last.
 pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     crypto();
+    keys::credentials(&mut config)?;
     keys::vod(&mut config)?;
     keys::fleet(&mut config)?;
     let config = Arc::new(config);
@@ -204,7 +214,9 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let remembered = remembered.await.map_err(failed("rooms"))?.map_err(failed("rooms"))?;
     spool.watch_disk(config.disk_limits(), clock.clone()).await.map_err(failed("disk"))?;
 
-    let tracks = Tracks::default();
+    let alarms = &config.alarms;
+    let tracks =
+        Tracks::sensing(Sensing { quietest_dbfs: alarms.quietest_dbfs, picture_every: alarms.picture_every() });
     let settings = WhipSettings {
         udp: config.whip.udp,
         addresses: config.whip.addresses.clone(),
@@ -230,7 +242,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         config: config.clone(),
         store: store.clone(),
         spool: spool.clone(),
-        engine: Arc::new(engine),
+        engine: Arc::new(engine.clone()),
         media_clock,
         box_key: box_key.clone(),
         packer: packer.clone(),
@@ -244,6 +256,16 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     };
     let actor = Actor::restore_of(parts, recovered, remembered).await.map_err(failed("rooms"))?;
 
+    let (alarm_limits, limits) = watch::channel(config.alarms.limits());
+    let (alarms_in, alarms) = watch::channel(Vec::new());
+    let watch = Watch {
+        engine: engine.clone(),
+        clock: media_clock,
+        health: health.clone(),
+        recorded: actor.recorded(),
+        limits,
+        alarms: alarms_in,
+    };
     let (doors, rooms_cancel, work_cancel) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let rooms_task = tokio::spawn(actor.run(asks, news, fates, image_failures, rooms_cancel.clone()));
@@ -254,12 +276,13 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
+        tokio::spawn(watch.run(work_cancel.clone())),
         tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
         tokio::spawn(watch_sources(sources.clone(), health.clone(), work_cancel.clone())),
     ];
     sources.apply(config.source_specs());
     if let Some(operators) = operators {
-        work_tasks.extend(operators.start(metrics.clone(), &work_cancel));
+        work_tasks.extend(operators.start(metrics.clone(), alarms.clone(), &work_cancel));
     }
 
     let mut door_tasks = Vec::new();
@@ -295,6 +318,8 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         udp,
         fingerprint,
         health,
+        alarms,
+        alarm_limits,
         rooms,
         doors,
         rooms_cancel,
@@ -303,6 +328,7 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         sources,
         spool,
         store,
+        engine,
         door_tasks,
         rooms_task,
         work_tasks,
@@ -339,6 +365,11 @@ impl RunningBox {
                 error!(file = %file.display(), why, "the file is not taken: automatic recording stays as it is");
             }
         }
+    }
+
+    /// The parts that must turn, for whoever watches over the process.
+    fn signs(&self) -> systemd::Signs {
+        systemd::Signs { rooms: self.rooms.clone(), store: self.store.clone(), engine: self.engine.clone() }
     }
 
     /// Ends recordings properly, makes everything safe, and gives what is in flight a moment. Bounded.
@@ -392,16 +423,22 @@ pub fn run(config: Config, file: &Path) -> Result<ExitCode, Error> {
         }
         let door = |addr: Option<SocketAddr>| addr.map_or_else(|| "-".to_owned(), |a| a.to_string());
         println!("ready http={} https={} udp={}", door(the_box.http), door(the_box.https), the_box.udp);
+        let service = systemd::Service::of(&the_box.health, the_box.signs());
         let mut term = signal(SignalKind::terminate()).map_err(failed("signals"))?;
         let mut int = signal(SignalKind::interrupt()).map_err(failed("signals"))?;
         let broken = loop {
             tokio::select! {
                 _ = term.recv() => break false,
                 _ = int.recv() => break false,
-                _ = hangup.recv() => the_box.reload(file).await,
+                _ = hangup.recv() => {
+                    systemd::reloading();
+                    the_box.reload(file).await;
+                    systemd::ready();
+                }
                 () = the_box.broken() => break true,
             }
         };
+        service.stopping();
         if broken {
             error!("the rooms are gone: leaving, so that a fresh start takes the tasks over");
             return Ok(ExitCode::from(70));
