@@ -41,7 +41,8 @@ pub struct Broker {
     entry: Entry,
     authority: Authority,
     running: Running,
-    watcher: Running,
+    /// The one that listens, and those before it: over TLS it does not outlive its broker.
+    watchers: Vec<Running>,
     /// So many messages were held against their schemas.
     checked: AtomicUsize,
     dir: TempDir,
@@ -98,7 +99,7 @@ impl Broker {
         std::fs::write(dir.path().join("mosquitto.conf"), conf(dir.path(), port, entry)).expect("the folder is ours");
         let running = launch(dir.path(), port).await;
         let watcher = watch(dir.path(), port, entry).await;
-        Broker { port, entry, authority, running, watcher, checked: AtomicUsize::new(0), dir }
+        Broker { port, entry, authority, running, watchers: vec![watcher], checked: AtomicUsize::new(0), dir }
     }
 
     /// As a power cut would end it.
@@ -109,6 +110,7 @@ impl Broker {
     /// After [`Broker::kill`]: it remembers what it had told its listener.
     pub async fn start_again(&mut self) {
         self.running = launch(self.dir.path(), self.port).await;
+        self.watchers.push(watch(self.dir.path(), self.port, self.entry).await);
     }
 
     /// The table of a box's configuration.
@@ -154,7 +156,8 @@ impl Broker {
 
     /// Everything that was said, in its order; each as its schema wants it.
     pub fn messages(&self) -> Vec<Message> {
-        let all: Vec<Message> = self.watcher.lines.all().iter().filter_map(|line| parse(line)).collect();
+        let lines = self.watchers.iter().flat_map(|watcher| watcher.lines.all());
+        let all: Vec<Message> = lines.filter_map(|line| parse(&line)).collect();
         all.iter().skip(self.checked.load(Ordering::SeqCst)).for_each(check);
         self.checked.fetch_max(all.len(), Ordering::SeqCst);
         all
@@ -179,7 +182,7 @@ impl Broker {
 
     /// Everything, as bytes that went over the line.
     pub fn heard(&self) -> String {
-        self.watcher.lines.text()
+        self.watchers.iter().map(|watcher| watcher.lines.text()).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -193,7 +196,7 @@ fn conf(dir: &Path, port: u16, entry: Entry) -> String {
     format!(
         "user root\nlistener {port} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\n{entry}\n\
          persistence true\npersistence_location {}/\nautosave_on_changes true\nautosave_interval 1\n\
-         log_dest stdout\nmax_queued_messages 0\n",
+         log_dest stderr\nmax_queued_messages 0\n",
         file("ca.pem"),
         file("broker.pem"),
         file("broker.key"),
@@ -222,10 +225,11 @@ fn client(dir: &Path, port: u16, entry: Entry) -> Vec<String> {
     args
 }
 
-/// Comes back by itself, and misses nothing: its session is kept for it.
+/// One that comes again has missed nothing: its session is kept for it.
 async fn watch(dir: &Path, port: u16, entry: Entry) -> Running {
-    let mut command = Command::new(program("mosquitto_sub"));
-    command.args(client(dir, port, entry));
+    // into a pipe it would keep its lines to itself
+    let mut command = Command::new(program("stdbuf"));
+    command.arg("-oL").arg(program("mosquitto_sub")).args(client(dir, port, entry));
     command.args(["-i", "watcher", "-c", "-x", "3600", "-q", "1", "-t", "#", "-F", "%j", "-d"]);
     let running = Running::start("mosquitto_sub", &mut command);
     running.lines.wait_for("a subscription", |line| line.starts_with("Subscribed").then_some(())).await;
