@@ -1,5 +1,5 @@
 //! Nothing is ever lost: random sequences of outages, restarts, full and failing disks, clock steps and damaged indexes,
-//! against a model that knows only what was closed and announced.
+//! of pauses, discards and packing, against a model that knows only what was closed and announced.
 //!
 //! Owns: the steps of a walk, and the order of its end. Must not touch: what must hold then (`model`).
 //! Law: a walk is a pure function of its seed, but for the timing of the machine. `HOLDFAST_WALKS` is how many there are,
@@ -20,6 +20,7 @@ mod proxy;
 mod studio;
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use carrier::{KEYS, Server, keys};
 use holdfast::config::{App, Config, OnStop};
 use holdfast::media::MediaNews;
 use holdfast::model::disk::{Level, WhenFull};
+use holdfast::model::package::Output;
 use holdfast::model::recording::{Destination, MediaFilter, RecordingSpec, StreamType, Subscription, Vendor};
 use holdfast::model::{
     Codec, MediaId, RoomId, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
@@ -77,6 +79,9 @@ enum Step {
     /// Segments of so many packets.
     Record(usize, usize),
     End,
+    Pause,
+    Resume,
+    Discard,
     Line(Mode),
     Receiver {
         fails: bool,
@@ -112,12 +117,15 @@ fn step(rng: &mut StdRng) -> Step {
         14..46 => Step::Record(rng.random_range(1..4), *[3, 20, 50].choose(rng).expect("not empty")),
         46..47 => Step::Record(1, LARGE),
         47..50 => Step::End,
-        50..63 => Step::Line(*modes.choose(rng).expect("not empty")),
-        63..69 => Step::Receiver { fails: rng.random() },
-        69..74 => Step::Room(*[None, None, Some(15_000), Some(400)].choose(rng).expect("not empty")),
-        74..75 => Step::SyncsFail(*[1, 3, 1_000_000].choose(rng).expect("not empty")),
-        75..79 => Step::Clock(*[-86_400, -3, 3, 3_600, 86_400].choose(rng).expect("not empty")),
-        79..88 => {
+        50..52 => Step::Pause,
+        52..54 => Step::Resume,
+        54..55 => Step::Discard,
+        55..66 => Step::Line(*modes.choose(rng).expect("not empty")),
+        66..71 => Step::Receiver { fails: rng.random() },
+        71..75 => Step::Room(*[None, None, Some(15_000), Some(400)].choose(rng).expect("not empty")),
+        75..76 => Step::SyncsFail(*[1, 3, 1_000_000].choose(rng).expect("not empty")),
+        76..80 => Step::Clock(*[-86_400, -3, 3, 3_600, 86_400].choose(rng).expect("not empty")),
+        80..89 => {
             let ending = match rng.random_range(0..4) {
                 0 => Ending::Orderly,
                 _ => Ending::Crash { index_first: rng.random(), in_the_middle: rng.random() },
@@ -152,6 +160,12 @@ struct Walk {
     life: Option<Life>,
     lives: usize,
     tasks: Vec<(TaskId, u32)>,
+    /// What each is to become.
+    outputs: BTreeMap<TaskId, Output>,
+    /// Every byte of them is to go.
+    discarded: BTreeSet<TaskId>,
+    /// Some tasks are packed. A day of silence is not made then.
+    packs: bool,
     present: Vec<Present>,
     sessions: u64,
     /// Syncs failed in this life: what folders say of their tasks may be behind.
@@ -194,6 +208,7 @@ impl Walk {
             studio: Studio::new(),
         };
         let life = Some(Life::begin(&site).await);
+        let packs = rng.random();
         let (tasks, present) = (Vec::new(), Vec::new());
         Walk {
             seed,
@@ -206,6 +221,9 @@ impl Walk {
             life,
             lives: 1,
             tasks,
+            outputs: BTreeMap::new(),
+            discarded: BTreeSet::new(),
+            packs,
             present,
             sessions: 0,
             folders_lag: false,
@@ -241,6 +259,26 @@ impl Walk {
                 let Some((task, _)) = self.tasks.choose(&mut self.rng).cloned() else { return };
                 self.end(task).await;
             }
+            Step::Pause => {
+                let Some((task, _)) = self.tasks.choose(&mut self.rng).cloned() else { return };
+                match self.life().rooms.pause(APP, task.clone()).await {
+                    Ok(()) => self.site.studio.pause(&task),
+                    Err(error) => assert_eq!(error, Error::TaskUnknown),
+                }
+            }
+            Step::Resume => {
+                let Some((task, _)) = self.tasks.choose(&mut self.rng).cloned() else { return };
+                self.site.studio.resume(&task);
+                let resumed = self.life().rooms.resume(APP, task).await;
+                assert!(matches!(resumed, Ok(()) | Err(Error::TaskUnknown)), "{resumed:?}");
+            }
+            Step::Discard => {
+                let Some((task, _)) = self.tasks.choose(&mut self.rng).cloned() else { return };
+                match self.life().rooms.discard(APP, task.clone(), "the walk".into()).await {
+                    Ok(()) => drop(self.discarded.insert(task)),
+                    Err(error) => assert_eq!(error, Error::TaskUnknown),
+                }
+            }
             Step::Line(mode) => self.proxy.set(mode),
             Step::Receiver { fails } => self.receiver.fail(fails),
             Step::Room(free) => self.room(free).await,
@@ -250,23 +288,26 @@ impl Walk {
                 self.folders_lag = true;
             }
             Step::Clock(seconds) => {
-                self.site.wall.step(seconds);
+                self.site.wall.step(self.bearable(seconds));
                 self.life().follow(&self.site.wall);
             }
             Step::Restart(ending, index, off) => self.restart(ending, index, off).await,
             Step::Wait(ms) => {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
-                model::lists_name_what_is_there(&self.server, &self.bucket).await;
+                model::lists_name_what_is_there(&self.server, &self.bucket, &self.discarded).await;
             }
         }
     }
 
     async fn create(&mut self) {
         let room = self.tasks.len() as u32 + 1;
-        let created =
-            self.life().rooms.create(spec(room, &self.bucket), keys(KEYS.0, KEYS.1), Secret::new("sig")).await;
+        let outputs = if self.packs { &[Output::Hls, Output::HlsAac, Output::Aac][..] } else { &[Output::Hls] };
+        let output = *outputs.choose(&mut self.rng).expect("not empty");
+        let spec = RecordingSpec { output, ..spec(room, &self.bucket) };
+        let created = self.life().rooms.create(spec, keys(KEYS.0, KEYS.1), Secret::new("sig")).await;
         match created {
             Ok(task) => {
+                self.outputs.insert(task.clone(), output);
                 self.tasks.push((task, room));
                 for user in ["ann", "bob"] {
                     if self.rng.random_bool(0.6) {
@@ -304,6 +345,11 @@ impl Walk {
         }
     }
 
+    /// Seconds by which the clock is set.
+    fn bearable(&self, seconds: i64) -> i64 {
+        if self.packs { seconds.clamp(-600, 600) } else { seconds }
+    }
+
     async fn end(&self, task: TaskId) {
         let ended = self.life().rooms.delete(APP, task).await;
         assert!(matches!(ended, Ok(()) | Err(Error::TaskUnknown)), "{ended:?}");
@@ -338,7 +384,7 @@ impl Walk {
         // an index on a disk that fails would take nothing either; the folders cannot make up for both
         self.damage(if self.folders_lag { Index::Whole } else { index });
         self.folders_lag = self.site.disk.fails();
-        self.site.wall.step(off);
+        self.site.wall.step(self.bearable(off));
         self.site.studio.started_while_ill();
         self.lives += 1;
         self.life = Some(Life::begin(&self.site).await);
@@ -410,9 +456,15 @@ impl Walk {
         let objects = model::objects(&self.server, &self.bucket).await;
         let written = self.site.studio.written();
         for (task, _) in &self.tasks {
-            model::check(task, &written, &objects, &told, self.lives);
+            match self.discarded.contains(task) {
+                true => model::check_discarded(task, &objects, &told),
+                false => model::check(task, self.outputs[task], &written, &objects, &told, self.lives),
+            }
         }
-        let (segments, lost) = (written.len(), written.iter().filter(|w| !model::arrived(w, &objects)).count());
+        let (segments, lost) = (
+            written.len(),
+            written.iter().filter(|w| self.outputs[&w.task].hls() && !model::arrived(w, &objects)).count(),
+        );
         eprintln!(
             "walk {}: {} lives, {} tasks, {segments} segments, {lost} lost",
             self.seed,
@@ -429,7 +481,7 @@ fn spec(room: u32, bucket: &str) -> RecordingSpec {
         room: RoomId::Number(room),
         mix: None,
         recorder: UserId::parse("recorder").unwrap(),
-        streams: StreamType::AudioVideo,
+        streams: StreamType::Audio,
         media: MediaFilter::Both,
         subscription: Subscription::default(),
         max_idle: Duration::from_secs(3600),

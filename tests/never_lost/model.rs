@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast::model::TaskId;
+use holdfast::model::package::Output;
 use holdfast::model::playlist::Playlist;
 use holdfast::model::segment::{encode_id, segment_stem};
 use serde_json::Value;
 
 use crate::carrier::Server;
-use crate::studio::Written;
+use crate::studio::{FrameId, Written, frames, frames_of_segment};
 use crate::support::receiver::Callback;
 
 /// By their keys.
@@ -37,9 +38,11 @@ pub async fn objects(server: &Server, bucket: &str) -> Objects {
 }
 
 /// At any moment: a playlist in the bucket lists only what the bucket holds.
-pub async fn lists_name_what_is_there(server: &Server, bucket: &str) {
+/// Those of tasks that are being discarded aside: their files go in an order of their own.
+pub async fn lists_name_what_is_there(server: &Server, bucket: &str, discarded: &BTreeSet<TaskId>) {
+    let stays = |name: &&String| !discarded.iter().any(|task| name.contains(task.as_str()));
     let mut listed = BTreeSet::new();
-    for list in names(server, bucket).await.iter().filter(|name| name.ends_with(".m3u8")) {
+    for list in names(server, bucket).await.iter().filter(|name| name.ends_with(".m3u8")).filter(stays) {
         let (folder, _) = list.rsplit_once('/').expect("a prefix");
         let playlist = parsed(list, &server.read(bucket, list).await);
         listed.extend(playlist.items.into_iter().map(|item| format!("{folder}/{}", item.name)));
@@ -90,7 +93,14 @@ fn told_of(task: &TaskId, callbacks: &[Callback]) -> Vec<Told> {
 }
 
 /// Everything about one task. `lives`: of the box, at the most.
-pub fn check(task: &TaskId, written: &[Written], objects: &Objects, callbacks: &[Callback], lives: usize) {
+pub fn check(
+    task: &TaskId,
+    output: Output,
+    written: &[Written],
+    objects: &Objects,
+    callbacks: &[Callback],
+    lives: usize,
+) {
     let written: Vec<&Written> = written.iter().filter(|w| w.task == *task).collect();
     let prefix = format!("p/{task}/");
     let of_task: BTreeMap<&str, &Vec<u8>> =
@@ -117,6 +127,22 @@ pub fn check(task: &TaskId, written: &[Written], objects: &Objects, callbacks: &
             given_up += 1;
         } else {
             names.insert(name, piece);
+        }
+    }
+    let packed = of_task.iter().filter(|(name, _)| name.ends_with(".aac"));
+    let packed: BTreeMap<&str, Vec<FrameId>> = packed.map(|(name, body)| (*name, frames(body))).collect();
+    if output == Output::Hls {
+        assert!(packed.is_empty(), "{task}: nobody asked for {:?}", packed.keys());
+    } else {
+        let there = in_files(task, &packed, &written);
+        for piece in &written {
+            let here = there.contains(&(piece.run, piece.index));
+            if output.hls() {
+                let up = places.contains_key(&(piece.run, piece.index)) && !piece.doomed;
+                assert!(here || !up, "{task}: {piece:?} is in no file\n{story:#?}");
+            } else if here {
+                places.insert((piece.run, piece.index), "");
+            }
         }
     }
     let missing: Vec<&&Written> = written.iter().filter(|w| !places.contains_key(&(w.run, w.index))).collect();
@@ -173,6 +199,18 @@ pub fn check(task: &TaskId, written: &[Written], objects: &Objects, callbacks: &
     assert!(right.contains(&&ends[..]), "{task}: 305 says {ends:?}, and {lost} are lost\n{story:#?}");
     let takeovers = lists.iter().filter_map(|list| list.strip_prefix("ha")?.split('_').next()?.parse::<usize>().ok());
     assert!(count(306) <= 3 && takeovers.max().unwrap_or(0) <= count(306), "{task}\n{story:#?}");
+    let told_packed: Vec<&Told> = told.iter().filter(|t| t.event == 310).collect();
+    let last = told_packed.last().map(|t| (t.payload["Status"].as_u64(), t.payload["FileList"].clone()));
+    let names: Vec<&str> = packed.keys().copied().collect();
+    match last {
+        None => assert_eq!(output, Output::Hls, "{task}: 310 was never told\n{story:#?}"),
+        Some((status, files)) => {
+            let right = if packed.is_empty() && !written.is_empty() { Some(2) } else { Some(0) };
+            assert_eq!(status, right, "{task}\n{story:#?}");
+            let files: BTreeSet<&str> = files.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            assert_eq!(files.into_iter().collect::<Vec<_>>(), names, "{task}\n{story:#?}");
+        }
+    }
     let mut errors = BTreeMap::<&str, usize>::new();
     for t in told.iter().filter(|t| t.event == 308) {
         *errors.entry(t.payload["Code"].as_str().expect("a code")).or_default() += 1;
@@ -181,4 +219,38 @@ pub fn check(task: &TaskId, written: &[Written], objects: &Objects, callbacks: &
         let most = if code == "SegmentLost" { lost * lives } else { lives };
         assert!(times <= most, "{task}: {code} was told {times} times in {lives} lives\n{story:#?}");
     }
+}
+
+/// Every packed file holds each frame once and in order, and each segment that it has anything of whole. Answers with
+/// these: (run, index).
+fn in_files(task: &TaskId, packed: &BTreeMap<&str, Vec<FrameId>>, written: &[&Written]) -> BTreeSet<(u32, u32)> {
+    let mut there = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    for (name, frames) in packed {
+        let mut before = None;
+        for piece in frames.chunk_by(|a, b| a.0 == b.0) {
+            let made = written.iter().find(|w| frames_of_segment(&w.bytes).first() == piece.first());
+            let made = made.unwrap_or_else(|| panic!("{task}: {name} holds {:?}, which nobody wrote", piece[0]));
+            let whole = frames_of_segment(&made.bytes);
+            assert!(seen.insert((made.run, made.index)), "{task}: {made:?} is in a file twice");
+            assert!(piece == whole, "{task}: {name} has {} frames of {made:?}", piece.len());
+            let place = (made.run, made.index);
+            assert!(before < Some(place), "{task}: {name}: {before:?} before {place:?}");
+            before = Some(place);
+            there.insert(place);
+        }
+    }
+    there
+}
+
+/// Nothing of it is left, and whoever is told knows.
+pub fn check_discarded(task: &TaskId, objects: &Objects, callbacks: &[Callback]) {
+    let told = told_of(task, callbacks);
+    let story: Vec<String> = told.iter().map(|t| format!("{} {} {}", t.seq, t.event, t.payload)).collect();
+    let left: Vec<&String> = objects.keys().filter(|key| key.contains(task.as_str())).collect();
+    assert!(left.is_empty(), "{task}: {left:?} are left\n{story:#?}");
+    let count = |event: u64| told.iter().filter(|t| t.event == event).count();
+    assert_eq!((count(301), count(302)), (1, 1), "{task}\n{story:#?}");
+    let last = told.last().map(|t| (t.event, t.payload["Status"].clone()));
+    assert_eq!(last, Some((305, Value::from(3))), "{task}\n{story:#?}");
 }

@@ -3,7 +3,7 @@
 //! Owns: lanes that run, segments that were written. Must not touch: what becomes of them.
 //! Law: no two segments hold the same bytes, and each holds a transport stream that plays alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -41,12 +41,16 @@ impl std::fmt::Debug for Written {
 struct Running {
     order: LaneOrder,
     next: u32,
+    /// It takes nothing any more.
+    paused: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     lanes: BTreeMap<LaneRun, Running>,
     written: Vec<Written>,
+    /// Of these nothing may be taken.
+    paused: BTreeSet<TaskId>,
     /// The disk is ill.
     ill: bool,
 }
@@ -80,6 +84,19 @@ impl Studio {
         there.is_ok()
     }
 
+    /// From now on, and over restarts, a lane that runs takes what nobody may have.
+    pub fn pause(&self, task: &TaskId) {
+        let mut state = self.state();
+        state.paused.insert(task.clone());
+        let taking = state.lanes.iter().filter(|(run, lane)| run.task == *task && !lane.paused);
+        let taking: Vec<&LaneRun> = taking.map(|(run, _)| run).collect();
+        assert!(taking.is_empty(), "{taking:?} take what comes though their task is paused");
+    }
+
+    pub fn resume(&self, task: &TaskId) {
+        self.state().paused.remove(task);
+    }
+
     pub fn written(&self) -> Vec<Written> {
         self.state().written.clone()
     }
@@ -87,7 +104,8 @@ impl Studio {
     /// Each lane writes a segment and tells of it.
     pub fn record(&self, packets: usize, clock: MediaClock, news: &mpsc::Sender<MediaNews>) {
         let mut state = self.state();
-        let runs: Vec<LaneRun> = state.lanes.keys().cloned().collect();
+        let taking = state.lanes.iter().filter(|(_, lane)| !lane.paused);
+        let runs: Vec<LaneRun> = taking.map(|(run, _)| run.clone()).collect();
         for run in runs {
             state.write(&run, packets, false, clock, news);
         }
@@ -138,7 +156,8 @@ impl State {
         let Some(lane) = self.lanes.get_mut(run) else { return };
         let index = lane.next;
         lane.next += 1;
-        let bytes: Vec<u8> = (0..packets as u64).flat_map(|n| packet(n, number)).collect();
+        let mut bytes = tables();
+        bytes.extend((0..packets as u64).flat_map(|n| packet(n, number)));
         let mut segment = ClosedSegment {
             run: run.clone(),
             index,
@@ -177,6 +196,42 @@ impl State {
     }
 }
 
+/// What is in a stream: one of AAC (ISO/IEC 13818-1 §2.4.4; nobody here looks at the checksums).
+fn tables() -> Vec<u8> {
+    let programs = [0x47, 0x40, 0, 0x10, 0, 0, 0xb0, 13, 0, 1, 0xc1, 0, 0, 0, 1, 0xf0, 0, 0, 0, 0, 0];
+    let map =
+        [0x47, 0x50, 0, 0x10, 0, 2, 0xb0, 18, 0, 1, 0xc1, 0, 0, 0xe0, 65, 0xf0, 0, 0x0f, 0xe0, 65, 0xf0, 0, 0, 0, 0, 0];
+    let packet = |table: &[u8]| [table, &vec![0xff; PACKET - table.len()]].concat();
+    [packet(&programs), packet(&map)].concat()
+}
+
+/// What a frame of sound says of itself: the segment's number, and which of its frames it is.
+pub type FrameId = (u64, u64);
+
+/// Length of a frame with its header.
+const ADTS: usize = PACKET - 20;
+
+/// The frames of a stream of ADTS (ISO/IEC 13818-7 §6.2) that this studio made; what is between them is silence.
+pub fn frames(stream: &[u8]) -> Vec<FrameId> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Some(header) = stream.get(at..at + 7) {
+        assert!(header[0] == 0xff && header[1] & 0xf6 == 0xf0, "no frame at {at}");
+        let length = usize::from(header[3] & 3) << 11 | usize::from(header[4]) << 3 | usize::from(header[5] >> 5);
+        if length == ADTS {
+            let number = |at: usize| u64::from_be_bytes(stream[at..at + 8].try_into().expect("eight bytes"));
+            found.push((number(at + 7), number(at + 15)));
+        }
+        at += length;
+    }
+    assert_eq!(at, stream.len(), "the last frame is torn");
+    found
+}
+
+/// The same of a segment.
+pub fn frames_of_segment(bytes: &[u8]) -> Vec<FrameId> {
+    frames(&bytes[2 * PACKET..].chunks(PACKET).flat_map(|packet| packet[20..].to_vec()).collect::<Vec<u8>>())
+}
+
 /// One frame of sound of the segment of this number.
 fn packet(n: u64, number: u64) -> [u8; PACKET] {
     let mut packet = [0xff; PACKET];
@@ -188,7 +243,11 @@ fn packet(n: u64, number: u64) -> [u8; PACKET] {
     packet[17] = (pts >> 14) as u8 | 1;
     packet[18] = (pts >> 7) as u8;
     packet[19] = (pts << 1) as u8 | 1;
-    packet[20..28].copy_from_slice(&number.to_be_bytes());
+    // AAC-LC of 48 kHz, two channels
+    let length = ADTS as u8;
+    packet[20..27].copy_from_slice(&[0xff, 0xf1, 0x4c, 0x80, length >> 3, length << 5 | 0x1f, 0xfc]);
+    packet[27..35].copy_from_slice(&number.to_be_bytes());
+    packet[35..43].copy_from_slice(&n.to_be_bytes());
     packet
 }
 
@@ -211,7 +270,8 @@ impl Engine {
 impl MediaEngine for Engine {
     fn start_lane(&self, order: LaneOrder) -> Result<(), MediaError> {
         let mut state = self.studio.state();
-        state.lanes.insert(order.run.clone(), Running { order, next: 0 });
+        assert!(!state.paused.contains(&order.run.task), "{:?} begins though its task is paused", order.run);
+        state.lanes.insert(order.run.clone(), Running { order, next: 0, paused: false });
         self.studio.tell_lanes(&state);
         Ok(())
     }
@@ -221,8 +281,11 @@ impl MediaEngine for Engine {
     fn change_scene(&self, run: &LaneRun, _: Scene) {
         panic!("{run:?} is no mixed lane");
     }
+    /// Its end comes as that of any other; the word of it may be on its way already.
     fn pause_lane(&self, run: &LaneRun, _: MediaTime) {
-        panic!("{run:?} was paused, though nobody asked for it");
+        if let Some(lane) = self.studio.state().lanes.get_mut(run) {
+            lane.paused = true;
+        }
     }
     fn kill_lane(&self, run: &LaneRun) {
         self.end(run, LaneEnd::Killed);
