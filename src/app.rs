@@ -6,6 +6,7 @@
 pub mod board;
 mod fleet;
 pub mod keys;
+pub mod live;
 pub mod merge;
 pub mod shelf;
 pub mod systemd;
@@ -13,7 +14,7 @@ pub mod systemd;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -24,9 +25,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::live::{Follower, SetFilter};
 use crate::alarms::Watch;
 use crate::api::{self, Door, tls};
-use crate::config::Config;
+use crate::config::document::{Base, Layers};
+use crate::config::{Config, Live, OnStop};
 use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
@@ -37,7 +40,7 @@ use crate::media::stills::Stills;
 use crate::media::tracks::Tracks;
 use crate::media::whip::{WhipServer, WhipSettings};
 use crate::media::{self, MediaClock};
-use crate::model::alarm::{Alarm, Limits};
+use crate::model::alarm::Alarm;
 use crate::model::{MediaTime, Secret, Timestamp, WallClock};
 use crate::package::Packer;
 use crate::rooms::{Actor, Parts, Remembered, Rooms};
@@ -53,6 +56,11 @@ const SPOOL_STOP: Duration = Duration::from_secs(10);
 const NEWS_STOP: Duration = Duration::from_secs(5);
 const DOOR_STOP: Duration = Duration::from_secs(3);
 const SOURCES_STOP: Duration = Duration::from_secs(5);
+
+/// Exit codes beside 0 and 1, all of which ask systemd for another start: a part without which there is no box is gone;
+/// a change of the configuration needs one.
+const BROKEN: u8 = 70;
+const START_AGAIN: u8 = 75;
 
 /// How often the wall clock is looked at, and how far it must be off to have been set.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
@@ -131,9 +139,11 @@ pub struct RunningBox {
     pub health: Reporter,
     /// What is wrong with what is recorded, now.
     pub alarms: watch::Receiver<Vec<Alarm>>,
-    /// From when on something is; it may be changed while the box runs.
-    pub alarm_limits: watch::Sender<Limits>,
     rooms: Rooms,
+    live: Live,
+    layers: Arc<Mutex<Layers>>,
+    /// Somebody wants a start, and nothing is recorded.
+    restart: Arc<Notify>,
     doors: CancellationToken,
     rooms_cancel: CancellationToken,
     work_cancel: CancellationToken,
@@ -167,25 +177,37 @@ pub(crate) fn crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+/// Starts the box as part of another program, whose log is its own.
+pub async fn start(config: Config) -> Result<RunningBox, Error> {
+    start_with(config, None, Arc::new(|_| Ok(()))).await
+}
+
 /// Starts the box: memory, shelf, carriers, media, rooms, and the doors last.
-pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
+///
+/// `file`: that of which `config` was read, for documents to lie over; without one none do.
+async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilter) -> Result<RunningBox, Error> {
     crypto();
-    keys::credentials(&mut config)?;
-    keys::vod(&mut config)?;
-    keys::fleet(&mut config)?;
-    let config = Arc::new(config);
+    keys::all(&mut config)?;
     let clock = wall_clock();
     let media_clock = MediaClock::new(Instant::now(), clock());
     let health = Reporter::default();
     let metrics = metrics();
     media::init().map_err(failed("media"))?;
 
-    let state = &config.server.state_dir;
-    std::fs::create_dir_all(state)
+    let state = config.server.state_dir.clone();
+    std::fs::create_dir_all(&state)
         .map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", state.display()) })?;
-    let board = board::known(&config).await;
     spool::make_room_to_start(&config.spool_dir(), &config.disk_limits());
     let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
+    let steered = config.fleet.enabled && file.is_some();
+    let layers = Arc::new(Mutex::new(Layers::new(file.unwrap_or_default())));
+    let (config, twin) = match steered {
+        true => live::of_the_operators(config, &box_key, &layers, &clock, &health),
+        false => (config, None),
+    };
+    let live = Live::new(config);
+    let config = live.now();
+    let board = board::known(&config).await;
     let vault = keys::vault(&config)?;
     // the shelf is listed while the index is read, and this while the shelf is looked through: all take their time
     let (shelf, mut listing) = (config.spool_dir(), None);
@@ -235,11 +257,11 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
 
     let packer = Packer::new();
     let outbox = Arc::new(Notify::new());
-    let webhook = Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone(), health.clone())
+    let webhook = Webhook::new(live.clone(), store.clone(), clock.clone(), outbox.clone(), health.clone())
         .map_err(failed("callbacks"))?;
     let operators = fleet::line(&config, &store, &clock, &health);
     let parts = Parts {
-        config: config.clone(),
+        config: live.clone(),
         store: store.clone(),
         spool: spool.clone(),
         engine: Arc::new(engine.clone()),
@@ -270,9 +292,21 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let rooms_task = tokio::spawn(actor.run(asks, news, fates, image_failures, rooms_cancel.clone()));
     let uploader =
-        Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone())
+        Uploader::new(live.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone())
             .packing_with(packer);
+    let (rooms, restart) = (Rooms::new(asks_in), Arc::new(Notify::new()));
+    let fleet = operators.as_ref().map(|operators| operators.settings.clone());
+    let follower = Follower {
+        live: live.clone(),
+        rooms: rooms.clone(),
+        spool: spool.clone(),
+        set_filter,
+        sources: sources.clone(),
+        alarms: alarm_limits,
+        fleet,
+    };
     let mut work_tasks = vec![
+        tokio::spawn(follower.run(work_cancel.clone())),
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
@@ -281,14 +315,17 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         tokio::spawn(watch_sources(sources.clone(), health.clone(), work_cancel.clone())),
     ];
     sources.apply(config.source_specs());
-    if let Some(operators) = operators {
+    if let Some(mut operators) = operators {
+        if let Some(twin) = twin {
+            let station = operators.station(twin, live.clone(), restart.clone());
+            work_tasks.push(tokio::spawn(crate::fleet::keep("twin", station, health.clone(), work_cancel.clone())));
+        }
         work_tasks.extend(operators.start(metrics.clone(), alarms.clone(), &work_cancel));
     }
 
     let mut door_tasks = Vec::new();
-    let rooms = Rooms::new(asks_in);
     let router = api::router(Door {
-        config: config.clone(),
+        config: live.clone(),
         rooms: rooms.clone(),
         whip: whip.clone(),
         clock,
@@ -319,8 +356,10 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         fingerprint,
         health,
         alarms,
-        alarm_limits,
         rooms,
+        live,
+        layers,
+        restart,
         doors,
         rooms_cancel,
         work_cancel,
@@ -352,14 +391,27 @@ impl RunningBox {
     /// Takes `[automatic]` from a file that was changed; of a file with faults nothing is taken.
     pub async fn reload(&self, file: &Path) {
         let read = std::fs::read_to_string(file).map_err(|e| e.to_string());
-        let config = read.and_then(|text| Config::parse(&text).map_err(|faults| faults.to_string()));
+        let parsed = read.and_then(|text| {
+            let base = Config::parse(&text).and_then(|_| Base::parse(&text));
+            base.map_err(|faults| faults.to_string())
+        });
+        // a document of the operators lies over this table too
+        let config = parsed.and_then(|base| {
+            let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+            layers
+                .take_table(&base, "automatic")
+                .map_err(|faults| faults.iter().map(|fault| fault.reason.as_str()).collect::<Vec<_>>().join("\n"))
+        });
         let taken = match config {
-            Ok(config) => self.rooms.set_template(config.automatic.template()).await.map_err(|e| e.to_string()),
+            Ok(config) => {
+                let told = self.rooms.set_template(config.automatic.template()).await.map_err(|e| e.to_string());
+                told.map(|()| self.live.change(|live| live.automatic = config.automatic))
+            }
             Err(faults) => Err(faults),
         };
         match taken {
             Ok(()) => {
-                info!(file = %file.display(), "[automatic] is taken from the file; its callback address and all else at the next start");
+                info!(file = %file.display(), "[automatic] is taken from the file; all else at the next start");
             }
             Err(why) => {
                 error!(file = %file.display(), why, "the file is not taken: automatic recording stays as it is");
@@ -401,6 +453,12 @@ impl RunningBox {
         info!("the box has stopped");
     }
 
+    /// As [`RunningBox::stop`], for a start that follows at once: whatever is configured, tasks wait for it.
+    async fn stop_to_start_again(self) {
+        self.live.change(|config| config.recording.on_stop = OnStop::Resume);
+        self.stop().await;
+    }
+
     /// Resolves when a part without which there is no box has ended by itself.
     async fn broken(&mut self) {
         // A panic or an end of the actor: both leave nobody who decides.
@@ -412,12 +470,13 @@ fn runtime() -> Result<Runtime, Error> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed("runtime"))
 }
 
-/// `holdfast run`: until SIGTERM or SIGINT. SIGHUP reads `[automatic]` of the file again. A second signal leaves at once; a broken part ends with code 70.
-pub fn run(config: Config, file: &Path) -> Result<ExitCode, Error> {
+/// `holdfast run`: until SIGTERM or SIGINT. SIGHUP reads `[automatic]` of the file again. A second signal leaves at once. Ends by itself with code 70 after
+/// a broken part, and with 75 for a start with another configuration.
+pub fn run(config: Config, base: Base, file: &Path, set_filter: SetFilter) -> Result<ExitCode, Error> {
     runtime()?.block_on(async {
         // first: without it the signal ends the process
         let mut hangup = signal(SignalKind::hangup()).map_err(failed("signals"))?;
-        let mut the_box = start(config).await?;
+        let mut the_box = start_with(config, Some(base), set_filter).await?;
         if let Some(fingerprint) = &the_box.fingerprint {
             println!("certificate sha256={fingerprint}");
         }
@@ -426,7 +485,8 @@ pub fn run(config: Config, file: &Path) -> Result<ExitCode, Error> {
         let service = systemd::Service::of(&the_box.health, the_box.signs());
         let mut term = signal(SignalKind::terminate()).map_err(failed("signals"))?;
         let mut int = signal(SignalKind::interrupt()).map_err(failed("signals"))?;
-        let broken = loop {
+        let restart = the_box.restart.clone();
+        let again = loop {
             tokio::select! {
                 _ = term.recv() => break false,
                 _ = int.recv() => break false,
@@ -435,16 +495,23 @@ pub fn run(config: Config, file: &Path) -> Result<ExitCode, Error> {
                     the_box.reload(file).await;
                     systemd::ready();
                 }
-                () = the_box.broken() => break true,
+                () = restart.notified() => break true,
+                () = the_box.broken() => {
+                    service.stopping();
+                    error!("the rooms are gone: leaving, so that a fresh start takes the tasks over");
+                    return Ok(ExitCode::from(BROKEN));
+                }
             }
         };
         service.stopping();
-        if broken {
-            error!("the rooms are gone: leaving, so that a fresh start takes the tasks over");
-            return Ok(ExitCode::from(70));
-        }
+        let stopped = async {
+            match again {
+                true => the_box.stop_to_start_again().await,
+                false => the_box.stop().await,
+            }
+        };
         tokio::select! {
-            () = the_box.stop() => Ok(ExitCode::SUCCESS),
+            () = stopped => Ok(if again { ExitCode::from(START_AGAIN) } else { ExitCode::SUCCESS }),
             _ = term.recv() => Ok(ExitCode::FAILURE),
             _ = int.recv() => Ok(ExitCode::FAILURE),
         }

@@ -5,7 +5,10 @@
 
 mod alarms;
 mod automatic;
+mod change;
+pub mod document;
 mod fleet;
+mod live;
 pub mod sources;
 
 use std::collections::BTreeSet;
@@ -15,9 +18,11 @@ use std::time::Duration;
 
 pub use alarms::Alarms;
 pub use automatic::Automatic;
+pub use change::Change;
 pub use fleet::{Broker, Fleet};
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer};
+pub use live::Live;
+use serde::{Deserialize, Deserializer, Serialize};
 pub use sources::Source;
 
 use crate::model::budget::{Budget, UtcOffset, Window};
@@ -29,7 +34,7 @@ const MIB: u64 = 1024 * 1024;
 /// With fewer bytes a second a storage gives up waiting for the next ones.
 const SLOWEST_BUDGET: u64 = 8 * 1024;
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub server: Server,
@@ -53,7 +58,7 @@ pub struct Config {
 }
 
 /// The doors.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
     /// API, WHIP, console, health, metrics and local files over HTTP; `None` closes the door.
@@ -83,7 +88,7 @@ impl Default for Server {
 }
 
 /// WebRTC in.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Whip {
     /// The one UDP port of all publishers.
@@ -108,7 +113,7 @@ impl Default for Whip {
 }
 
 /// One TRTC application.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct App {
     pub sdk_app_id: SdkAppId,
@@ -124,7 +129,7 @@ pub struct App {
 }
 
 /// One key pair that may sign API calls.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
     pub secret_id: String,
@@ -134,7 +139,7 @@ pub struct ApiKey {
     pub apps: BTreeSet<SdkAppId>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// API requests per second, for each action apart.
@@ -155,7 +160,7 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recording {
     pub segment_seconds: u64,
@@ -170,7 +175,7 @@ pub struct Recording {
     pub takeover_seconds: [u64; 3],
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStop {
     /// the tasks end (302 with LeaveCode 3)
@@ -194,7 +199,7 @@ impl Default for Recording {
 /// The shelf: where recordings wait for their destination. With a key they lie there encrypted.
 ///
 /// A key is a file of 32 bytes or 64 hexadecimal digits; a credential is one that systemd hands over.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Spool {
     pub key_file: Option<PathBuf>,
@@ -205,7 +210,7 @@ pub struct Spool {
     pub old_key_credentials: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StorageKind {
     /// COS or S3, as each task says
@@ -214,7 +219,7 @@ pub enum StorageKind {
     Local,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
     pub kind: StorageKind,
@@ -241,7 +246,7 @@ impl Default for Storage {
 }
 
 /// The disk of the spool.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Disk {
     /// It is nearly full when less than this is free of any of the three.
@@ -265,7 +270,7 @@ impl Default for Disk {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upload {
     /// Objects (and one playlist more) in flight at once to destinations that are well; as many again may be tried of those that are not.
@@ -318,7 +323,7 @@ impl Upload {
 }
 
 /// Tencent's VOD platform, for tasks with `CloudVod`. Its keys are the box's own: no task brings any.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Vod {
     /// Of the VOD API.
@@ -356,7 +361,7 @@ impl Vod {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Callbacks {
     pub timeout_seconds: u64,
@@ -384,7 +389,7 @@ impl Default for Callbacks {
 }
 
 /// Pictures of mixed layouts: backgrounds, placeholders, watermarks.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Images {
     /// Networks that pictures may come from although they are loopback, private or otherwise not of the world.
@@ -402,7 +407,7 @@ impl Default for Images {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// As `RUST_LOG`, which wins over it.

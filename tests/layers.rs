@@ -39,6 +39,7 @@ const WEBRTC: &[&str] =
 /// Outside crates and the files (by the beginning of their path under `src/`) that may name them.
 const HOMES: &[(&str, &[&str])] = &[
     ("sled", &["store/"]),
+    ("serde_path_to_error", &["config/"]),
     ("chacha20poly1305", &["vault/", "store/seal"]),
     ("gstreamer", &["media/"]),
     ("gstreamer_app", &["media/"]),

@@ -11,10 +11,11 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Fleet};
+use crate::config::{Config, Fleet, Live};
 use crate::fleet::keep;
 use crate::fleet::line::{Ends, Line};
 use crate::fleet::telemetry::Reports;
+use crate::fleet::twin::{DESIRED, Station, Twin};
 use crate::health::Reporter;
 use crate::model::WallClock;
 use crate::model::alarm::Alarm;
@@ -45,6 +46,13 @@ pub(super) fn line(config: &Config, store: &Store, clock: &WallClock, health: &R
 }
 
 impl Operators {
+    /// The twin, put to the line.
+    pub fn station(&mut self, twin: Twin, live: Live, restart: Arc<Notify>) -> Station {
+        let incoming = self.line.hear(DESIRED);
+        let Ends { outgoing, connected, .. } = self.ends.clone();
+        Station { twin, live, incoming, outgoing, connected, restart }
+    }
+
     pub fn start(
         self,
         metrics: PrometheusHandle,

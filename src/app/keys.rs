@@ -40,18 +40,26 @@ pub fn vault(config: &Config) -> Result<Vault, Error> {
     Ok(Vault::new(current, old))
 }
 
+/// Reads every secret that a configuration only names. Blocks.
+pub fn all(config: &mut Config) -> Result<(), Error> {
+    credentials(config)?;
+    vod(config)?;
+    fleet(config)
+}
+
 /// What begins so is the name of a credential that systemd hands over, and stands for what is in it.
 const CREDENTIAL: &str = "credential:";
 
 /// Puts what systemd's credentials hold in the place of their names. Blocks.
-pub fn credentials(config: &mut Config) -> Result<(), Error> {
+fn credentials(config: &mut Config) -> Result<(), Error> {
     let apps = config.apps.iter_mut().flat_map(|app| app.secret_key.iter_mut().chain(&mut app.callback_key));
     let automatic = &mut config.automatic;
     let of_automatic =
         [&mut automatic.access_key, &mut automatic.secret_key].into_iter().chain(&mut automatic.callback_key);
     let signing = config.api_keys.iter_mut().map(|key| &mut key.secret_key);
     let of_accounts = config.vod.secret_key.iter_mut().chain(&mut config.fleet.password);
-    for secret in apps.chain(signing).chain(of_automatic).chain(of_accounts) {
+    let of_sources = config.sources.iter_mut().flat_map(|s| s.password.iter_mut().chain(&mut s.token));
+    for secret in apps.chain(signing).chain(of_automatic).chain(of_accounts).chain(of_sources) {
         resolve(secret)?;
     }
     Ok(())
@@ -79,7 +87,7 @@ fn text_of(bytes: &[u8]) -> Option<Secret> {
 }
 
 /// Reads the VOD account's secret key where the configuration only says where it is. Blocks.
-pub fn vod(config: &mut Config) -> Result<(), Error> {
+fn vod(config: &mut Config) -> Result<(), Error> {
     let vod = &mut config.vod;
     let (setting, path) = match (&vod.secret_key_file, &vod.secret_key_credential) {
         (Some(file), _) => ("vod.secret_key_file", file.clone()),
@@ -91,7 +99,7 @@ pub fn vod(config: &mut Config) -> Result<(), Error> {
 }
 
 /// Reads the password for the operators' broker likewise. Blocks.
-pub fn fleet(config: &mut Config) -> Result<(), Error> {
+fn fleet(config: &mut Config) -> Result<(), Error> {
     let fleet = &mut config.fleet;
     let (setting, path) = match (&fleet.password_file, &fleet.password_credential) {
         (Some(file), _) => ("fleet.password_file", file.clone()),

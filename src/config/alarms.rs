@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::alarm::Limits;
 
 /// The longest time that may stand here: a day.
 const LONGEST: u64 = 86_400;
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Alarms {
     pub silent_seconds: u64,

@@ -6,12 +6,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::source::{Address, Camera, Format, Login, Microphone, Origin, SourceSpec, Transport};
 use crate::model::{MediaId, RoomId, RoomKey, SdkAppId, Secret, UserId};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     Rtsp,
@@ -20,7 +20,7 @@ pub enum Kind {
     Whep,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RoomType {
     String,
@@ -39,6 +39,16 @@ impl Link {
     }
 }
 
+/// With its password it is written as a secret is.
+impl Serialize for Link {
+    fn serialize<S: serde::Serializer>(&self, document: S) -> Result<S::Ok, S::Error> {
+        match Address::parse(&self.0, &["rtsp", "rtsps", "http", "https"]) {
+            Ok((_, None)) => document.serialize_str(&self.0),
+            _ => Secret::new(&self.0).serialize(document),
+        }
+    }
+}
+
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Address::parse(&self.0, &["rtsp", "rtsps", "http", "https"]) {
@@ -49,7 +59,7 @@ impl fmt::Debug for Link {
 }
 
 /// One source.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     pub name: String,
@@ -105,7 +115,7 @@ pub struct Source {
     pub bitrate: Option<u32>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
     Tcp,
@@ -113,7 +123,7 @@ pub enum Way {
     Auto,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Gives {
     Auto,

@@ -261,7 +261,7 @@ impl Bench {
         let health = Reporter::default();
         health.started();
         let door = Door {
-            config: Arc::new(config),
+            config: config.into(),
             rooms: Rooms::new(to),
             whip: publishers.clone(),
             clock,

@@ -150,6 +150,11 @@ impl Daemon {
         self.running.terminate().await
     }
 
+    /// Its exit code, once it ended by itself.
+    pub async fn ended(&mut self) -> Option<i32> {
+        self.running.ended().await
+    }
+
     /// Changes what stands in its configuration beside the plain one, and says so (SIGHUP).
     pub fn reload(&mut self, more: &str) {
         self.settings.more = more.to_owned();
