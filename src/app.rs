@@ -12,6 +12,7 @@ pub mod merge;
 pub mod panel;
 pub mod ring;
 pub mod shelf;
+pub mod systemd;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,12 +23,13 @@ use std::time::{Duration, Instant};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::live::{Follower, SetFilter};
+use crate::alarms::Watch;
 use crate::api::{self, Door, tls};
 use crate::config::document::{Base, Layers};
 use crate::config::{Config, Live, OnStop};
@@ -36,11 +38,13 @@ use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
 use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
+use crate::media::senses::Sensing;
 use crate::media::sources::{Sources, Standing};
 use crate::media::stills::Stills;
 use crate::media::tracks::Tracks;
 use crate::media::whip::{WhipServer, WhipSettings};
 use crate::media::{self, MediaClock};
+use crate::model::alarm::Alarm;
 use crate::model::{MediaTime, Secret, Timestamp, WallClock};
 use crate::package::Packer;
 use crate::panel::{Last, Panel};
@@ -139,6 +143,8 @@ pub struct RunningBox {
     /// SHA-256 of the certificate that HTTPS shows.
     pub fingerprint: Option<String>,
     pub health: Reporter,
+    /// What is wrong with what is recorded, now.
+    pub alarms: watch::Receiver<Vec<Alarm>>,
     rooms: Rooms,
     panel: Arc<Panel>,
     live: Live,
@@ -153,6 +159,7 @@ pub struct RunningBox {
     pub sources: Sources,
     spool: Arc<Spool>,
     store: Store,
+    engine: Engine,
     door_tasks: Vec<JoinHandle<()>>,
     rooms_task: JoinHandle<()>,
     work_tasks: Vec<JoinHandle<()>>,
@@ -241,7 +248,9 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
     let remembered = remembered.await.map_err(failed("rooms"))?.map_err(failed("rooms"))?;
     spool.watch_disk(config.disk_limits(), clock.clone()).await.map_err(failed("disk"))?;
 
-    let tracks = Tracks::default();
+    let alarms = &config.alarms;
+    let tracks =
+        Tracks::sensing(Sensing { quietest_dbfs: alarms.quietest_dbfs, picture_every: alarms.picture_every() });
     let settings = WhipSettings {
         udp: config.whip.udp,
         addresses: config.whip.addresses.clone(),
@@ -267,7 +276,7 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         config: live.clone(),
         store: store.clone(),
         spool: spool.clone(),
-        engine: Arc::new(engine),
+        engine: Arc::new(engine.clone()),
         media_clock,
         box_key: box_key.clone(),
         packer: packer.clone(),
@@ -281,6 +290,16 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
     };
     let actor = Actor::restore_of(parts, recovered, remembered).await.map_err(failed("rooms"))?;
 
+    let (alarm_limits, limits) = watch::channel(config.alarms.limits());
+    let (alarms_in, alarms) = watch::channel(Vec::new());
+    let watch = Watch {
+        engine: engine.clone(),
+        clock: media_clock,
+        health: health.clone(),
+        recorded: actor.recorded(),
+        limits,
+        alarms: alarms_in,
+    };
     let (doors, rooms_cancel, work_cancel) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let rooms_task = tokio::spawn(actor.run(asks, news, fates, image_failures, rooms_cancel.clone()));
@@ -292,9 +311,10 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
     let follower = Follower {
         live: live.clone(),
         rooms: rooms.clone(),
-        sources: sources.clone(),
         spool: spool.clone(),
         set_filter,
+        sources: sources.clone(),
+        alarms: alarm_limits,
         fleet,
     };
     let mut work_tasks = vec![
@@ -302,6 +322,7 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
+        tokio::spawn(watch.run(work_cancel.clone())),
         tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
         tokio::spawn(watch_sources(sources.clone(), health.clone(), work_cancel.clone())),
     ];
@@ -339,7 +360,7 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         let hands = commands::hands(call, rooms.clone(), &panel, &sources, sight);
         let commands = operators.commands(store.clone(), hands);
         work_tasks.push(tokio::spawn(crate::fleet::keep("commands", commands, health.clone(), work_cancel.clone())));
-        work_tasks.extend(operators.start(metrics, &work_cancel));
+        work_tasks.extend(operators.start(metrics, alarms.clone(), &work_cancel));
     }
     let router = api::router(door);
     let mut http = None;
@@ -365,6 +386,7 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         udp,
         fingerprint,
         health,
+        alarms,
         rooms,
         panel,
         live,
@@ -377,6 +399,7 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         sources,
         spool,
         store,
+        engine,
         door_tasks,
         rooms_task,
         work_tasks,
@@ -426,6 +449,11 @@ impl RunningBox {
                 error!(file = %file.display(), why, "the file is not taken: automatic recording stays as it is");
             }
         }
+    }
+
+    /// The parts that must turn, for whoever watches over the process.
+    fn signs(&self) -> systemd::Signs {
+        systemd::Signs { rooms: self.rooms.clone(), store: self.store.clone(), engine: self.engine.clone() }
     }
 
     /// Ends recordings properly, makes everything safe, and gives what is in flight a moment. Bounded.
@@ -489,6 +517,7 @@ pub fn run(config: Config, base: Base, file: &Path, set_filter: SetFilter) -> Re
         }
         let door = |addr: Option<SocketAddr>| addr.map_or_else(|| "-".to_owned(), |a| a.to_string());
         println!("ready http={} https={} udp={}", door(the_box.http), door(the_box.https), the_box.udp);
+        let service = systemd::Service::of(&the_box.health, the_box.signs());
         let mut term = signal(SignalKind::terminate()).map_err(failed("signals"))?;
         let mut int = signal(SignalKind::interrupt()).map_err(failed("signals"))?;
         let restart = the_box.restart.clone();
@@ -496,14 +525,20 @@ pub fn run(config: Config, base: Base, file: &Path, set_filter: SetFilter) -> Re
             tokio::select! {
                 _ = term.recv() => break false,
                 _ = int.recv() => break false,
-                _ = hangup.recv() => the_box.reload(file).await,
+                _ = hangup.recv() => {
+                    systemd::reloading();
+                    the_box.reload(file).await;
+                    systemd::ready();
+                }
                 () = restart.notified() => break true,
                 () = the_box.broken() => {
+                    service.stopping();
                     error!("the rooms are gone: leaving, so that a fresh start takes the tasks over");
                     return Ok(ExitCode::from(BROKEN));
                 }
             }
         };
+        service.stopping();
         let stopped = async {
             match again {
                 true => the_box.stop_to_start_again().await,

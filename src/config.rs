@@ -3,6 +3,7 @@
 //! Owns: the meaning of settings. Must not touch: files, network (text comes in, a `Config` goes out).
 //! Law: a document is taken whole or refused whole, with every fault named by its path; secrets never print.
 
+mod alarms;
 mod automatic;
 mod change;
 pub mod document;
@@ -16,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use alarms::Alarms;
 pub use automatic::Automatic;
 pub use change::Change;
 pub use fleet::{Broker, Fleet};
@@ -45,6 +47,7 @@ pub struct Config {
     pub recording: Recording,
     pub automatic: Automatic,
     pub sources: Vec<Source>,
+    pub alarms: Alarms,
     pub spool: Spool,
     pub storage: Storage,
     pub disk: Disk,
@@ -577,6 +580,7 @@ impl Config {
             check(fits, format!("{name} is not an http or https address"));
         }
         let cloud = self.storage.kind == StorageKind::Cloud;
+        faults.extend(self.alarms.faults());
         faults.extend(self.automatic.faults(cloud, |app| self.app(app).is_some()));
         faults.extend(self.panel.faults(cloud, |app| self.app(app).is_some()));
         faults.extend(sources::faults(&self.sources, |app| self.app(app).is_some()));

@@ -11,9 +11,6 @@ use tokio::sync::watch;
 
 use crate::model::lamps::{Facts, Stage};
 
-/// Parts whose trouble a light of its own shows: the power light does not show it again.
-const HAVE_LIGHTS: &[&str] = &["upload", "alarm"];
-
 /// What one part says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
@@ -71,8 +68,15 @@ impl State {
 
     fn facts(&self) -> Facts {
         let degraded = |part: &&str| matches!(self.words.get(part), Some(Word::Degraded(_)));
+        // what a light of its own shows, or a state of its own, the power light does not repeat as "attention"
+        let Facts { silent, blind, unwritten, disk_low, .. } = self.facts;
+        let shown = |part: &str| match part {
+            "upload" => true,
+            "alarm" => silent || blind || unwritten,
+            "disk" => disk_low,
+            _ => false,
+        };
         let mut parts = self.words.keys().copied();
-        let disk = self.facts.disk_low.then_some("disk");
         Facts {
             stage: match (self.stopping, self.started) {
                 (true, _) => Stage::Stopping,
@@ -80,7 +84,7 @@ impl State {
                 (false, false) => Stage::Starting,
             },
             failed: self.words.values().any(|word| matches!(word, Word::Failed(_))),
-            degraded: parts.any(|part| degraded(&part) && !HAVE_LIGHTS.contains(&part) && disk != Some(part)),
+            degraded: parts.any(|part| degraded(&part) && !shown(part)),
             unreachable: degraded(&"upload"),
             ..self.facts
         }
@@ -219,9 +223,11 @@ mod tests {
         health.degraded("upload", "bucket b: AccessDenied");
         assert_eq!(now(), Facts { unreachable: true, ..well });
         health.ok("upload");
-        health.degraded("alarm", "dr-wang is silent");
+        health.degraded("alarm", "packets are lost");
+        assert_eq!(now(), Facts { degraded: true, ..well });
         health.tell(|facts| facts.silent = true);
         assert_eq!(now(), Facts { silent: true, ..well });
+        health.ok("alarm");
         health.tell(|facts| facts.silent = false);
         health.degraded("disk", "it failed before");
         assert_eq!(now(), Facts { degraded: true, ..well });

@@ -20,6 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("webhook", &["model", "config", "crash", "health", "store"]),
     ("images", &["model", "config", "media"]),
     ("panel", &["model", "config", "health"]),
+    ("alarms", &["model", "health", "media"]),
     ("rooms", &["model", "config", "crash", "health", "store", "spool", "media", "package"]),
     ("api", &["model", "config", "health", "rooms", "media"]),
     ("fleet", &["model", "config", "health", "store", "rooms"]),
@@ -39,6 +40,7 @@ const WEBRTC: &[&str] =
 /// Outside crates and the files (by the beginning of their path under `src/`) that may name them.
 const HOMES: &[(&str, &[&str])] = &[
     ("sled", &["store/"]),
+    ("serde_path_to_error", &["config/"]),
     ("chacha20poly1305", &["vault/", "store/seal"]),
     ("gstreamer", &["media/"]),
     ("gstreamer_app", &["media/"]),
@@ -56,10 +58,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("image", &["media/stills"]),
     ("opus", &["media/sound"]),
     ("mp4_atom", &["package/layout", "media/"]),
-    ("rustix", &["package/"]),
+    ("rustix", &["package/", "media/look"]),
     ("indicatif", &["app/"]),
     ("rppal", &["panel/pin"]),
     ("gpiocdev", &["panel/line"]),
+    ("sd_notify", &["app/systemd"]),
     ("rumqttc", &["fleet/line"]),
     ("tar", &["fleet/bundle"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),

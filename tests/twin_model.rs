@@ -155,7 +155,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(600))]
     #[test]
     fn promises_hold_on_every_walk(steps in proptest::collection::vec(step(), 1..80)) {
         let mut world = World::default();

@@ -20,10 +20,10 @@ use super::error::{ApiError, Code, Whose};
 use super::wire::{self, Action, Answer, Call, CreateOrder, TaskAnswer, VERSION, ViewAnswer};
 use super::{Inner, flat, limits};
 use crate::config::{ApiKey, Config};
-use crate::model::SdkAppId;
 use crate::model::signature::{
     SignedHeader, Tc3Claim, Tc3Request, V1Request, check_private_map_key, check_user_sig, verify_tc3, verify_v1,
 };
+use crate::model::{SdkAppId, Timestamp};
 
 /// A call is answered within so long (API.md §1.1); what the actor does later is found by the repeated call.
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
@@ -129,7 +129,7 @@ enum Params {
 async fn take(inner: &Inner, request: Request, noted: &mut Noted) -> Result<Answer, ApiError> {
     // one configuration from the signature to the answer
     let config = inner.door.config.now();
-    let signed = authenticate(inner, &config, request).await?;
+    let signed = authenticate(Gauge { config: &config, now: (inner.door.clock)() }, request).await?;
     noted.secret_id = Some(signed.key.secret_id.clone());
     let Some(action) = Action::parse(&signed.action) else {
         return Err(match signed.action.as_str() {
@@ -165,7 +165,13 @@ async fn take(inner: &Inner, request: Request, noted: &mut Noted) -> Result<Answ
     }
 }
 
-async fn authenticate<'a>(inner: &Inner, config: &'a Config, request: Request) -> Result<Signed<'a>, ApiError> {
+/// What a signature is held against: one configuration, and the time.
+struct Gauge<'a> {
+    config: &'a Config,
+    now: Timestamp,
+}
+
+async fn authenticate(gauge: Gauge<'_>, request: Request) -> Result<Signed<'_>, ApiError> {
     let (parts, body) = request.into_parts();
     let method = match parts.method {
         Method::GET => "GET",
@@ -189,15 +195,14 @@ async fn authenticate<'a>(inner: &Inner, config: &'a Config, request: Request) -
     match parts.headers.get(header::AUTHORIZATION) {
         Some(authorization) => {
             let authorization = authorization.to_str().unwrap_or_default();
-            by_tc3(inner, config, method, query, &headers, &kind, body, authorization)
+            by_tc3(&gauge, method, query, &headers, &kind, body, authorization)
         }
-        None => by_v1(inner, config, method, query, &headers, &kind, &body),
+        None => by_v1(&gauge, method, query, &headers, &kind, &body),
     }
 }
 
 fn by_tc3<'a>(
-    inner: &Inner,
-    config: &'a Config,
+    gauge: &Gauge<'a>,
     method: &str,
     query: &str,
     headers: &[SignedHeader],
@@ -209,9 +214,9 @@ fn by_tc3<'a>(
         return Err(ApiError::new(Code::AuthInvalidAuthorization, "requests without a signature (SKIP) are refused"));
     }
     let claim = Tc3Claim::parse(authorization)?;
-    let key = key_of(config, &claim.secret_id)?;
+    let key = key_of(gauge.config, &claim.secret_id)?;
     let request = Tc3Request { method, query, headers, body: &body };
-    verify_tc3(&request, &claim, &key.secret_key, &config.server.public_names, (inner.door.clock)())?;
+    verify_tc3(&request, &claim, &key.secret_key, &gauge.config.server.public_names, gauge.now)?;
     let named = |name: &str| {
         headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
     };
@@ -235,8 +240,7 @@ fn by_tc3<'a>(
 }
 
 fn by_v1<'a>(
-    inner: &Inner,
-    config: &'a Config,
+    gauge: &Gauge<'a>,
     method: &str,
     query: &str,
     headers: &[SignedHeader],
@@ -257,10 +261,10 @@ fn by_v1<'a>(
             "the request has neither an Authorization header nor the parameters of a signature",
         ));
     }
-    let key = key_of(config, &secret_id)?;
+    let key = key_of(gauge.config, &secret_id)?;
     let host = headers.iter().find(|(name, _)| name == "host").map(|(_, value)| value.as_str()).unwrap_or_default();
     let request = V1Request { method, host, params: &pairs };
-    verify_v1(&request, &key.secret_key, &config.server.public_names, (inner.door.clock)())?;
+    verify_v1(&request, &key.secret_key, &gauge.config.server.public_names, gauge.now)?;
     Ok(Signed { key, action: named("Action"), version: named("Version"), params: Params::Flat(pairs, fault) })
 }
 

@@ -20,6 +20,7 @@ use crate::fleet::telemetry::Reports;
 use crate::fleet::twin::{DESIRED, Station, Twin};
 use crate::health::Reporter;
 use crate::model::WallClock;
+use crate::model::alarm::Alarm;
 use crate::store::Store;
 
 /// What is there of the line before it runs: parts that listen are put to it now.
@@ -61,11 +62,16 @@ impl Operators {
         Commands { incoming, outgoing, store, clock: self.clock.clone(), boot: commands::boot(), hands }
     }
 
-    pub fn start(self, metrics: PrometheusHandle, cancel: &CancellationToken) -> Vec<JoinHandle<()>> {
+    pub fn start(
+        self,
+        metrics: PrometheusHandle,
+        alarms: watch::Receiver<Vec<Alarm>>,
+        cancel: &CancellationToken,
+    ) -> Vec<JoinHandle<()>> {
         let Operators { line, ends, news: _, settings, health, clock } = self;
         let seen = settings.subscribe();
         let metrics = Arc::new(move || metrics.render());
-        let reports = Reports::new(seen, ends, health.clone(), clock, metrics, Path::new("/"));
+        let reports = Reports::new(seen, ends, health.clone(), clock, metrics, Path::new("/")).with_alarms(alarms);
         let held = cancel.clone();
         vec![
             tokio::spawn(keep("fleet", line, health.clone(), cancel.clone())),

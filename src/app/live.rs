@@ -16,6 +16,7 @@ use crate::fleet::twin::{Needs, Twin};
 use crate::health::Reporter;
 use crate::media::sources::Sources;
 use crate::model::WallClock;
+use crate::model::alarm::Limits;
 use crate::rooms::Rooms;
 use crate::spool::Spool;
 use crate::store::seal::BoxKey;
@@ -45,9 +46,10 @@ pub(super) fn of_the_operators(
 pub(super) struct Follower {
     pub live: Live,
     pub rooms: Rooms,
-    pub sources: Sources,
     pub spool: Arc<Spool>,
     pub set_filter: SetFilter,
+    pub sources: Sources,
+    pub alarms: watch::Sender<Limits>,
     /// Of the operators' line, where there is one.
     pub fleet: Option<Arc<watch::Sender<Arc<Fleet>>>>,
 }
@@ -69,11 +71,14 @@ impl Follower {
             {
                 error!(%error, "automatic recording stays as it was");
             }
-            if now.source_specs() != before.source_specs() {
-                self.sources.apply(now.source_specs());
-            }
             if now.disk_limits() != before.disk_limits() {
                 self.spool.keep_disk_to(now.disk_limits());
+            }
+            if now.sources != before.sources {
+                self.sources.apply(now.source_specs());
+            }
+            if now.alarms != before.alarms {
+                self.alarms.send_replace(now.alarms.limits());
             }
             if now.log.filter != before.log.filter {
                 match (self.set_filter)(&now.log.filter) {

@@ -28,6 +28,10 @@ const WHEN: &[(&str, Change)] = &[
     ("limits.probe", Change::Restart),
     ("recording", Change::Live),
     ("automatic", Change::Live),
+    ("sources", Change::Live),
+    ("alarms", Change::Live),
+    // how frames are looked at
+    ("alarms.quietest_dbfs", Change::Restart),
     ("spool", Change::Restart),
     ("storage", Change::Live),
     ("disk", Change::Live),
@@ -36,7 +40,6 @@ const WHEN: &[(&str, Change)] = &[
     ("callbacks", Change::Live),
     ("images", Change::Restart),
     ("panel", Change::Live),
-    ("sources", Change::Live),
     ("fleet", Change::Live),
     ("fleet.enabled", Change::Restart),
     ("fleet.box_id", Change::Restart),

@@ -28,7 +28,7 @@ pub enum RoomType {
 }
 
 /// An address as it stands in a document. It may hold a password, so it does not print.
-#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Link(String);
 
@@ -36,6 +36,16 @@ impl Link {
     /// The whole of it, for whoever compares or connects.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+/// With its password it is written as a secret is.
+impl Serialize for Link {
+    fn serialize<S: serde::Serializer>(&self, document: S) -> Result<S::Ok, S::Error> {
+        match Address::parse(&self.0, &["rtsp", "rtsps", "http", "https"]) {
+            Ok((_, None)) => document.serialize_str(&self.0),
+            _ => Secret::new(&self.0).serialize(document),
+        }
     }
 }
 

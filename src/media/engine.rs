@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use super::inbox::{Inbox, Word};
 use super::mixed::{self, Kit};
+use super::senses::Sensed;
 use super::single::{self, Sides};
 use super::stills::Stills;
 use super::tracks::Tracks;
@@ -20,7 +21,7 @@ use super::{LaneEnd, LaneFeed, LaneOrder, MediaClock, MediaEngine, MediaError, M
 use crate::model::board::Board;
 use crate::model::encoder::{PictureEncoder, mixing_encoders};
 use crate::model::layout::Scene;
-use crate::model::{LaneRun, MediaTime, SessionId};
+use crate::model::{LaneRun, MediaTime, SessionId, TrackId};
 
 /// A lane that was told to finish, or to die, has so long for it; one that was told to finish and still gets something
 /// done has so long since then.
@@ -105,6 +106,24 @@ impl Engine {
     ) -> Engine {
         let (lanes, changed) = (Mutex::default(), Condvar::new());
         Engine { inner: Arc::new(Inner { clock, tracks, mixing, news, sessions, lanes, changed }) }
+    }
+
+    /// What was noticed of a live track; of its delay since the call before.
+    pub fn sensed(&self, track: TrackId) -> Option<Sensed> {
+        self.inner.tracks.sensed(track)
+    }
+
+    /// Lanes that run, and when each one's file last grew.
+    pub fn written(&self) -> Vec<(LaneRun, Option<MediaTime>)> {
+        let lanes = self.inner.lanes();
+        lanes.running.values().map(|lane| (lane.run.clone(), lane.teller.written())).collect()
+    }
+
+    /// Lanes that are at work and have got nothing done for so long. One that waits for packets is well.
+    pub fn standing_still(&self, limit: Duration) -> Vec<LaneRun> {
+        let (now, lanes) = (Instant::now(), self.inner.lanes());
+        let still = lanes.running.values().filter(|lane| lane.inbox.stands_still(now) >= limit);
+        still.map(|lane| lane.run.clone()).collect()
     }
 
     /// Lanes that have not ended.

@@ -16,6 +16,7 @@ mod inbox;
 mod intake;
 mod keyframe;
 mod layers;
+mod look;
 pub mod merge;
 mod mixed;
 mod mp4;
@@ -29,6 +30,7 @@ mod reorder;
 mod scale;
 mod sdp;
 mod segmenter;
+pub mod senses;
 mod session;
 mod single;
 mod sound;
@@ -359,11 +361,22 @@ fn rtp_payload(rtp: &[u8]) -> Option<&[u8]> {
 struct Teller {
     news: mpsc::Sender<MediaNews>,
     over: Arc<AtomicBool>,
+    /// When the lane's file last grew: ns of the media clock; 0: not yet.
+    written: Arc<AtomicU64>,
 }
 
 impl Teller {
     fn new(news: mpsc::Sender<MediaNews>) -> Teller {
-        Teller { news, over: Arc::default() }
+        Teller { news, over: Arc::default(), written: Arc::default() }
+    }
+
+    /// The lane's file has grown.
+    fn wrote(&self, at: MediaTime) {
+        self.written.store(at.0.max(1), Ordering::Relaxed);
+    }
+
+    fn written(&self) -> Option<MediaTime> {
+        Some(self.written.load(Ordering::Relaxed)).filter(|at| *at > 0).map(MediaTime)
     }
 
     fn is_over(&self) -> bool {

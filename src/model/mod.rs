@@ -5,6 +5,7 @@
 //! Law: time is an argument; the same input gives the same output.
 
 pub mod address;
+pub mod alarm;
 pub mod backlog;
 pub mod board;
 pub mod budget;

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use super::lamp::Lamp;
 
+const GIVEN_TRIES: u32 = 20;
+const GIVEN_WAIT: Duration = Duration::from_millis(20);
+
 #[derive(Debug)]
 pub(super) struct Led {
     dir: PathBuf,
@@ -42,6 +45,18 @@ impl Led {
         written.map_err(|e| of(&self.dir, file, &e))
     }
 
+    /// The kernel makes a trigger's files when it is chosen, and udev gives them to our group a moment later.
+    fn write_when_given(&self, file: &str, text: &str) -> io::Result<()> {
+        let mut tries = 0;
+        loop {
+            match self.write(file, text) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && tries < GIVEN_TRIES => tries += 1,
+                done => return done,
+            }
+            std::thread::sleep(GIVEN_WAIT);
+        }
+    }
+
     fn has(&self, file: &str) -> bool {
         self.dir.join(file).exists()
     }
@@ -71,7 +86,7 @@ impl Lamp for Led {
         self.write("trigger", "timer")?;
         let half = half.as_millis().to_string();
         for file in ["delay_on", "delay_off"] {
-            self.write(file, &half)?;
+            self.write_when_given(file, &half)?;
         }
         Ok(true)
     }

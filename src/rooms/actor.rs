@@ -7,6 +7,7 @@ mod automatic;
 mod calls;
 mod disk;
 mod pack;
+mod recorded;
 mod restore;
 mod steps;
 mod tell;
@@ -140,6 +141,7 @@ pub struct Actor {
     epoch_wall: Timestamp,
     stopping: bool,
     automatic: automatic::Automatic,
+    recorded: recorded::Told,
 }
 
 impl Actor {
@@ -159,6 +161,7 @@ impl Actor {
             self.follow_clock().await;
             self.drain().await;
             self.tell_gauges();
+            self.tell_recorded();
             if self.stopping && self.all_left() {
                 // What is at the destination in a moment is told now rather than after the next start.
                 let until = *linger.get_or_insert_with(|| Instant::now() + LINGER);
@@ -350,6 +353,7 @@ impl Actor {
             Ask::Discard { app, task, by, reply } => {
                 let _ = reply.send(self.discard(app, &task, by).await);
             }
+            Ask::Turn { reply } => drop(reply.send(Ok(()))),
             Ask::SetTemplate { template, reply } => {
                 self.set_template(template.map(|template| *template));
                 let _ = reply.send(Ok(()));
@@ -610,6 +614,7 @@ impl Actor {
         let now = self.now();
         let Some(running) = self.tasks.get_mut(id) else { return };
         let effects = running.task.reconcile(room, now);
+        self.recorded.is_stale();
         self.perform(id, effects).await;
     }
 

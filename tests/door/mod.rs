@@ -172,7 +172,7 @@ async fn actor(mut asks: mpsc::Receiver<Ask>, heard: Arc<Mutex<Vec<Heard>>>, fai
                 note(Heard::Discard { app, task, by });
                 answer(reply, failure, ());
             }
-            Ask::SetTemplate { reply, .. } => answer(reply, failure, ()),
+            Ask::SetTemplate { reply, .. } | Ask::Turn { reply } => answer(reply, failure, ()),
             Ask::Pause { app, task, pause, reply } => {
                 note(Heard::Pause { app, task, pause });
                 answer(reply, failure, ());
