@@ -49,6 +49,7 @@ const EXAMPLES: &[&str] = &[
     "chip",
     "line",
     "pin",
+    "room",
     "box_id",
     "broker",
     "ca",
@@ -103,7 +104,7 @@ fn every_setting_stands_in_the_commented_file() {
     for field in fields.filter(|f| !f.contains('(') && !f.contains(' ')) {
         let as_key = file.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{field} =")))
             || ["{ ", ", "].iter().any(|lead| file.contains(&format!("{lead}{field} = ")));
-        let as_table = file.contains(&format!("[{field}]")) || file.contains(&format!(".{field}]]"));
+        let as_table = file.contains(&format!("[{field}]")) || file.contains(&format!(".{field}]"));
         assert!(as_key || as_table, "'{field}' is not in configs/holdfast.toml");
         seen += 1;
     }
