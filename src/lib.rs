@@ -2,7 +2,8 @@
 //!
 //! Read it in the order in which things happen: [`api`] is the door, [`rooms`] decides (by the pure rules of
 //! [`model`]), [`media`] has the frames, [`spool`] is the safe shelf, [`upload`] the carrier, [`webhook`] the news, [`images`]
-//! fetches what a layout shows beside people. [`package`] makes mp4 and aac files of segments. [`vault`] is how files
+//! fetches what a layout shows beside people. [`package`] makes mp4 and aac files of segments; [`container`] knows the
+//! bytes of transport streams and mp4 for both. [`vault`] is how files
 //! lie encrypted on the shelf. [`fleet`] is the line to those who operate many boxes. [`store`] remembers; [`config`] and [`health`] are asked by all; [`app`] puts the parts
 //! together. At the points of [`crash`] tests let the box die.
 //!
@@ -18,6 +19,7 @@
 pub mod api;
 pub mod app;
 pub mod config;
+pub mod container;
 pub mod crash;
 pub mod demo;
 pub mod fleet;
