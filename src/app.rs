@@ -6,33 +6,41 @@
 pub mod board;
 mod fleet;
 pub mod keys;
+pub mod live;
 pub mod merge;
 pub mod shelf;
+pub mod systemd;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::live::{Follower, SetFilter};
+use crate::alarms::Watch;
 use crate::api::{self, Door, tls};
-use crate::config::Config;
+use crate::config::document::{Base, Layers};
+use crate::config::{Config, Live, OnStop};
 use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
 use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
+use crate::media::senses::Sensing;
+use crate::media::sources::{Sources, Standing};
 use crate::media::stills::Stills;
 use crate::media::tracks::Tracks;
 use crate::media::whip::{WhipServer, WhipSettings};
 use crate::media::{self, MediaClock};
+use crate::model::alarm::Alarm;
 use crate::model::{MediaTime, Secret, Timestamp, WallClock};
 use crate::package::Packer;
 use crate::rooms::{Actor, Parts, Remembered, Rooms};
@@ -47,6 +55,12 @@ const ROOMS_STOP: Duration = Duration::from_secs(25);
 const SPOOL_STOP: Duration = Duration::from_secs(10);
 const NEWS_STOP: Duration = Duration::from_secs(5);
 const DOOR_STOP: Duration = Duration::from_secs(3);
+const SOURCES_STOP: Duration = Duration::from_secs(5);
+
+/// Exit codes beside 0 and 1, all of which ask systemd for another start: a part without which there is no box is gone;
+/// a change of the configuration needs one.
+const BROKEN: u8 = 70;
+const START_AGAIN: u8 = 75;
 
 /// How often the wall clock is looked at, and how far it must be off to have been set.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
@@ -93,6 +107,28 @@ async fn watch_clock(wall: WallClock, media: MediaClock, cancel: CancellationTok
     }
 }
 
+/// Health says which sources give nothing, and why.
+async fn watch_sources(sources: Sources, health: Reporter, cancel: CancellationToken) {
+    let mut states = sources.watch();
+    loop {
+        let failing: Vec<String> = (states.borrow_and_update().values())
+            .filter_map(|state| match &state.standing {
+                Standing::Failing(why) => Some(format!("{}: {why}", state.name)),
+                Standing::Connecting | Standing::Live => None,
+            })
+            .collect();
+        if failing.is_empty() {
+            health.ok("sources");
+        } else {
+            health.degraded("sources", failing.join("; "));
+        }
+        tokio::select! {
+            changed = states.changed() => if changed.is_err() { return },
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
 /// A box that runs: where its doors are, and how to stop it.
 pub struct RunningBox {
     pub http: Option<SocketAddr>,
@@ -101,13 +137,22 @@ pub struct RunningBox {
     /// SHA-256 of the certificate that HTTPS shows.
     pub fingerprint: Option<String>,
     pub health: Reporter,
+    /// What is wrong with what is recorded, now.
+    pub alarms: watch::Receiver<Vec<Alarm>>,
     rooms: Rooms,
+    live: Live,
+    layers: Arc<Mutex<Layers>>,
+    /// Somebody wants a start, and nothing is recorded.
+    restart: Arc<Notify>,
     doors: CancellationToken,
     rooms_cancel: CancellationToken,
     work_cancel: CancellationToken,
     whip: Arc<WhipServer>,
+    /// Cameras and the like: whoever configures the box changes them here.
+    pub sources: Sources,
     spool: Arc<Spool>,
     store: Store,
+    engine: Engine,
     door_tasks: Vec<JoinHandle<()>>,
     rooms_task: JoinHandle<()>,
     work_tasks: Vec<JoinHandle<()>>,
@@ -132,24 +177,37 @@ pub(crate) fn crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+/// Starts the box as part of another program, whose log is its own.
+pub async fn start(config: Config) -> Result<RunningBox, Error> {
+    start_with(config, None, Arc::new(|_| Ok(()))).await
+}
+
 /// Starts the box: memory, shelf, carriers, media, rooms, and the doors last.
-pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
+///
+/// `file`: that of which `config` was read, for documents to lie over; without one none do.
+async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilter) -> Result<RunningBox, Error> {
     crypto();
-    keys::vod(&mut config)?;
-    keys::fleet(&mut config)?;
-    let config = Arc::new(config);
+    keys::all(&mut config)?;
     let clock = wall_clock();
     let media_clock = MediaClock::new(Instant::now(), clock());
     let health = Reporter::default();
     let metrics = metrics();
     media::init().map_err(failed("media"))?;
 
-    let state = &config.server.state_dir;
-    std::fs::create_dir_all(state)
+    let state = config.server.state_dir.clone();
+    std::fs::create_dir_all(&state)
         .map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", state.display()) })?;
-    let board = board::known(&config).await;
     spool::make_room_to_start(&config.spool_dir(), &config.disk_limits());
     let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
+    let steered = config.fleet.enabled && file.is_some();
+    let layers = Arc::new(Mutex::new(Layers::new(file.unwrap_or_default())));
+    let (config, twin) = match steered {
+        true => live::of_the_operators(config, &box_key, &layers, &clock, &health),
+        false => (config, None),
+    };
+    let live = Live::new(config);
+    let config = live.now();
+    let board = board::known(&config).await;
     let vault = keys::vault(&config)?;
     // the shelf is listed while the index is read, and this while the shelf is looked through: all take their time
     let (shelf, mut listing) = (config.spool_dir(), None);
@@ -178,7 +236,9 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let remembered = remembered.await.map_err(failed("rooms"))?.map_err(failed("rooms"))?;
     spool.watch_disk(config.disk_limits(), clock.clone()).await.map_err(failed("disk"))?;
 
-    let tracks = Tracks::default();
+    let alarms = &config.alarms;
+    let tracks =
+        Tracks::sensing(Sensing { quietest_dbfs: alarms.quietest_dbfs, picture_every: alarms.picture_every() });
     let settings = WhipSettings {
         udp: config.whip.udp,
         addresses: config.whip.addresses.clone(),
@@ -188,21 +248,23 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     let whip =
         WhipServer::bind(settings, media_clock, tracks.clone(), news_in.clone()).await.map_err(failed("whip"))?;
     let stills = Stills::default();
-    let engine = Engine::new(media_clock, tracks, news_in, whip.clone(), Mixing::new(stills.clone(), board.as_deref()));
+    let mixing = Mixing::new(stills.clone(), board.as_deref());
+    let sources = Sources::new(media_clock, tracks.clone(), whip.ids(), news_in.clone(), &mixing, whip.clone());
+    let engine = Engine::new(media_clock, tracks, news_in, Arc::new(sources.clone()), mixing);
     let (images_in, images_out) = mpsc::channel(256);
     let (image_failures_in, image_failures) = mpsc::channel(256);
     let images = Images::new(&config.images, stills.clone()).map_err(failed("images"))?;
 
     let packer = Packer::new();
     let outbox = Arc::new(Notify::new());
-    let webhook = Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone(), health.clone())
+    let webhook = Webhook::new(live.clone(), store.clone(), clock.clone(), outbox.clone(), health.clone())
         .map_err(failed("callbacks"))?;
     let operators = fleet::line(&config, &store, &clock, &health);
     let parts = Parts {
-        config: config.clone(),
+        config: live.clone(),
         store: store.clone(),
         spool: spool.clone(),
-        engine: Arc::new(engine),
+        engine: Arc::new(engine.clone()),
         media_clock,
         box_key: box_key.clone(),
         packer: packer.clone(),
@@ -216,26 +278,54 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
     };
     let actor = Actor::restore_of(parts, recovered, remembered).await.map_err(failed("rooms"))?;
 
+    let (alarm_limits, limits) = watch::channel(config.alarms.limits());
+    let (alarms_in, alarms) = watch::channel(Vec::new());
+    let watch = Watch {
+        engine: engine.clone(),
+        clock: media_clock,
+        health: health.clone(),
+        recorded: actor.recorded(),
+        limits,
+        alarms: alarms_in,
+    };
     let (doors, rooms_cancel, work_cancel) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let rooms_task = tokio::spawn(actor.run(asks, news, fates, image_failures, rooms_cancel.clone()));
     let uploader =
-        Uploader::new(config.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone())
+        Uploader::new(live.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone())
             .packing_with(packer);
+    let (rooms, restart) = (Rooms::new(asks_in), Arc::new(Notify::new()));
+    let fleet = operators.as_ref().map(|operators| operators.settings.clone());
+    let follower = Follower {
+        live: live.clone(),
+        rooms: rooms.clone(),
+        spool: spool.clone(),
+        set_filter,
+        sources: sources.clone(),
+        alarms: alarm_limits,
+        fleet,
+    };
     let mut work_tasks = vec![
+        tokio::spawn(follower.run(work_cancel.clone())),
         tokio::spawn(uploader.run(work_cancel.clone())),
         tokio::spawn(webhook.run(work_cancel.clone())),
         tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
+        tokio::spawn(watch.run(work_cancel.clone())),
         tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
+        tokio::spawn(watch_sources(sources.clone(), health.clone(), work_cancel.clone())),
     ];
-    if let Some(operators) = operators {
-        work_tasks.extend(operators.start(metrics.clone(), &work_cancel));
+    sources.apply(config.source_specs());
+    if let Some(mut operators) = operators {
+        if let Some(twin) = twin {
+            let station = operators.station(twin, live.clone(), restart.clone());
+            work_tasks.push(tokio::spawn(crate::fleet::keep("twin", station, health.clone(), work_cancel.clone())));
+        }
+        work_tasks.extend(operators.start(metrics.clone(), alarms.clone(), &work_cancel));
     }
 
     let mut door_tasks = Vec::new();
-    let rooms = Rooms::new(asks_in);
     let router = api::router(Door {
-        config: config.clone(),
+        config: live.clone(),
         rooms: rooms.clone(),
         whip: whip.clone(),
         clock,
@@ -265,13 +355,19 @@ pub async fn start(mut config: Config) -> Result<RunningBox, Error> {
         udp,
         fingerprint,
         health,
+        alarms,
         rooms,
+        live,
+        layers,
+        restart,
         doors,
         rooms_cancel,
         work_cancel,
         whip,
+        sources,
         spool,
         store,
+        engine,
         door_tasks,
         rooms_task,
         work_tasks,
@@ -295,19 +391,37 @@ impl RunningBox {
     /// Takes `[automatic]` from a file that was changed; of a file with faults nothing is taken.
     pub async fn reload(&self, file: &Path) {
         let read = std::fs::read_to_string(file).map_err(|e| e.to_string());
-        let config = read.and_then(|text| Config::parse(&text).map_err(|faults| faults.to_string()));
+        let parsed = read.and_then(|text| {
+            let base = Config::parse(&text).and_then(|_| Base::parse(&text));
+            base.map_err(|faults| faults.to_string())
+        });
+        // a document of the operators lies over this table too
+        let config = parsed.and_then(|base| {
+            let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+            layers
+                .take_table(&base, "automatic")
+                .map_err(|faults| faults.iter().map(|fault| fault.reason.as_str()).collect::<Vec<_>>().join("\n"))
+        });
         let taken = match config {
-            Ok(config) => self.rooms.set_template(config.automatic.template()).await.map_err(|e| e.to_string()),
+            Ok(config) => {
+                let told = self.rooms.set_template(config.automatic.template()).await.map_err(|e| e.to_string());
+                told.map(|()| self.live.change(|live| live.automatic = config.automatic))
+            }
             Err(faults) => Err(faults),
         };
         match taken {
             Ok(()) => {
-                info!(file = %file.display(), "[automatic] is taken from the file; its callback address and all else at the next start");
+                info!(file = %file.display(), "[automatic] is taken from the file; all else at the next start");
             }
             Err(why) => {
                 error!(file = %file.display(), why, "the file is not taken: automatic recording stays as it is");
             }
         }
+    }
+
+    /// The parts that must turn, for whoever watches over the process.
+    fn signs(&self) -> systemd::Signs {
+        systemd::Signs { rooms: self.rooms.clone(), store: self.store.clone(), engine: self.engine.clone() }
     }
 
     /// Ends recordings properly, makes everything safe, and gives what is in flight a moment. Bounded.
@@ -316,6 +430,7 @@ impl RunningBox {
         self.rooms_cancel.cancel();
         bounded("rooms", ROOMS_STOP, async { drop(self.rooms_task.await) }).await;
         self.doors.cancel();
+        bounded("sources", SOURCES_STOP, self.sources.shutdown()).await;
         bounded("whip", DOOR_STOP, self.whip.shutdown()).await;
         bounded("doors", DOOR_STOP, async {
             for task in self.door_tasks {
@@ -338,6 +453,12 @@ impl RunningBox {
         info!("the box has stopped");
     }
 
+    /// As [`RunningBox::stop`], for a start that follows at once: whatever is configured, tasks wait for it.
+    async fn stop_to_start_again(self) {
+        self.live.change(|config| config.recording.on_stop = OnStop::Resume);
+        self.stop().await;
+    }
+
     /// Resolves when a part without which there is no box has ended by itself.
     async fn broken(&mut self) {
         // A panic or an end of the actor: both leave nobody who decides.
@@ -349,33 +470,48 @@ fn runtime() -> Result<Runtime, Error> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed("runtime"))
 }
 
-/// `holdfast run`: until SIGTERM or SIGINT. SIGHUP reads `[automatic]` of the file again. A second signal leaves at once; a broken part ends with code 70.
-pub fn run(config: Config, file: &Path) -> Result<ExitCode, Error> {
+/// `holdfast run`: until SIGTERM or SIGINT. SIGHUP reads `[automatic]` of the file again. A second signal leaves at once. Ends by itself with code 70 after
+/// a broken part, and with 75 for a start with another configuration.
+pub fn run(config: Config, base: Base, file: &Path, set_filter: SetFilter) -> Result<ExitCode, Error> {
     runtime()?.block_on(async {
         // first: without it the signal ends the process
         let mut hangup = signal(SignalKind::hangup()).map_err(failed("signals"))?;
-        let mut the_box = start(config).await?;
+        let mut the_box = start_with(config, Some(base), set_filter).await?;
         if let Some(fingerprint) = &the_box.fingerprint {
             println!("certificate sha256={fingerprint}");
         }
         let door = |addr: Option<SocketAddr>| addr.map_or_else(|| "-".to_owned(), |a| a.to_string());
         println!("ready http={} https={} udp={}", door(the_box.http), door(the_box.https), the_box.udp);
+        let service = systemd::Service::of(&the_box.health, the_box.signs());
         let mut term = signal(SignalKind::terminate()).map_err(failed("signals"))?;
         let mut int = signal(SignalKind::interrupt()).map_err(failed("signals"))?;
-        let broken = loop {
+        let restart = the_box.restart.clone();
+        let again = loop {
             tokio::select! {
                 _ = term.recv() => break false,
                 _ = int.recv() => break false,
-                _ = hangup.recv() => the_box.reload(file).await,
-                () = the_box.broken() => break true,
+                _ = hangup.recv() => {
+                    systemd::reloading();
+                    the_box.reload(file).await;
+                    systemd::ready();
+                }
+                () = restart.notified() => break true,
+                () = the_box.broken() => {
+                    service.stopping();
+                    error!("the rooms are gone: leaving, so that a fresh start takes the tasks over");
+                    return Ok(ExitCode::from(BROKEN));
+                }
             }
         };
-        if broken {
-            error!("the rooms are gone: leaving, so that a fresh start takes the tasks over");
-            return Ok(ExitCode::from(70));
-        }
+        service.stopping();
+        let stopped = async {
+            match again {
+                true => the_box.stop_to_start_again().await,
+                false => the_box.stop().await,
+            }
+        };
         tokio::select! {
-            () = the_box.stop() => Ok(ExitCode::SUCCESS),
+            () = stopped => Ok(if again { ExitCode::from(START_AGAIN) } else { ExitCode::SUCCESS }),
             _ = term.recv() => Ok(ExitCode::FAILURE),
             _ = int.recv() => Ok(ExitCode::FAILURE),
         }

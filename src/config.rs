@@ -3,28 +3,38 @@
 //! Owns: the meaning of settings. Must not touch: files, network (text comes in, a `Config` goes out).
 //! Law: a document is taken whole or refused whole, with every fault named by its path; secrets never print.
 
+mod alarms;
 mod automatic;
+mod change;
+pub mod document;
 mod fleet;
+mod live;
+pub mod sources;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use alarms::Alarms;
 pub use automatic::Automatic;
+pub use change::Change;
 pub use fleet::{Broker, Fleet};
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer};
+pub use live::Live;
+use serde::{Deserialize, Deserializer, Serialize};
+pub use sources::Source;
 
 use crate::model::budget::{Budget, UtcOffset, Window};
 use crate::model::disk::{Limits as DiskLimits, WhenFull};
+use crate::model::source::SourceSpec;
 use crate::model::{SdkAppId, Secret};
 
 const MIB: u64 = 1024 * 1024;
 /// With fewer bytes a second a storage gives up waiting for the next ones.
 const SLOWEST_BUDGET: u64 = 8 * 1024;
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub server: Server,
@@ -34,6 +44,8 @@ pub struct Config {
     pub limits: Limits,
     pub recording: Recording,
     pub automatic: Automatic,
+    pub sources: Vec<Source>,
+    pub alarms: Alarms,
     pub spool: Spool,
     pub storage: Storage,
     pub disk: Disk,
@@ -46,7 +58,7 @@ pub struct Config {
 }
 
 /// The doors.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
     /// API, WHIP, console, health, metrics and local files over HTTP; `None` closes the door.
@@ -76,7 +88,7 @@ impl Default for Server {
 }
 
 /// WebRTC in.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Whip {
     /// The one UDP port of all publishers.
@@ -101,7 +113,7 @@ impl Default for Whip {
 }
 
 /// One TRTC application.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct App {
     pub sdk_app_id: SdkAppId,
@@ -117,7 +129,7 @@ pub struct App {
 }
 
 /// One key pair that may sign API calls.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
     pub secret_id: String,
@@ -127,7 +139,7 @@ pub struct ApiKey {
     pub apps: BTreeSet<SdkAppId>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// API requests per second, for each action apart.
@@ -148,7 +160,7 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recording {
     pub segment_seconds: u64,
@@ -163,7 +175,7 @@ pub struct Recording {
     pub takeover_seconds: [u64; 3],
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStop {
     /// the tasks end (302 with LeaveCode 3)
@@ -187,7 +199,7 @@ impl Default for Recording {
 /// The shelf: where recordings wait for their destination. With a key they lie there encrypted.
 ///
 /// A key is a file of 32 bytes or 64 hexadecimal digits; a credential is one that systemd hands over.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Spool {
     pub key_file: Option<PathBuf>,
@@ -198,7 +210,7 @@ pub struct Spool {
     pub old_key_credentials: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StorageKind {
     /// COS or S3, as each task says
@@ -207,7 +219,7 @@ pub enum StorageKind {
     Local,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
     pub kind: StorageKind,
@@ -234,7 +246,7 @@ impl Default for Storage {
 }
 
 /// The disk of the spool.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Disk {
     /// It is nearly full when less than this is free of any of the three.
@@ -258,7 +270,7 @@ impl Default for Disk {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upload {
     /// Objects (and one playlist more) in flight at once to destinations that are well; as many again may be tried of those that are not.
@@ -311,7 +323,7 @@ impl Upload {
 }
 
 /// Tencent's VOD platform, for tasks with `CloudVod`. Its keys are the box's own: no task brings any.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Vod {
     /// Of the VOD API.
@@ -349,7 +361,7 @@ impl Vod {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Callbacks {
     pub timeout_seconds: u64,
@@ -377,7 +389,7 @@ impl Default for Callbacks {
 }
 
 /// Pictures of mixed layouts: backgrounds, placeholders, watermarks.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Images {
     /// Networks that pictures may come from although they are loopback, private or otherwise not of the world.
@@ -395,7 +407,7 @@ impl Default for Images {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// As `RUST_LOG`, which wins over it.
@@ -565,13 +577,21 @@ impl Config {
             check(fits, format!("{name} is not an http or https address"));
         }
         let cloud = self.storage.kind == StorageKind::Cloud;
+        faults.extend(self.alarms.faults());
         faults.extend(self.automatic.faults(cloud, |app| self.app(app).is_some()));
+        faults.extend(sources::faults(&self.sources, |app| self.app(app).is_some()));
         faults.extend(self.fleet.faults());
         faults
     }
 
     pub fn app(&self, id: SdkAppId) -> Option<&App> {
         self.apps.iter().find(|app| app.sdk_app_id == id)
+    }
+
+    /// The sources that are switched on.
+    pub fn source_specs(&self) -> Vec<SourceSpec> {
+        let on = self.sources.iter().filter(|source| source.enabled);
+        on.filter_map(|source| source.spec(|app| self.app(app).is_some()).ok()).collect()
     }
 
     pub fn ice_timeout(&self) -> Duration {

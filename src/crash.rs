@@ -4,7 +4,7 @@
 //! Law: a release build has no points: a call is nothing there, and no setting brings one back. In a build with
 //! `debug_assertions` a point does something only when the environment says so: `HOLDFAST_CRASH=NAME`, `NAME:COUNT` (the
 //! COUNT-th time that it is passed), `NAME:COUNT:stop` (the process is stopped there instead of killed, so that whoever
-//! watches can take the disk's power first). Every call is in the table and everything in the table is called.
+//! watches can take the disk's power first), `NAME:COUNT:hang` (the thread that passes it never goes on). Every call is in the table and everything in the table is called.
 
 /// Every point, in the order of HOUSE.md §5: each is named by what has just been done.
 pub const POINTS: &[&str] = &[
@@ -111,13 +111,20 @@ mod armed {
 
     use super::POINTS;
 
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(super) enum Then {
+        Die,
+        Stop,
+        Hang,
+    }
+
     const VARIABLE: &str = "HOLDFAST_CRASH";
 
     #[derive(Debug)]
     pub(super) struct Armed {
         pub(super) name: String,
         pub(super) count: u32,
-        pub(super) stop: bool,
+        pub(super) then: Then,
         passed: AtomicU32,
     }
 
@@ -130,12 +137,13 @@ mod armed {
             }
             let count = words.next().map_or(Ok(1), str::parse).ok().filter(|count| *count > 0);
             let count = count.ok_or_else(|| format!("{VARIABLE}: '{text}': the count is a number from 1 on"))?;
-            let stop = match words.next() {
-                None => false,
-                Some("stop") => true,
-                Some(other) => return Err(format!("{VARIABLE}: '{other}' is not 'stop'")),
+            let then = match words.next() {
+                None => Then::Die,
+                Some("stop") => Then::Stop,
+                Some("hang") => Then::Hang,
+                Some(other) => return Err(format!("{VARIABLE}: '{other}' is neither 'stop' nor 'hang'")),
             };
-            Ok(Armed { name, count, stop, passed: AtomicU32::new(0) })
+            Ok(Armed { name, count, then, passed: AtomicU32::new(0) })
         }
 
         /// It is this one's turn.
@@ -154,9 +162,13 @@ mod armed {
             }))
         });
         if let Some(armed) = armed.as_ref().filter(|armed| armed.is_due(name)) {
-            let signal = if armed.stop { Signal::SIGSTOP } else { Signal::SIGKILL };
-            eprintln!("crash point {name}: {signal}");
-            let sent = kill(Pid::this(), signal);
+            let signal = match armed.then {
+                Then::Die => Some(Signal::SIGKILL),
+                Then::Stop => Some(Signal::SIGSTOP),
+                Then::Hang => None,
+            };
+            eprintln!("crash point {name}: {}", signal.map_or("it hangs", Signal::as_str));
+            let sent = signal.map_or(Ok(()), |signal| kill(Pid::this(), signal));
             // where the whole process is stopped or dies no thread gets far, and this one not a step
             while sent.is_ok() {
                 std::thread::park();
@@ -202,7 +214,8 @@ mod tests {
     #[test]
     fn it_dies_at_the_right_time_only() {
         let armed = armed::Armed::parse("shelf.renamed:2:stop").unwrap();
-        assert!(armed.stop && armed.count == 2);
+        assert!(armed.then == armed::Then::Stop && armed.count == 2);
+        assert_eq!(armed::Armed::parse("shelf.renamed:1:hang").unwrap().then, armed::Then::Hang);
         let due: Vec<bool> =
             ["shelf.renamed", "shelf.synced", "shelf.renamed", "shelf.renamed"].map(|name| armed.is_due(name)).into();
         assert_eq!(due, [false, false, true, false]);

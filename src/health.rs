@@ -118,6 +118,11 @@ impl Reporter {
         self.change(|state| state.recording = recording);
     }
 
+    /// Whether media is being written; a box that is not well may record all the same.
+    pub fn is_recording(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).recording
+    }
+
     pub fn started(&self) {
         self.change(|state| state.started = true);
     }

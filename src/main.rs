@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use holdfast::app::live::SetFilter;
 use holdfast::config::Config;
+use holdfast::config::document::Base;
 use holdfast::{app, demo};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
 
 /// An offline-safe room recorder for clinics.
 #[derive(Parser)]
@@ -40,18 +43,31 @@ enum Command {
     Demo(demo::DemoArgs),
 }
 
-/// To journald when systemd runs us, otherwise readable lines on stderr.
-fn start_logging(filter: &str) {
-    let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(filter)).unwrap_or_default();
+/// To journald when systemd runs us, otherwise readable lines on stderr. What comes back sets another filter, which
+/// `RUST_LOG` wins over too.
+fn start_logging(filter: &str) -> SetFilter {
+    let of_environment = EnvFilter::try_from_default_env();
+    let fixed = of_environment.is_ok();
+    let filter = of_environment.or_else(|_| EnvFilter::try_new(filter)).unwrap_or_default();
+    let (filter, handle) = reload::Layer::new(filter);
     let by_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     let journald = by_systemd.then(tracing_journald::layer).and_then(Result::ok);
     let stderr = journald.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
     tracing_subscriber::registry().with(filter).with(journald).with(stderr).init();
+    Arc::new(move |filter| {
+        let filter = EnvFilter::try_new(filter).map_err(|e| e.to_string())?;
+        if fixed { Ok(()) } else { handle.reload(filter).map_err(|e| e.to_string()) }
+    })
+}
+
+fn read_file(file: &PathBuf) -> Result<(Config, Base), String> {
+    let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let read = Config::parse(&text).and_then(|config| Ok((config, Base::parse(&text)?)));
+    read.map_err(|faults| format!("{}:\n{faults}", file.display()))
 }
 
 fn read_config(file: &PathBuf) -> Result<Config, String> {
-    let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
-    Config::parse(&text).map_err(|faults| format!("{}:\n{faults}", file.display()))
+    read_file(file).map(|(config, _)| config)
 }
 
 fn main() -> ExitCode {
@@ -60,28 +76,28 @@ fn main() -> ExitCode {
             println!("{}: valid", file.display());
             ExitCode::SUCCESS
         }),
-        Command::Run { config: file } => read_config(&file).and_then(|config| {
-            start_logging(&config.log.filter);
-            app::run(config, &file).map_err(|e| e.to_string())
+        Command::Run { config: file } => read_file(&file).and_then(|(config, base)| {
+            let set_filter = start_logging(&config.log.filter);
+            app::run(config, base, &file, set_filter).map_err(|e| e.to_string())
         }),
         Command::Probe(args) => {
-            start_logging("error");
+            let _ = start_logging("error");
             app::board::run(&args).map_err(|e| e.to_string())
         }
         Command::Spool(args) => read_config(&args.config).and_then(|config| {
-            start_logging("error");
+            let _ = start_logging("error");
             app::shelf::run(&config, &args.task).map_err(|e| e.to_string())
         }),
         Command::Merge(args) => {
-            start_logging("error");
+            let _ = start_logging("error");
             app::merge::run(&args).map_err(|e| e.to_string())
         }
         Command::Publish(args) => {
-            start_logging("warn,holdfast=info,rtc_ice=error,rtc_dtls=error");
+            let _ = start_logging("warn,holdfast=info,rtc_ice=error,rtc_dtls=error");
             app::publish(*args).map_err(|e| e.to_string())
         }
         Command::Demo(args) => {
-            start_logging("warn,rtc_ice=error,rtc_dtls=error");
+            let _ = start_logging("warn,rtc_ice=error,rtc_dtls=error");
             demo::run(args).map_err(|e| e.to_string())
         }
     };

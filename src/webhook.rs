@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::crash;
 use crate::health::Reporter;
 use crate::model::backlog::backoff;
@@ -44,7 +44,7 @@ type Line = (SdkAppId, TaskId);
 
 /// Drains the outbox.
 pub struct Webhook {
-    config: Arc<Config>,
+    config: Live,
     store: Store,
     clock: WallClock,
     news: Arc<Notify>,
@@ -108,19 +108,18 @@ impl Webhook {
     /// `news` is notified after each commit that put events into the outbox ([`store::records::put_event`]). A crypto
     /// provider of rustls must be installed in the process.
     pub fn new(
-        config: Arc<Config>,
+        config: impl Into<Live>,
         store: Store,
         clock: WallClock,
         news: Arc<Notify>,
         health: Reporter,
     ) -> Result<Webhook, Error> {
         let client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(config.callbacks.timeout_seconds.max(1)))
             // only 200 counts, and a proxy of the environment is nobody's setting
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()?;
-        Ok(Webhook { config, store, clock, news, health, client })
+        Ok(Webhook { config: config.into(), store, clock, news, health, client })
     }
 
     /// Until `cancel`. Requests in flight are dropped then; their events are still in the outbox.
@@ -186,7 +185,7 @@ impl Webhook {
                     continue;
                 }
             };
-            if self.address(&event).is_none() {
+            if address(&self.config.now(), &event).is_none() {
                 metrics::counter!("holdfast_callbacks_total", "outcome" => "nobody").increment(1);
                 unwanted = unwanted.delete(key);
                 continue;
@@ -210,7 +209,7 @@ impl Webhook {
 
     /// Gives up events that nobody took for the configured time.
     async fn drop_old(&self, outbox: &mut Outbox) {
-        let keep = Duration::from_secs(self.config.callbacks.keep_hours * 3600);
+        let keep = Duration::from_secs(self.config.now().callbacks.keep_hours * 3600);
         for ((app, task), queue) in outbox.queues.iter_mut().filter(|(_, queue)| !queue.in_flight) {
             while let Some(old) = queue.events.front()
                 && old.age + old.since.elapsed() > keep
@@ -230,7 +229,8 @@ impl Webhook {
 
     /// Of an application for which more wait than may: the least important, and of these the newest.
     async fn drop_surplus(&self, outbox: &mut Outbox) {
-        let callbacks = &self.config.callbacks;
+        let config = self.config.now();
+        let callbacks = &config.callbacks;
         let mut of_app = BTreeMap::<SdkAppId, (usize, u64)>::new();
         for ((app, _), queue) in &outbox.queues {
             let (waiting, bytes) = of_app.entry(*app).or_default();
@@ -329,10 +329,12 @@ impl Webhook {
     }
 
     async fn deliver(&self, key: &str, event: &Event) -> Outcome {
-        let Some((url, sign)) = self.address(event) else { return Outcome::Failed("no address".into()) };
+        let config = self.config.now();
+        let Some((url, sign)) = address(&config, event) else { return Outcome::Failed("no address".into()) };
         let body = event.to_json((self.clock)());
         // exactly so: receivers compare it as text
         let mut request = self.client.post(url).header(CONTENT_TYPE, "application/json");
+        request = request.timeout(Duration::from_secs(config.callbacks.timeout_seconds.max(1)));
         request = request.header("SdkAppId", event.app.to_string());
         if let Some(key) = sign.filter(|key| !key.is_empty()) {
             request = request.header("Sign", callback_sign(key.expose(), body.as_bytes()));
@@ -374,7 +376,8 @@ impl Webhook {
             }
             Outcome::Failed(why) => {
                 queue.attempts = queue.attempts.saturating_add(1);
-                let callbacks = &self.config.callbacks;
+                let config = self.config.now();
+                let callbacks = &config.callbacks;
                 let first = Duration::from_secs(callbacks.retry_first_seconds);
                 let longest = Duration::from_secs(callbacks.retry_longest_seconds);
                 let wait = backoff(queue.attempts, first, longest, rand::random());
@@ -384,18 +387,18 @@ impl Webhook {
             }
         }
     }
+}
 
-    /// Where an event goes, and the key of its `Sign`: automatic recordings may have an address of their own.
-    fn address(&self, event: &Event) -> Option<(&str, Option<&Secret>)> {
-        let automatic = &self.config.automatic;
-        if event.recorder.as_str() == RECORDER
-            && let Some(url) = &automatic.callback_url
-        {
-            return Some((url, automatic.callback_key.as_ref()));
-        }
-        let app = self.config.app(event.app)?;
-        Some((app.callback_url.as_deref().filter(|url| !url.is_empty())?, app.callback_key.as_ref()))
+/// Where an event goes, and the key of its `Sign`: automatic recordings may have an address of their own.
+fn address<'a>(config: &'a Config, event: &Event) -> Option<(&'a str, Option<&'a Secret>)> {
+    let automatic = &config.automatic;
+    if event.recorder.as_str() == RECORDER
+        && let Some(url) = &automatic.callback_url
+    {
+        return Some((url, automatic.callback_key.as_ref()));
     }
+    let app = config.app(event.app)?;
+    Some((app.callback_url.as_deref().filter(|url| !url.is_empty())?, app.callback_key.as_ref()))
 }
 
 async fn sleep_until(at: Option<Instant>) {

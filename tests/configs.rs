@@ -86,8 +86,11 @@ fn every_setting_stands_in_the_commented_file() {
     // The fields of the structs that a document is read into.
     let body = source.split("impl Config {").next().expect("there is text before it");
     let automatic = include_str!("../src/config/automatic.rs").split("impl Automatic {").next().expect("the same");
+    let alarms = include_str!("../src/config/alarms.rs").split("impl Alarms {").next().expect("the same");
     let fleet = include_str!("../src/config/fleet.rs").split("impl Default").next().expect("the same");
-    let tables = body.lines().chain(automatic.lines()).chain(fleet.lines());
+    let sources = include_str!("../src/config/sources.rs").split("impl Source {").next().expect("the same");
+    let parts = [body, automatic, alarms, fleet, sources];
+    let tables = parts.iter().flat_map(|part| part.lines());
     let fields = tables.filter_map(|line| line.strip_prefix("    pub ")?.split(':').next());
     let mut seen = 0;
     for field in fields.filter(|f| !f.contains('(') && !f.contains(' ')) {

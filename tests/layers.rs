@@ -20,6 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("upload", &["model", "config", "crash", "health", "store", "spool", "vault", "package"]),
     ("webhook", &["model", "config", "crash", "health", "store"]),
     ("images", &["model", "config", "media"]),
+    ("alarms", &["model", "health", "media"]),
     ("rooms", &["model", "config", "crash", "health", "store", "spool", "media", "package"]),
     ("api", &["model", "config", "health", "rooms", "media"]),
     ("fleet", &["model", "config", "health", "store", "rooms"]),
@@ -33,11 +34,13 @@ const ONLY_PARTS: &[(&str, &str, &[&str])] =
     &[("api", "media", &["whip"]), ("images", "media", &["stills"]), ("package", "media", &["stream_size"])];
 
 /// The session's side of `media`; the recording side knows packets, not peers.
-const WEBRTC: &[&str] = &["media/whip", "media/mux", "media/peer", "media/session", "media/publish"];
+const WEBRTC: &[&str] =
+    &["media/whip", "media/mux", "media/peer", "media/session", "media/publish", "media/sources/whep"];
 
 /// Outside crates and the files (by the beginning of their path under `src/`) that may name them.
 const HOMES: &[(&str, &[&str])] = &[
     ("sled", &["store/"]),
+    ("serde_path_to_error", &["config/"]),
     ("chacha20poly1305", &["vault/", "store/seal"]),
     ("gstreamer", &["media/"]),
     ("gstreamer_app", &["media/"]),
@@ -56,8 +59,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("opus", &["media/sound"]),
     ("mp4_atom", &["container/mp4"]),
     ("memchr", &["container/h264"]),
-    ("rustix", &["package/"]),
+    ("rustix", &["package/", "media/look"]),
     ("indicatif", &["app/"]),
+    ("sd_notify", &["app/systemd"]),
     ("rumqttc", &["fleet/line"]),
     ("clap", &["main.rs", "app.rs", "app/", "demo.rs"]),
     ("tracing_subscriber", &["main.rs"]),

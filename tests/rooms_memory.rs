@@ -108,7 +108,7 @@ impl Life {
         let clock = MediaClock::new(Instant::now(), Timestamp::from_ms(DAWN).plus(later));
         let health = Reporter::default();
         let parts = Parts {
-            config: Arc::new(Config::default()),
+            config: Config::default().into(),
             store: store.clone(),
             spool: spool.clone(),
             engine: Arc::new(ScriptedEngine(asked_in)),

@@ -98,7 +98,7 @@ pub async fn fill(state: &Path, shelf: Shelf) {
     let recovered = spool.recover().await.expect("it is empty");
     let (outbox, clock) = (Arc::new(Notify::new()), MediaClock::new(Instant::now(), wall_clock()()));
     let parts = Parts {
-        config,
+        config: config.into(),
         store: store.clone(),
         spool: spool.clone(),
         engine: Arc::new(ScriptedEngine(asked_in)),

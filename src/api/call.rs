@@ -19,11 +19,11 @@ use serde_json::{Map, Value};
 use super::error::{ApiError, Code, Whose};
 use super::wire::{self, Action, Answer, Call, CreateOrder, TaskAnswer, VERSION, ViewAnswer};
 use super::{Inner, flat, limits};
-use crate::config::ApiKey;
-use crate::model::SdkAppId;
+use crate::config::{ApiKey, Config};
 use crate::model::signature::{
     SignedHeader, Tc3Claim, Tc3Request, V1Request, check_private_map_key, check_user_sig, verify_tc3, verify_v1,
 };
+use crate::model::{SdkAppId, Timestamp};
 
 /// A call is answered within so long (API.md §1.1); what the actor does later is found by the repeated call.
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
@@ -99,7 +99,9 @@ enum Params {
 }
 
 async fn take(inner: &Inner, request: Request, noted: &mut Noted) -> Result<Answer, ApiError> {
-    let signed = authenticate(inner, request).await?;
+    // one configuration from the signature to the answer
+    let config = inner.door.config.now();
+    let signed = authenticate(Gauge { config: &config, now: (inner.door.clock)() }, request).await?;
     noted.secret_id = Some(signed.key.secret_id.clone());
     let Some(action) = Action::parse(&signed.action) else {
         return Err(match signed.action.as_str() {
@@ -113,8 +115,8 @@ async fn take(inner: &Inner, request: Request, noted: &mut Noted) -> Result<Answ
         "" => return Err(ApiError::missing("Version", "Version")),
         _ => return Err(ApiError::new(Code::NoSuchVersion, format!("Version must be {VERSION}"))),
     }
-    if !inner.rate.admit(action, Instant::now()) {
-        let limit = inner.door.config.limits.requests_per_second;
+    let limit = config.limits.requests_per_second;
+    if !inner.rate.admit(action, limit, Instant::now()) {
         return Err(ApiError::new(
             Code::RequestLimitExceeded,
             format!("{} is called more than {limit} times a second", action.name()),
@@ -125,8 +127,8 @@ async fn take(inner: &Inner, request: Request, noted: &mut Noted) -> Result<Answ
         Params::Json(body) => json_object(&body)?,
     };
     let call = wire::read(action, &params)?;
-    check_app(inner, signed.key, call.app())?;
-    match tokio::time::timeout(ANSWER_WITHIN, perform(inner, call, &signed.key.secret_id)).await {
+    check_app(&config, signed.key, call.app())?;
+    match tokio::time::timeout(ANSWER_WITHIN, perform(inner, &config, call, &signed.key.secret_id)).await {
         Ok(outcome) => outcome,
         Err(_) => {
             Err(ApiError::new(Code::CrInternalError, "the box did not answer in time; the same call may be repeated")
@@ -135,7 +137,13 @@ async fn take(inner: &Inner, request: Request, noted: &mut Noted) -> Result<Answ
     }
 }
 
-async fn authenticate(inner: &Inner, request: Request) -> Result<Signed<'_>, ApiError> {
+/// What a signature is held against: one configuration, and the time.
+struct Gauge<'a> {
+    config: &'a Config,
+    now: Timestamp,
+}
+
+async fn authenticate(gauge: Gauge<'_>, request: Request) -> Result<Signed<'_>, ApiError> {
     let (parts, body) = request.into_parts();
     let method = match parts.method {
         Method::GET => "GET",
@@ -159,14 +167,14 @@ async fn authenticate(inner: &Inner, request: Request) -> Result<Signed<'_>, Api
     match parts.headers.get(header::AUTHORIZATION) {
         Some(authorization) => {
             let authorization = authorization.to_str().unwrap_or_default();
-            by_tc3(inner, method, query, &headers, &kind, body, authorization)
+            by_tc3(&gauge, method, query, &headers, &kind, body, authorization)
         }
-        None => by_v1(inner, method, query, &headers, &kind, &body),
+        None => by_v1(&gauge, method, query, &headers, &kind, &body),
     }
 }
 
 fn by_tc3<'a>(
-    inner: &'a Inner,
+    gauge: &Gauge<'a>,
     method: &str,
     query: &str,
     headers: &[SignedHeader],
@@ -178,10 +186,9 @@ fn by_tc3<'a>(
         return Err(ApiError::new(Code::AuthInvalidAuthorization, "requests without a signature (SKIP) are refused"));
     }
     let claim = Tc3Claim::parse(authorization)?;
-    let key = key_of(inner, &claim.secret_id)?;
+    let key = key_of(gauge.config, &claim.secret_id)?;
     let request = Tc3Request { method, query, headers, body: &body };
-    let config = &inner.door.config;
-    verify_tc3(&request, &claim, &key.secret_key, &config.server.public_names, (inner.door.clock)())?;
+    verify_tc3(&request, &claim, &key.secret_key, &gauge.config.server.public_names, gauge.now)?;
     let named = |name: &str| {
         headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
     };
@@ -205,7 +212,7 @@ fn by_tc3<'a>(
 }
 
 fn by_v1<'a>(
-    inner: &'a Inner,
+    gauge: &Gauge<'a>,
     method: &str,
     query: &str,
     headers: &[SignedHeader],
@@ -226,15 +233,15 @@ fn by_v1<'a>(
             "the request has neither an Authorization header nor the parameters of a signature",
         ));
     }
-    let key = key_of(inner, &secret_id)?;
+    let key = key_of(gauge.config, &secret_id)?;
     let host = headers.iter().find(|(name, _)| name == "host").map(|(_, value)| value.as_str()).unwrap_or_default();
     let request = V1Request { method, host, params: &pairs };
-    verify_v1(&request, &key.secret_key, &inner.door.config.server.public_names, (inner.door.clock)())?;
+    verify_v1(&request, &key.secret_key, &gauge.config.server.public_names, gauge.now)?;
     Ok(Signed { key, action: named("Action"), version: named("Version"), params: Params::Flat(pairs, fault) })
 }
 
-fn key_of<'a>(inner: &'a Inner, secret_id: &str) -> Result<&'a ApiKey, ApiError> {
-    let keys = &inner.door.config.api_keys;
+fn key_of<'a>(config: &'a Config, secret_id: &str) -> Result<&'a ApiKey, ApiError> {
+    let keys = &config.api_keys;
     keys.iter()
         .find(|key| key.secret_id == secret_id)
         .ok_or_else(|| ApiError::new(Code::AuthSecretIdNotFound, "SecretId is none that this box knows"))
@@ -306,8 +313,7 @@ fn json_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     }
 }
 
-fn check_app(inner: &Inner, key: &ApiKey, app: SdkAppId) -> Result<(), ApiError> {
-    let config = &inner.door.config;
+fn check_app(config: &Config, key: &ApiKey, app: SdkAppId) -> Result<(), ApiError> {
     if !config.apps.is_empty() && config.app(app).is_none() {
         return Err(ApiError::invalid("SdkAppId", "SdkAppId", "is no application of this box"));
     }
@@ -318,9 +324,9 @@ fn check_app(inner: &Inner, key: &ApiKey, app: SdkAppId) -> Result<(), ApiError>
 }
 
 /// The recorder's tickets, where the application has a key to check them with.
-fn check_tickets(inner: &Inner, order: &CreateOrder) -> Result<(), ApiError> {
+fn check_tickets(inner: &Inner, config: &Config, order: &CreateOrder) -> Result<(), ApiError> {
     let spec = &order.spec;
-    let secret_key = inner.door.config.app(spec.app).and_then(|app| app.secret_key.as_ref());
+    let secret_key = config.app(spec.app).and_then(|app| app.secret_key.as_ref());
     let now = (inner.door.clock)();
     if let Some(secret_key) = secret_key {
         check_user_sig(order.user_sig.expose(), secret_key, spec.app, &spec.recorder, now)
@@ -334,12 +340,12 @@ fn check_tickets(inner: &Inner, order: &CreateOrder) -> Result<(), ApiError> {
 }
 
 /// `by`: the SecretId that signed.
-async fn perform(inner: &Inner, call: Call, by: &str) -> Result<Answer, ApiError> {
+async fn perform(inner: &Inner, config: &Config, call: Call, by: &str) -> Result<Answer, ApiError> {
     let rooms = &inner.door.rooms;
     match call {
         Call::Create(order) => {
-            check_tickets(inner, &order)?;
-            if order.spec.vod().is_some() && !inner.door.config.vod.has_keys() {
+            check_tickets(inner, config, &order)?;
+            if order.spec.vod().is_some() && !config.vod.has_keys() {
                 return Err(ApiError::unsupported(
                     "StorageParams.CloudVod needs the keys of a VOD account, and this box has none: set vod.secret_id and \
                      vod.secret_key in its configuration, or give StorageParams.CloudStorage",

@@ -1,20 +1,36 @@
 //! The local store, read-only over HTTP, where recordings can be played from.
 //!
 //! Owns: `/files/…`. Must not touch: what is in the store.
-//! Law: nothing but finished files is served: no folder, no hidden name, nothing half-written.
-
-use std::path::Path;
+//! Law: there is none where the storage is the cloud's; nothing but finished files is served: no folder, no hidden name, nothing half-written.
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use tower_http::services::ServeDir;
 
-pub(super) fn router(root: &Path) -> Router {
-    let files = ServeDir::new(root).append_index_html_on_directories(false);
-    Router::new().nest_service("/files", files).layer(from_fn(guard))
+use crate::config::{Live, StorageKind};
+
+pub(super) fn router(config: Live) -> Router {
+    let files = Router::new().fallback(serve).with_state(config);
+    Router::new().nest("/files", files).layer(from_fn(guard))
+}
+
+/// From the local store as it is configured at this moment.
+async fn serve(State(config): State<Live>, request: Request) -> Response {
+    let config = config.now();
+    if config.storage.kind != StorageKind::Local {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    let mut files = ServeDir::new(config.local_root()).append_index_html_on_directories(false);
+    match files.try_call(request).await {
+        Ok(response) => response.into_response(),
+        Err(error) => {
+            tracing::warn!(%error, "a file of the local store cannot be served");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
 
 async fn guard(request: Request, next: Next) -> Response {

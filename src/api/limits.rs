@@ -23,25 +23,21 @@ pub const SDP_BYTES: usize = 256 * 1024;
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// For each action, when the requests of the last second came.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Rate {
-    per_second: usize,
     seen: Mutex<BTreeMap<Action, VecDeque<Instant>>>,
 }
 
 impl Rate {
-    pub fn new(per_second: u32) -> Rate {
-        Rate { per_second: usize::try_from(per_second).unwrap_or(usize::MAX), seen: Mutex::default() }
-    }
-
     /// Whether one more request of this action may pass at `now`. A refused one does not count.
-    pub fn admit(&self, action: Action, now: Instant) -> bool {
+    pub fn admit(&self, action: Action, per_second: u32, now: Instant) -> bool {
+        let per_second = usize::try_from(per_second).unwrap_or(usize::MAX);
         let mut seen = self.seen.lock().expect("nothing panics while it is held");
         let times = seen.entry(action).or_default();
         while times.front().is_some_and(|first| now.saturating_duration_since(*first) >= WINDOW) {
             times.pop_front();
         }
-        if times.len() >= self.per_second {
+        if times.len() >= per_second {
             return false;
         }
         times.push_back(now);
@@ -55,25 +51,25 @@ mod tests {
 
     #[test]
     fn each_action_has_its_own_second() {
-        let rate = Rate::new(20);
+        let rate = Rate::default();
         let start = Instant::now();
         for n in 0..20 {
-            assert!(rate.admit(Action::CreateCloudRecording, start + Duration::from_millis(n)));
+            assert!(rate.admit(Action::CreateCloudRecording, 20, start + Duration::from_millis(n)));
         }
-        assert!(!rate.admit(Action::CreateCloudRecording, start + Duration::from_millis(999)));
-        assert!(rate.admit(Action::DescribeCloudRecording, start + Duration::from_millis(999)));
-        assert!(rate.admit(Action::CreateCloudRecording, start + Duration::from_millis(1000)));
-        assert!(!rate.admit(Action::CreateCloudRecording, start + Duration::from_millis(1000)));
-        assert!(rate.admit(Action::CreateCloudRecording, start + Duration::from_millis(1001)));
+        assert!(!rate.admit(Action::CreateCloudRecording, 20, start + Duration::from_millis(999)));
+        assert!(rate.admit(Action::DescribeCloudRecording, 20, start + Duration::from_millis(999)));
+        assert!(rate.admit(Action::CreateCloudRecording, 20, start + Duration::from_millis(1000)));
+        assert!(!rate.admit(Action::CreateCloudRecording, 20, start + Duration::from_millis(1000)));
+        assert!(rate.admit(Action::CreateCloudRecording, 20, start + Duration::from_millis(1001)));
     }
 
     #[test]
     fn no_window_of_a_second_holds_more() {
-        let rate = Rate::new(3);
+        let rate = Rate::default();
         let start = Instant::now();
         let passed: Vec<u64> = (0..5000u64)
             .step_by(37)
-            .filter(|ms| rate.admit(Action::RemoveUser, start + Duration::from_millis(*ms)))
+            .filter(|ms| rate.admit(Action::RemoveUser, 3, start + Duration::from_millis(*ms)))
             .collect();
         assert!(passed.windows(4).all(|four| four[3] - four[0] >= 1000));
         assert!(passed.len() >= 14);

@@ -28,7 +28,7 @@ use axum::routing::{any, get};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
-use crate::config::{Config, StorageKind};
+use crate::config::Live;
 use crate::health::{Reporter, Summary};
 use crate::model::WallClock;
 use crate::rooms::Rooms;
@@ -39,7 +39,7 @@ pub use whip::WhipDoor;
 /// What the door needs of the house.
 #[derive(Clone)]
 pub struct Door {
-    pub config: Arc<Config>,
+    pub config: Live,
     pub rooms: Rooms,
     pub whip: Arc<dyn WhipDoor>,
     pub clock: WallClock,
@@ -54,12 +54,9 @@ struct Inner {
 
 /// All routes: the API on `/`, `/whip`, `/whip-session`, `/files`, `/publish`, `/console`, `/healthz`, `/metrics`.
 pub fn router(door: Door) -> Router {
-    let files = match door.config.storage.kind {
-        StorageKind::Local => files::router(&door.config.local_root()),
-        StorageKind::Cloud => Router::new(),
-    };
+    let files = files::router(door.config.clone());
     let whip = whip::router(&door);
-    let inner = Arc::new(Inner { rate: limits::Rate::new(door.config.limits.requests_per_second), door });
+    let inner = Arc::new(Inner { rate: limits::Rate::default(), door });
     Router::new()
         .route("/", any(call::root))
         .route("/healthz", get(healthz))

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::call::{BODY_WITHIN, media_type};
 use super::{Door, limits};
-use crate::config::Config;
+use crate::config::Live;
 use crate::media::whip::{Patched, PublishOrder, Published, WhipError, WhipServer};
 use crate::model::signature::{UserSigFacts, check_user_sig};
 use crate::model::{MediaId, RoomId, RoomKey, SdkAppId, UserId, WallClock};
@@ -59,7 +59,7 @@ impl WhipDoor for WhipServer {
 }
 
 struct Porch {
-    config: Arc<Config>,
+    config: Live,
     whip: Arc<dyn WhipDoor>,
     clock: WallClock,
 }
@@ -302,7 +302,7 @@ fn parse_room(room: &str, kind: Option<&str>) -> Result<RoomId, Refusal> {
 
 /// Which application the publisher belongs to, its ticket found good where the application has a key.
 fn admit(porch: &Porch, asked: Option<&str>, user: &UserId, headers: &HeaderMap) -> Result<SdkAppId, Refusal> {
-    let config = &porch.config;
+    let config = porch.config.now();
     let ticket = bearer(headers);
     let asked = match asked {
         None => None,

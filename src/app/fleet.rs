@@ -11,12 +11,14 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Fleet};
+use crate::config::{Config, Fleet, Live};
 use crate::fleet::keep;
 use crate::fleet::line::{Ends, Line};
 use crate::fleet::telemetry::Reports;
+use crate::fleet::twin::{DESIRED, Station, Twin};
 use crate::health::Reporter;
 use crate::model::WallClock;
+use crate::model::alarm::Alarm;
 use crate::store::Store;
 
 /// What is there of the line before it runs: parts that listen are put to it now.
@@ -44,11 +46,23 @@ pub(super) fn line(config: &Config, store: &Store, clock: &WallClock, health: &R
 }
 
 impl Operators {
-    pub fn start(self, metrics: PrometheusHandle, cancel: &CancellationToken) -> Vec<JoinHandle<()>> {
+    /// The twin, put to the line.
+    pub fn station(&mut self, twin: Twin, live: Live, restart: Arc<Notify>) -> Station {
+        let incoming = self.line.hear(DESIRED);
+        let Ends { outgoing, connected, .. } = self.ends.clone();
+        Station { twin, live, incoming, outgoing, connected, restart }
+    }
+
+    pub fn start(
+        self,
+        metrics: PrometheusHandle,
+        alarms: watch::Receiver<Vec<Alarm>>,
+        cancel: &CancellationToken,
+    ) -> Vec<JoinHandle<()>> {
         let Operators { line, ends, news: _, settings, health, clock } = self;
         let seen = settings.subscribe();
         let metrics = Arc::new(move || metrics.render());
-        let reports = Reports::new(seen, ends, health.clone(), clock, metrics, Path::new("/"));
+        let reports = Reports::new(seen, ends, health.clone(), clock, metrics, Path::new("/")).with_alarms(alarms);
         let held = cancel.clone();
         vec![
             tokio::spawn(keep("fleet", line, health.clone(), cancel.clone())),

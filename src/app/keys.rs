@@ -1,4 +1,5 @@
-//! The keys of the shelf and of the VOD account, and the broker's password, as the configuration names them.
+//! The keys of the configuration that it only names: those of the shelf and of the VOD account, and every secret that
+//! systemd hands over.
 //!
 //! Owns: reading key files and systemd's credentials. Must not touch: what keys are used for.
 //! Law: a key that is configured and cannot be had is an error: nothing is ever written plain because of it. No error
@@ -39,8 +40,54 @@ pub fn vault(config: &Config) -> Result<Vault, Error> {
     Ok(Vault::new(current, old))
 }
 
+/// Reads every secret that a configuration only names. Blocks.
+pub fn all(config: &mut Config) -> Result<(), Error> {
+    credentials(config)?;
+    vod(config)?;
+    fleet(config)
+}
+
+/// What begins so is the name of a credential that systemd hands over, and stands for what is in it.
+const CREDENTIAL: &str = "credential:";
+
+/// Puts what systemd's credentials hold in the place of their names. Blocks.
+fn credentials(config: &mut Config) -> Result<(), Error> {
+    let apps = config.apps.iter_mut().flat_map(|app| app.secret_key.iter_mut().chain(&mut app.callback_key));
+    let automatic = &mut config.automatic;
+    let of_automatic =
+        [&mut automatic.access_key, &mut automatic.secret_key].into_iter().chain(&mut automatic.callback_key);
+    let signing = config.api_keys.iter_mut().map(|key| &mut key.secret_key);
+    let of_accounts = config.vod.secret_key.iter_mut().chain(&mut config.fleet.password);
+    let of_sources = config.sources.iter_mut().flat_map(|s| s.password.iter_mut().chain(&mut s.token));
+    for secret in apps.chain(signing).chain(of_automatic).chain(of_accounts).chain(of_sources) {
+        resolve(secret)?;
+    }
+    Ok(())
+}
+
+/// A secret of the configuration as it is meant: itself, or what is in the credential that it names. Blocks.
+pub fn resolve(secret: &mut Secret) -> Result<(), Error> {
+    let Some(name) = secret.expose().strip_prefix(CREDENTIAL) else { return Ok(()) };
+    let plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+    let failed =
+        |why: String| Error::Start { what: "a credential of the configuration", why: format!("{name}: {why}") };
+    if !plain {
+        return Err(failed("this is not the name of one".into()));
+    }
+    let bytes = read(&credential(name)?).map_err(|e| failed(e.to_string()))?;
+    let read = text_of(&bytes).ok_or_else(|| failed(format!("{} bytes that are no secret", bytes.len())))?;
+    *secret = read;
+    Ok(())
+}
+
+/// A line of printable characters.
+fn text_of(bytes: &[u8]) -> Option<Secret> {
+    let text = std::str::from_utf8(bytes).ok()?.trim();
+    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then(|| Secret::new(text))
+}
+
 /// Reads the VOD account's secret key where the configuration only says where it is. Blocks.
-pub fn vod(config: &mut Config) -> Result<(), Error> {
+fn vod(config: &mut Config) -> Result<(), Error> {
     let vod = &mut config.vod;
     let (setting, path) = match (&vod.secret_key_file, &vod.secret_key_credential) {
         (Some(file), _) => ("vod.secret_key_file", file.clone()),
@@ -52,7 +99,7 @@ pub fn vod(config: &mut Config) -> Result<(), Error> {
 }
 
 /// Reads the password for the operators' broker likewise. Blocks.
-pub fn fleet(config: &mut Config) -> Result<(), Error> {
+fn fleet(config: &mut Config) -> Result<(), Error> {
     let fleet = &mut config.fleet;
     let (setting, path) = match (&fleet.password_file, &fleet.password_credential) {
         (Some(file), _) => ("fleet.password_file", file.clone()),
@@ -67,10 +114,7 @@ pub fn fleet(config: &mut Config) -> Result<(), Error> {
 fn line_of(setting: &'static str, path: &Path) -> Result<Secret, Error> {
     let failed = |why: String| Error::Start { what: setting, why: format!("{}: {why}", path.display()) };
     let bytes = read(path).map_err(|e| failed(e.to_string()))?;
-    let text =
-        std::str::from_utf8(&bytes).map(str::trim).ok().filter(|text| text.bytes().all(|b| b.is_ascii_graphic()));
-    let text = text.filter(|text| !text.is_empty());
-    Ok(Secret::new(text.ok_or_else(|| failed(format!("{} bytes that are no key", bytes.len())))?))
+    text_of(&bytes).ok_or_else(|| failed(format!("{} bytes that are no key", bytes.len())))
 }
 
 /// Where systemd puts a credential, one sealed to the board's TPM by systemd-creds too.
@@ -121,6 +165,22 @@ mod tests {
         assert!(told.contains("15 bytes that are no key") && !told.contains("account"), "{told}");
         std::fs::write(&path, "AbC123\n").unwrap();
         assert_eq!(read().unwrap(), Some(Secret::new("AbC123")));
+    }
+
+    #[test]
+    fn a_secret_that_names_a_credential_is_had_or_told() {
+        let text = |secret: &str| format!("[[api_keys]]\nsecret_id = 'a'\nsecret_key = '{secret}'\n");
+        let mut plain = config(&text("as it stands"));
+        credentials(&mut plain).expect("nothing to read");
+        assert_eq!(plain.api_keys[0].secret_key.expose(), "as it stands");
+        for (secret, told) in
+            [("credential:../x", "../x: this is not the name"), ("credential:k", "CREDENTIALS_DIRECTORY")]
+        {
+            let error = credentials(&mut config(&text(secret))).expect_err("it is not there").to_string();
+            assert!(error.contains(told), "{error}");
+        }
+        assert_eq!(text_of(b"two words"), None);
+        assert_eq!(text_of(b" AbC \n"), Some(Secret::new("AbC")));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::mix::{LayoutMode, MixSpec, Size, VideoParams};
 use crate::model::package::Output;
@@ -15,7 +15,7 @@ use crate::model::recording::{Destination, StorageKeys, StreamType, Vendor};
 use crate::model::template::{Pattern, Template};
 use crate::model::{SdkAppId, Secret};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Content {
     AudioVideo,
@@ -23,7 +23,7 @@ pub enum Content {
     Video,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// each stream apart
@@ -32,7 +32,7 @@ pub enum Mode {
     Mixed,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     Hls,
@@ -41,7 +41,7 @@ pub enum Format {
     Aac,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MixLayout {
     Grid,
@@ -50,7 +50,7 @@ pub enum MixLayout {
 }
 
 /// The picture of a mixed recording.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mix {
     pub layout: MixLayout,
@@ -67,7 +67,7 @@ impl Default for Mix {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Automatic {
     pub enabled: bool,

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use super::within;
@@ -15,7 +15,7 @@ use crate::model::Secret;
 /// Client ids that every broker takes have 23 characters; those of today take more, and names should say something.
 const LONGEST_ID: usize = 64;
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fleet {
     pub enabled: bool,
@@ -46,6 +46,8 @@ pub struct Fleet {
     pub unreachable_minutes: u64,
     /// Figures go out at every change that matters, and at least so often.
     pub telemetry_seconds: u64,
+    /// A desired configuration is on trial for so long; one that fails it is rolled back.
+    pub rollback_seconds: u64,
     /// Messages that wait for the broker; of more the least important events are dropped.
     pub keep_messages: usize,
     /// What they may take together; of more likewise.
@@ -75,6 +77,7 @@ impl Default for Fleet {
             retry_longest_seconds: 60,
             unreachable_minutes: 5,
             telemetry_seconds: 60,
+            rollback_seconds: 300,
             keep_messages: 20_000,
             keep_bytes: 16 * 1024 * 1024,
             home_assistant: false,
@@ -128,6 +131,7 @@ impl Fleet {
             within("retry_first_seconds", self.retry_first_seconds, 1, 3600),
             within("unreachable_minutes", self.unreachable_minutes, 0, 1440),
             within("telemetry_seconds", self.telemetry_seconds, 1, 86_400),
+            within("rollback_seconds", self.rollback_seconds, 1, 86_400),
             within("keep_messages", self.keep_messages as u64, 10, 1_000_000),
             within("keep_bytes", self.keep_bytes, 64 * 1024, 4 * 1024 * 1024 * 1024),
         ] {

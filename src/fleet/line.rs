@@ -8,22 +8,22 @@
 //! Source: MQTT 5.0 §3.1.2.5 (will), §4.4 (delivery), §4.6 (order).
 
 mod broker;
+mod session;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::Outgoing as Went;
+use rumqttc::v5::Event;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, Packet, PubAckReason, Publish, SubscribeReasonCode};
-use rumqttc::v5::{AsyncClient, Event, EventLoop};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::broker::{Refusal, WINDOW, options, reason};
+use self::broker::{Refusal, WINDOW, options};
+use self::session::{Sent, Session};
 use super::queue::{Bounds, Content, Id, Queue, announced, last_session, note_announced, note_session};
 use super::{Figures, Incoming, Outgoing, discovery, rfc3339, root};
 use crate::config::Fleet;
@@ -36,13 +36,14 @@ use crate::store::{self, Store};
 const PARTS: usize = 256;
 /// Messages of the operators that wait for the part that they are meant for.
 const HEARD: usize = 64;
-/// What one session's client takes without anybody waiting: the window both ways, subscriptions, discovery.
-const REQUESTS: usize = 256;
 /// Acknowledged messages are forgotten in groups, this late at most.
 const FORGET: Duration = Duration::from_millis(50);
 const FORGET_AT: usize = 64;
 /// What the broker refused is offered again so much later.
 const OFFER_AGAIN: Duration = Duration::from_secs(60);
+/// Events are looked for so late while nobody takes them, or many wait: a look reads all that wait.
+const COLLECT: Duration = Duration::from_secs(5);
+const MANY: usize = 1000;
 /// A part that takes nothing is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// A session of this length begins a new row of failures.
@@ -120,11 +121,13 @@ impl Line {
             queue,
             link: Link::Down { due: Some(now) },
             last,
+            noted: last,
             attempts: 0,
             away_since: now,
             why: "no session yet".into(),
             acknowledged: Vec::new(),
             forget_at: None,
+            collect_at: None,
             refused: Vec::new(),
             offer_at: None,
             announced,
@@ -162,80 +165,6 @@ enum Link {
     Open(Box<Session>),
 }
 
-/// What a publication was.
-#[derive(Clone, Copy)]
-enum Sent {
-    Birth,
-    /// of no consequence when it is lost: the next session says it again
-    Passing,
-    Kept(Id),
-}
-
-struct Session {
-    number: u64,
-    fleet: Arc<Fleet>,
-    client: AsyncClient,
-    events: mpsc::Receiver<Result<Event, Refusal>>,
-    pump: AbortHandle,
-    /// The broker has taken it.
-    up: bool,
-    began: Instant,
-    birth: String,
-    /// Births that were sent and have not come back.
-    births: usize,
-    sending: VecDeque<Sent>,
-    in_flight: BTreeMap<u16, Sent>,
-    filters: Vec<&'static str>,
-    /// Heard, and not taken by its part yet.
-    held: VecDeque<(usize, Publish)>,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.pump.abort();
-    }
-}
-
-impl Session {
-    fn topic(&self, below: &str) -> String {
-        format!("{}{below}", root(&self.fleet.box_id))
-    }
-
-    fn publish(&mut self, topic: String, payload: Vec<u8>, retain: bool, what: Sent) {
-        // it takes more than a window and a greeting; a session that does not is about to end
-        match self.client.try_publish(topic, QoS::AtLeastOnce, retain, payload) {
-            Ok(()) => self.sending.push_back(what),
-            Err(error) => tracing::debug!(%error, "the session takes nothing"),
-        }
-    }
-
-    fn bear(&mut self) {
-        self.births += 1;
-        self.publish(self.topic("state"), self.birth.clone().into_bytes(), true, Sent::Birth);
-    }
-
-    fn has_room(&self) -> bool {
-        self.up && self.sending.len() + self.in_flight.len() < usize::from(WINDOW)
-    }
-
-    fn acknowledge(&self, publish: &Publish) {
-        if let Err(error) = self.client.try_ack(publish) {
-            tracing::debug!(%error, "the session takes no acknowledgement");
-        }
-    }
-}
-
-/// Alone with the network: a session is over when this ends.
-async fn pump(mut events: EventLoop, to: mpsc::Sender<Result<Event, Refusal>>) {
-    loop {
-        let event = events.poll().await.map_err(|error| reason(&error));
-        let over = event.is_err();
-        if to.send(event).await.is_err() || over {
-            return;
-        }
-    }
-}
-
 /// One life of the line.
 struct Life<'a> {
     line: &'a mut Line,
@@ -243,12 +172,15 @@ struct Life<'a> {
     link: Link,
     /// The greatest number of a session that a broker may have heard of.
     last: u64,
+    /// The greatest number that is noted in the index.
+    noted: u64,
     /// Failures in a row.
     attempts: u32,
     away_since: Instant,
     why: String,
     acknowledged: Vec<Id>,
     forget_at: Option<Instant>,
+    collect_at: Option<Instant>,
     refused: Vec<Id>,
     offer_at: Option<Instant>,
     told_dropped: super::queue::Dropped,
@@ -256,12 +188,21 @@ struct Life<'a> {
     announced: Option<String>,
 }
 
+impl Link {
+    async fn event(&mut self) -> Option<Result<Box<Event>, Refusal>> {
+        match self {
+            Link::Open(session) => session.events.recv().await,
+            Link::Down { .. } => std::future::pending().await,
+        }
+    }
+}
+
 /// What the line wakes up for.
 enum Turn {
     Stop,
     Message(Outgoing),
     News,
-    Session(Option<Result<Event, Refusal>>),
+    Session(Option<Result<Box<Event>, Refusal>>),
     Settings,
     Time,
 }
@@ -276,7 +217,7 @@ impl Life<'_> {
             let turn = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Turn::Stop,
-                event = session_event(link) => Turn::Session(event),
+                event = link.event() => Turn::Session(event),
                 () = changed(&mut line.settings) => Turn::Settings,
                 Some(message) = line.outgoing.recv() => Turn::Message(message),
                 () = line.news.notified() => Turn::News,
@@ -285,7 +226,11 @@ impl Life<'_> {
             match turn {
                 Turn::Stop => break,
                 Turn::Message(message) => self.queue.put(message, (self.line.clock)()).await,
-                Turn::News => self.collect().await,
+                Turn::News => {
+                    let at_once = self.is_up() && self.queue.len() < MANY;
+                    let wait = if at_once { Duration::ZERO } else { COLLECT };
+                    self.collect_at.get_or_insert(Instant::now() + wait);
+                }
                 Turn::Session(event) => self.heard(event).await,
                 Turn::Settings => self.settings_changed().await,
                 Turn::Time => {}
@@ -304,13 +249,16 @@ impl Life<'_> {
         };
         let told = self.away_since + self.line.settings.borrow().unreachable_after();
         let tell = (!self.is_up() && told > now).then_some(told);
-        [due, held, self.forget_at, self.offer_at, tell].into_iter().flatten().min()
+        [due, held, self.forget_at, self.collect_at, self.offer_at, tell].into_iter().flatten().min()
     }
 
     async fn on_time(&mut self) {
         let now = Instant::now();
         if self.forget_at.is_some_and(|at| at <= now) || self.acknowledged.len() >= FORGET_AT {
             self.forget().await;
+        }
+        if self.collect_at.is_some_and(|at| at <= now) {
+            self.collect().await;
         }
         if self.offer_at.is_some_and(|at| at <= now) {
             self.offer_at = None;
@@ -328,6 +276,7 @@ impl Life<'_> {
     }
 
     async fn collect(&mut self) {
+        self.collect_at = None;
         if let Err(error) = self.queue.collect().await {
             tracing::error!(%error, "the events for the broker cannot be read");
         }
@@ -346,8 +295,11 @@ impl Life<'_> {
             return;
         }
         let number = self.last + 1;
-        if let Err(error) = note_session(&self.line.store, number).await {
-            tracing::error!(%error, "the number of the session cannot be noted: a late will may be taken for its own");
+        if self.noted < number {
+            match note_session(&self.line.store, number).await {
+                Ok(()) => self.noted = number,
+                Err(error) => tracing::error!(%error, "the session's number cannot be noted: it may come again"),
+            }
         }
         let state = |online: bool| {
             json!({
@@ -367,24 +319,7 @@ impl Life<'_> {
             Err(error) => return self.down(Refusal::before(error.to_string())).await,
         };
         tracing::debug!(broker = fleet.broker, session = number, "connecting");
-        let (client, events) = AsyncClient::new(options, REQUESTS);
-        let (to, from) = mpsc::channel(REQUESTS);
-        let pump = tokio::spawn(pump(events, to)).abort_handle();
-        self.link = Link::Open(Box::new(Session {
-            number,
-            fleet,
-            client,
-            events: from,
-            pump,
-            up: false,
-            began: Instant::now(),
-            birth,
-            births: 0,
-            sending: VecDeque::new(),
-            in_flight: BTreeMap::new(),
-            filters: Vec::new(),
-            held: VecDeque::new(),
-        }));
+        self.link = Link::Open(Box::new(Session::open(number, fleet, options, birth)));
     }
 
     /// The session is over, or did not come to be.
@@ -427,9 +362,9 @@ impl Life<'_> {
         self.link = Link::Down { due: Some(Instant::now() + wait) };
     }
 
-    async fn heard(&mut self, event: Option<Result<Event, Refusal>>) {
+    async fn heard(&mut self, event: Option<Result<Box<Event>, Refusal>>) {
         let event = match event {
-            Some(Ok(event)) => event,
+            Some(Ok(event)) => *event,
             Some(Err(refusal)) => return self.down(refusal).await,
             None => return self.down(Refusal { heard: true, ..Refusal::before("the session broke".into()) }).await,
         };
@@ -502,6 +437,9 @@ impl Life<'_> {
             self.told_dropped = dropped;
         }
         self.announce(&fleet).await;
+        if self.collect_at.is_some() {
+            self.collect().await;
+        }
         self.line.connected.send_replace(true);
     }
 
@@ -644,7 +582,7 @@ impl Life<'_> {
         while self.is_up() && !self.queue.is_empty() {
             self.send_what_waits();
             let event = tokio::select! {
-                event = session_event(&mut self.link) => event,
+                event = self.link.event() => event,
                 () = tokio::time::sleep_until(until) => break,
             };
             self.heard(event).await;
@@ -673,14 +611,17 @@ impl Life<'_> {
                 leaving = session.client.try_disconnect().is_ok();
             }
             let event = tokio::select! {
-                event = session_event(&mut self.link) => event,
+                event = self.link.event() => event,
                 () = tokio::time::sleep_until(until) => return,
             };
             match event {
-                // what the broker still says of this session needs no answer
-                Some(Ok(Event::Incoming(Packet::Publish(_)))) => {}
-                Some(Ok(Event::Outgoing(Went::Disconnect))) | Some(Err(_)) | None => return,
-                event => self.heard(event).await,
+                Some(Ok(event)) => match *event {
+                    // what the broker still says of this session needs no answer
+                    Event::Incoming(Packet::Publish(_)) => {}
+                    Event::Outgoing(Went::Disconnect) => return,
+                    event => self.heard(Some(Ok(Box::new(event)))).await,
+                },
+                Some(Err(_)) | None => return,
             }
         }
     }
@@ -704,13 +645,6 @@ impl Life<'_> {
         } else if self.line.settings.borrow().enabled && self.away_since.elapsed() >= limit {
             self.line.health.degraded("fleet", format!("the broker is out of reach: {}", self.why));
         }
-    }
-}
-
-async fn session_event(link: &mut Link) -> Option<Result<Event, Refusal>> {
-    match link {
-        Link::Open(session) => session.events.recv().await,
-        Link::Down { .. } => std::future::pending().await,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod line;
 pub mod queue;
 mod sensors;
 pub mod telemetry;
+pub mod twin;
 
 use std::sync::Arc;
 use std::time::Duration;

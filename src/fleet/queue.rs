@@ -457,7 +457,9 @@ mod tests {
         store.close().await.unwrap();
         let store = open(dir.path());
         assert!(Queue::open(store.clone(), WIDE).await.unwrap().is_empty());
-        assert!(store.scan("").await.unwrap().is_empty());
+        for prefix in [LINE, MIRROR] {
+            assert!(store.scan(prefix).await.unwrap().is_empty(), "{prefix}");
+        }
     }
 
     #[tokio::test]

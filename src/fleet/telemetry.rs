@@ -20,6 +20,7 @@ use super::{Class, Figures, Outgoing, Part, rfc3339};
 use crate::config::Fleet;
 use crate::health::{Reporter, Summary};
 use crate::model::WallClock;
+use crate::model::alarm::Alarm;
 
 /// How often is looked for a change.
 const LOOK: Duration = Duration::from_secs(2);
@@ -59,6 +60,9 @@ struct Condition {
     encoders: Vec<String>,
     throttling: Option<Throttling>,
     time_synchronized: Option<bool>,
+    /// What is wrong with what is recorded; absent: nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    alarms: Vec<Alarm>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -127,6 +131,7 @@ pub struct Reports {
     began: Instant,
     before: Option<Before>,
     told: Option<(Condition, Figures)>,
+    alarms: Option<watch::Receiver<Vec<Alarm>>>,
 }
 
 impl Reports {
@@ -140,7 +145,23 @@ impl Reports {
         root: &Path,
     ) -> Reports {
         let sensors = Sensors::of(root);
-        Reports { settings, ends, health, clock, metrics, sensors, began: Instant::now(), before: None, told: None }
+        Reports {
+            settings,
+            ends,
+            health,
+            clock,
+            metrics,
+            sensors,
+            began: Instant::now(),
+            before: None,
+            told: None,
+            alarms: None,
+        }
+    }
+
+    /// Lists these as well.
+    pub fn with_alarms(self, alarms: watch::Receiver<Vec<Alarm>>) -> Reports {
+        Reports { alarms: Some(alarms), ..self }
     }
 
     /// Looks, and sends what is new or due.
@@ -150,7 +171,8 @@ impl Reports {
         let read = tokio::task::spawn_blocking(move || (Exposed::parse(&metrics()), Board::read(&sensors))).await;
         let Ok((exposed, board)) = read else { return };
         let figures = *self.ends.figures.borrow();
-        let condition = condition(&self.health.summary(), &exposed, &board);
+        let mut condition = condition(&self.health.summary(), &exposed, &board);
+        condition.alarms = self.alarms.as_ref().map(|alarms| alarms.borrow().clone()).unwrap_or_default();
         let dropped = |figures: &Figures| (figures.dropped_events, figures.dropped_replies);
         let same = |(told, of_line): &(Condition, Figures)| *told == condition && dropped(of_line) == dropped(&figures);
         if !due && self.told.as_ref().is_some_and(same) {
@@ -262,6 +284,7 @@ fn condition(summary: &Summary, exposed: &Exposed, board: &Board) -> Condition {
         encoders: exposed.labels("holdfast_encoders", "encoder"),
         throttling: board.throttling,
         time_synchronized: board.time_synchronized,
+        alarms: Vec::new(),
     }
 }
 
@@ -370,6 +393,35 @@ mod tests {
             assert_eq!(telemetry[path], Value::Null, "{path}");
         }
         assert_eq!(telemetry["broker"]["dropped_events"], 3);
+    }
+
+    #[tokio::test]
+    async fn alarms_are_listed_while_they_are_active() {
+        use crate::model::alarm::Kind;
+        use crate::model::{MediaId, RoomId, RoomKey, SdkAppId, UserId};
+
+        let told = reports(Arc::new(TEXT.to_owned().into()));
+        let (alarms, seen) = watch::channel(Vec::new());
+        let (mut reports, mut out) = (told.reports.with_alarms(seen), told.out);
+        reports.look(true).await;
+        assert_eq!(next(&mut out).unwrap().get("alarms"), None);
+        alarms.send_replace(vec![Alarm {
+            kind: Kind::Black,
+            room: RoomKey { app: SdkAppId(1), room: RoomId::Text("ward".into()) },
+            task: None,
+            user: Some(UserId::parse("bob").unwrap()),
+            stream: MediaId::Main,
+            since: Timestamp::from_ms(1500),
+            text: "bob in room ward has been black for 60 s".into(),
+        }]);
+        reports.look(false).await;
+        assert_eq!(
+            next(&mut out).unwrap()["alarms"],
+            json!([{
+                "kind": "black", "room": "ward", "user": "bob", "stream": "main", "since": "1970-01-01T00:00:01.5Z",
+                "text": "bob in room ward has been black for 60 s",
+            }])
+        );
     }
 
     #[tokio::test]

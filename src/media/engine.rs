@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use super::inbox::{Inbox, Word};
 use super::mixed::{self, Kit};
+use super::senses::Sensed;
 use super::single::{self, Sides};
 use super::stills::Stills;
 use super::tracks::Tracks;
@@ -20,11 +21,14 @@ use super::{LaneEnd, LaneFeed, LaneOrder, MediaClock, MediaEngine, MediaError, M
 use crate::model::board::Board;
 use crate::model::encoder::{PictureEncoder, mixing_encoders};
 use crate::model::layout::Scene;
-use crate::model::{LaneRun, MediaTime, SessionId};
+use crate::model::{LaneRun, MediaTime, SessionId, TrackId};
 
 /// A lane that was told to finish, or to die, has so long for it; one that was told to finish and still gets something
 /// done has so long since then.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// One that was killed and does not end for so long hangs. What it still writes then is nobody's until the next start, so
+/// that one that is only slow, on a disk or a board that is busy, is waited for.
+const HANGS: Duration = Duration::from_secs(30);
 
 /// What mixed lanes have beside their tracks.
 #[derive(Clone)]
@@ -104,6 +108,24 @@ impl Engine {
         Engine { inner: Arc::new(Inner { clock, tracks, mixing, news, sessions, lanes, changed }) }
     }
 
+    /// What was noticed of a live track; of its delay since the call before.
+    pub fn sensed(&self, track: TrackId) -> Option<Sensed> {
+        self.inner.tracks.sensed(track)
+    }
+
+    /// Lanes that run, and when each one's file last grew.
+    pub fn written(&self) -> Vec<(LaneRun, Option<MediaTime>)> {
+        let lanes = self.inner.lanes();
+        lanes.running.values().map(|lane| (lane.run.clone(), lane.teller.written())).collect()
+    }
+
+    /// Lanes that are at work and have got nothing done for so long. One that waits for packets is well.
+    pub fn standing_still(&self, limit: Duration) -> Vec<LaneRun> {
+        let (now, lanes) = (Instant::now(), self.inner.lanes());
+        let still = lanes.running.values().filter(|lane| lane.inbox.stands_still(now) >= limit);
+        still.map(|lane| lane.run.clone()).collect()
+    }
+
     /// Lanes that have not ended.
     pub fn lanes(&self) -> usize {
         self.inner.lanes().running.len()
@@ -177,7 +199,7 @@ impl MediaEngine for Engine {
         let mut lanes = self.inner.lanes();
         if let Some(lane) = lanes.running.get_mut(&key(run)) {
             lane.inbox.kill();
-            lane.give_up_at.get_or_insert(Instant::now() + PATIENCE);
+            lane.give_up_at.get_or_insert(Instant::now() + HANGS);
             self.inner.changed.notify_all();
         }
     }
@@ -263,7 +285,7 @@ fn watch_once(inner: &Weak<Inner>) -> bool {
         if lane.give_up_at.is_none() && lane.kill_at.is_some_and(|at| at <= now) {
             warn!(task = %run.task, lane = ?run.lane, run = run.run, "the end did not come in time; killing the lane");
             lane.inbox.kill();
-            lane.give_up_at = Some(now + PATIENCE);
+            lane.give_up_at = Some(now + HANGS);
         }
         if lane.give_up_at.is_some_and(|at| at <= now) {
             error!(task = %run.task, lane = ?run.lane, run = run.run, "lane hangs and is given up");

@@ -73,6 +73,8 @@ struct State {
     passed: BTreeSet<TrackId>,
     /// The lane sleeps until something comes; at other times it looks by itself soon.
     asleep: bool,
+    /// Since when the lane has been at work; `None`: it waits here.
+    at_work: Option<Instant>,
 }
 
 impl State {
@@ -116,7 +118,10 @@ impl Inbox {
     /// A box that holds so much at most.
     pub fn new(most_bytes: usize, most_batches: usize) -> Inbox {
         let (state, killed, beats) = Default::default();
-        Inbox { most_bytes, most_batches, state, wake: Condvar::new(), killed, beats }
+        let inbox = Inbox { most_bytes, most_batches, state, wake: Condvar::new(), killed, beats };
+        // its thread begins with work: elements, fonts
+        inbox.state().at_work = Some(Instant::now());
+        inbox
     }
 
     /// What was captured before is not taken.
@@ -210,6 +215,12 @@ impl Inbox {
     /// The lane got something done.
     pub fn beat(&self) {
         self.beats.fetch_add(1, Ordering::Relaxed);
+        self.state().at_work = Some(Instant::now());
+    }
+
+    /// For how long the lane has got nothing done; one that waits for something to do has not stood still.
+    pub fn stands_still(&self, now: Instant) -> Duration {
+        self.state().at_work.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// How often [`Inbox::beat`] was called.
@@ -220,6 +231,7 @@ impl Inbox {
     /// Waits until there is something, at most until `deadline`, and takes it all.
     pub fn take(&self, deadline: Instant) -> Letters {
         let mut state = self.state();
+        state.at_work = None;
         let gathered = state.taken.map(|at| at + PAUSE);
         loop {
             let now = Instant::now();
@@ -242,6 +254,7 @@ impl Inbox {
     pub fn take_at(&self, deadline: Instant) -> Letters {
         let mut state = self.state();
         state.asleep = false;
+        state.at_work = None;
         loop {
             let now = Instant::now();
             if state.letters.urgent() || now >= deadline {
@@ -254,7 +267,8 @@ impl Inbox {
 
 fn take_all(state: &mut State) -> Letters {
     state.asleep = false;
-    state.taken = Some(Instant::now());
+    let now = Instant::now();
+    (state.taken, state.at_work) = (Some(now), Some(now));
     state.bytes = 0;
     std::mem::take(&mut state.letters)
 }
@@ -272,6 +286,25 @@ mod tests {
 
     const SOUND: TrackId = TrackId(1);
     const PICTURE: TrackId = TrackId(2);
+
+    #[test]
+    fn a_lane_stands_still_that_works_and_gets_nothing_done_not_one_that_waits() {
+        let inbox = std::sync::Arc::new(Inbox::default());
+        let minute = Duration::from_secs(60);
+        assert!(inbox.stands_still(Instant::now() + minute) >= minute, "it begins with work");
+        let waiting = std::sync::Arc::clone(&inbox);
+        let lane = std::thread::spawn(move || waiting.take(Instant::now() + minute).batches.len());
+        while inbox.stands_still(Instant::now() + minute) > Duration::ZERO {
+            std::thread::yield_now();
+        }
+        inbox.post(SOUND, TrackKind::Audio, &[packet(10)]);
+        assert_eq!(lane.join().expect("it takes"), 1);
+        let taken = Instant::now();
+        assert!(inbox.stands_still(taken + minute) >= minute);
+        while Instant::now() == taken {}
+        inbox.beat();
+        assert!(inbox.stands_still(taken + minute) < minute, "it got something done");
+    }
 
     #[test]
     fn what_does_not_fit_is_lost_and_told_to_the_same_track() {

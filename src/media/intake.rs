@@ -5,17 +5,17 @@
 //! or encoder.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::Notify;
 
-use super::MediaClock;
 use super::keyframe::{begins_keyframe, holds_picture};
 use super::layers::{Layer, Layers, Received};
 use super::reorder::{Released, Taken};
 use super::tracks::{Feedback, StampedPacket, TrackInput, TrackSource, Tracks};
+use super::{Ids, MediaClock};
 use crate::model::rtp_time::{NtpTime, SessionClock};
 use crate::model::{Codec, MediaTime, TrackId, TrackKind};
 
@@ -108,12 +108,12 @@ pub(super) struct Intake {
 /// What a feed needs of the world.
 struct Hub {
     tracks: Tracks,
-    ids: Arc<AtomicU64>,
+    ids: Ids,
     changes: Vec<Change>,
 }
 
 impl Intake {
-    pub fn new(clock: MediaClock, tracks: Tracks, ids: Arc<AtomicU64>) -> Intake {
+    pub fn new(clock: MediaClock, tracks: Tracks, ids: Ids) -> Intake {
         Intake {
             clock,
             session: SessionClock::default(),
@@ -382,7 +382,7 @@ impl Feed {
     fn begin(&mut self, packet: &Received, hub: &mut Hub) -> bool {
         // What was wished of the track before is not wished of this one.
         self.wish = Wish::new(self.wish.wants_keyframe(), Arc::clone(&self.wish.bell));
-        let track = TrackId(hub.ids.fetch_add(1, Ordering::Relaxed));
+        let track = hub.ids.track();
         let opened = hub.tracks.open(TrackSource {
             id: track,
             kind: self.kind,
@@ -473,7 +473,7 @@ mod tests {
 
     fn bench() -> Bench {
         let (begin, tracks) = (Instant::now(), Tracks::default());
-        let intake = Intake::new(MediaClock::new(begin, Timestamp(0)), tracks.clone(), Arc::new(AtomicU64::new(1)));
+        let intake = Intake::new(MediaClock::new(begin, Timestamp(0)), tracks.clone(), Ids::default());
         Bench { intake, tracks, begin }
     }
 

@@ -14,6 +14,7 @@ mod inbox;
 mod intake;
 mod keyframe;
 mod layers;
+mod look;
 pub mod merge;
 mod mixed;
 mod mp4;
@@ -27,9 +28,11 @@ mod reorder;
 mod scale;
 mod sdp;
 mod segmenter;
+pub mod senses;
 mod session;
 mod single;
 mod sound;
+pub mod sources;
 mod stage;
 pub mod stills;
 pub mod tracks;
@@ -42,7 +45,7 @@ pub mod words;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -129,6 +132,22 @@ impl MediaClock {
         }
         self.epoch_wall.fetch_add(by, Ordering::Relaxed);
         Some(by)
+    }
+}
+
+/// Numbers of sessions and tracks, one row of each for everything that brings media. Copies share it.
+#[derive(Debug, Clone, Default)]
+pub struct Ids {
+    sessions: Arc<AtomicU64>,
+    tracks: Arc<AtomicU64>,
+}
+
+impl Ids {
+    fn session(&self) -> SessionId {
+        SessionId(self.sessions.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+    fn track(&self) -> TrackId {
+        TrackId(self.tracks.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }
 
@@ -339,11 +358,22 @@ fn rtp_payload(rtp: &[u8]) -> Option<&[u8]> {
 struct Teller {
     news: mpsc::Sender<MediaNews>,
     over: Arc<AtomicBool>,
+    /// When the lane's file last grew: ns of the media clock; 0: not yet.
+    written: Arc<AtomicU64>,
 }
 
 impl Teller {
     fn new(news: mpsc::Sender<MediaNews>) -> Teller {
-        Teller { news, over: Arc::default() }
+        Teller { news, over: Arc::default(), written: Arc::default() }
+    }
+
+    /// The lane's file has grown.
+    fn wrote(&self, at: MediaTime) {
+        self.written.store(at.0.max(1), Ordering::Relaxed);
+    }
+
+    fn written(&self) -> Option<MediaTime> {
+        Some(self.written.load(Ordering::Relaxed)).filter(|at| *at > 0).map(MediaTime)
     }
 
     fn is_over(&self) -> bool {

@@ -405,6 +405,7 @@ impl Segmenter {
             return Err(self.refused(&what, &e, None));
         }
         open.unsynced = true;
+        self.teller.wrote(self.clock.now());
         metrics::counter!("holdfast_recorded_bytes_total").increment(self.out.len() as u64);
         self.out.clear();
         Ok(())

@@ -17,7 +17,7 @@ use super::picture::{Black, PictureUnit, Pictures};
 use super::segmenter::Segmenter;
 use super::sound::{Sound, SoundOut};
 use super::tracks::Subscription;
-use super::{LaneEnd, LaneOrder, MediaClock, MediaError, Teller, timeline};
+use super::{LaneEnd, LaneOrder, MediaClock, MediaError, Teller, look, timeline};
 use crate::model::{MediaTime, TrackKind};
 
 /// In a merged lane, how far one side may run ahead before it is written without the other. DTX sends a packet of
@@ -214,6 +214,9 @@ impl<'a> Lane<'a> {
                 side.arrived = Instant::now();
                 side.idle = false;
                 self.sounds.extend(side.sound.push(&batch.packets, base)?);
+                if let (Some(track), Some(newest)) = (&side.track, batch.packets.last()) {
+                    track.senses().heard(newest.at, side.sound.fresh());
+                }
             }
             TrackKind::Video => {
                 let Some(side) = &mut self.picture else {
@@ -256,6 +259,9 @@ impl<'a> Lane<'a> {
             if unit.key {
                 side.torn = false;
                 side.asked = None;
+                if let (Some(track), Ok(since)) = (&side.track, u64::try_from(unit.pts.as_nanos())) {
+                    look::keyframe(track.senses(), MediaTime(self.order.base.0 + since), &unit.bytes);
+                }
             }
             side.size = unit.size;
             side.last = Some(side.last.map_or(unit.pts, |last| last.max(unit.pts)));

@@ -48,6 +48,8 @@ pub struct Sound {
     stretch: Option<Stretch>,
     channels: usize,
     frames: Vec<SoundOut>,
+    /// What the last packets were decoded to.
+    fresh: Vec<i16>,
 }
 
 struct Stretch {
@@ -59,18 +61,25 @@ impl Sound {
     pub fn new(gap_limit: Duration, present: &BTreeSet<&str>) -> Result<Sound, MediaError> {
         let encoder = encoder_of(present)?;
         let gap_limit = i64::try_from(gap_limit.as_nanos()).unwrap_or(i64::MAX);
-        Ok(Sound { encoder, gap_limit, opus: None, stretch: None, channels: 1, frames: Vec::new() })
+        Ok(Sound { encoder, gap_limit, opus: None, stretch: None, channels: 1, frames: Vec::new(), fresh: Vec::new() })
     }
 
     /// Takes packets; those stamped before `base` are left out. Gives what they completed.
     pub fn push(&mut self, packets: &[StampedPacket], base: MediaTime) -> Result<Vec<SoundOut>, MediaError> {
         let mut pcm = Vec::new();
+        self.fresh.clear();
         for packet in packets {
             let Some(packet) = OpusPacket::read(packet, base) else { continue };
             self.packet(&packet, &mut pcm)?;
         }
+        self.fresh.extend_from_slice(&pcm);
         self.encode(&mut pcm)?;
         Ok(std::mem::take(&mut self.frames))
+    }
+
+    /// The samples of the last packets, for whoever wants to know how loud they are.
+    pub fn fresh(&self) -> &[i16] {
+        &self.fresh
     }
 
     /// Silence up to `at`, for a picture that goes on while nothing is heard. Without sound so far: from `since` on.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::MediaError;
 use super::inbox::Inbox;
+use super::senses::{Sensed, Senses, Sensing};
 use crate::model::{Codec, MediaTime, TrackId, TrackKind};
 
 /// What a track may ask of its publisher. Called from any thread; returns at once.
@@ -48,10 +49,12 @@ pub struct StampedPacket {
 #[derive(Clone, Default)]
 pub struct Tracks {
     live: Arc<Mutex<BTreeMap<TrackId, Arc<Track>>>>,
+    sensing: Sensing,
 }
 
 struct Track {
     source: TrackSource,
+    senses: Arc<Senses>,
     /// `None` once the track has ended: whoever comes later finds it gone.
     subscribers: Mutex<Option<Vec<Subscriber>>>,
 }
@@ -96,6 +99,16 @@ impl Track {
 }
 
 impl Tracks {
+    /// Tracks of which so much is noticed.
+    pub fn sensing(sensing: Sensing) -> Tracks {
+        Tracks { live: Arc::default(), sensing }
+    }
+
+    /// What was noticed of a live track. Of its delay: since the call before.
+    pub fn sensed(&self, id: TrackId) -> Option<Sensed> {
+        self.live().get(&id).map(|track| track.senses.take())
+    }
+
     fn live(&self) -> MutexGuard<'_, BTreeMap<TrackId, Arc<Track>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,7 +116,8 @@ impl Tracks {
     /// Opens a track. Dropping the returned input ends it: lanes that record it end with `TrackGone`.
     pub fn open(&self, source: TrackSource) -> Result<TrackInput, MediaError> {
         let id = source.id;
-        let track = Arc::new(Track { source, subscribers: Mutex::new(Some(Vec::new())) });
+        let senses = Arc::new(Senses::new(self.sensing));
+        let track = Arc::new(Track { source, senses, subscribers: Mutex::new(Some(Vec::new())) });
         let mut live = self.live();
         if live.contains_key(&id) {
             return Err(MediaError::Pipeline(format!("track {} is open already", id.0)));
@@ -135,6 +149,11 @@ pub(super) struct Subscription {
 impl Subscription {
     pub fn source(&self) -> &TrackSource {
         &self.track.source
+    }
+
+    /// Whoever decodes the track tells them of it.
+    pub fn senses(&self) -> &Arc<Senses> {
+        &self.track.senses
     }
 
     /// The tallest picture, in pixels, that is of use to this subscriber; `u32::MAX`, as at the beginning: the best.
@@ -203,6 +222,7 @@ impl TrackInput {
         if packets.is_empty() {
             return;
         }
+        self.track.senses.count(&packets);
         for subscriber in self.track.subscribers().iter().flatten() {
             subscriber.inbox.post(self.track.source.id, self.track.source.kind, &packets);
         }

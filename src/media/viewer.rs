@@ -14,6 +14,7 @@ use gstreamer_video::prelude::*;
 use super::canvas::Planes;
 use super::chain::Out;
 use super::keyframe::{begins_keyframe, disposable};
+use super::senses::Thumb;
 use super::tracks::{StampedPacket, Subscription};
 use super::unpack::Unpacker;
 use super::{MediaError, rtp_payload, timeline};
@@ -180,6 +181,23 @@ impl Viewer {
         }
         while let Some(next) = self.ahead.pop_front_if(|next| next.at <= until) {
             self.shown = Some(next);
+            self.look();
+        }
+    }
+
+    /// Notes what the picture is like, now and then.
+    fn look(&self) {
+        let Some(shown) = &self.shown else { return };
+        let at = MediaTime(self.base.0 + shown.at);
+        if !self.track.senses().wants_picture(at) {
+            return;
+        }
+        let thumb = shown.planes().and_then(|planes| {
+            let size = planes.size;
+            Thumb::of(planes.planes[0], planes.strides[0], size.width as usize, size.height as usize)
+        });
+        if let Some(thumb) = thumb {
+            self.track.senses().saw(at, thumb);
         }
     }
 

@@ -20,8 +20,7 @@ const LONG_HOLE: i64 = 500_000_000;
 
 /// One track's sound.
 pub(super) struct Voice {
-    /// Held so that its packets come.
-    _track: Subscription,
+    track: Subscription,
     base: MediaTime,
     channels: usize,
     packets: VecDeque<StampedPacket>,
@@ -36,7 +35,7 @@ pub(super) struct Voice {
 impl Voice {
     pub fn new(track: Subscription, base: MediaTime, channels: usize) -> Result<Voice, MediaError> {
         Ok(Voice {
-            _track: track,
+            track,
             base,
             channels,
             packets: VecDeque::new(),
@@ -79,6 +78,7 @@ impl Voice {
             }
             let pace = self.pace.as_mut().expect("made above");
             self.opus.packet(&opus, pace, &mut self.fresh);
+            self.track.senses().heard(packet.at, &self.fresh);
             self.pcm.extend(self.fresh.drain(..));
         }
     }

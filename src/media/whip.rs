@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ use super::peer::{Peer, PeerError};
 use super::sdp::{Fragment, Offer, SdpError};
 use super::session::{Command, Presence, Session, Who};
 use super::tracks::Tracks;
-use super::{LeaveReason, MediaClock, MediaError, MediaNews, Sessions};
+use super::{Ids, LeaveReason, MediaClock, MediaError, MediaNews, Sessions};
 use crate::model::{MediaId, RoomKey, SessionId, UserId};
 
 /// Commands that wait for one session; a publisher trickles a candidate at a time.
@@ -128,8 +127,7 @@ pub struct WhipServer {
     tracks: Tracks,
     news: mpsc::Sender<MediaNews>,
     certificate: RTCCertificate,
-    session_ids: AtomicU64,
-    track_ids: Arc<AtomicU64>,
+    ids: Ids,
     table: Mutex<Table>,
     /// Ends the port's reader.
     port: CancellationToken,
@@ -178,8 +176,7 @@ impl WhipServer {
             tracks,
             news,
             certificate,
-            session_ids: AtomicU64::new(1),
-            track_ids: Arc::new(AtomicU64::new(1)),
+            ids: Ids::default(),
             table: Mutex::default(),
             port,
         }))
@@ -188,6 +185,11 @@ impl WhipServer {
     /// The port's address.
     pub fn local_addr(&self) -> SocketAddr {
         self.mux.local_addr()
+    }
+
+    /// For others who bring media: no number is given twice.
+    pub fn ids(&self) -> Ids {
+        self.ids.clone()
     }
 
     /// Sessions at once, connected or not.
@@ -229,7 +231,7 @@ impl WhipServer {
             }
         })?;
 
-        let session = SessionId(self.session_ids.fetch_add(1, Ordering::Relaxed));
+        let session = self.ids.session();
         let candidates = self.candidates();
         let (resource, etag) = (new_resource(), new_etag());
         let answer = peer.offer.answer(&peer.local, &candidates, session.0, 1);
@@ -245,7 +247,7 @@ impl WhipServer {
             inbox,
             commands: received,
             closing: closing.clone(),
-            intake: Intake::new(self.clock, self.tracks.clone(), Arc::clone(&self.track_ids)),
+            intake: Intake::new(self.clock, self.tracks.clone(), self.ids.clone()),
             news: self.news.clone(),
             presence: Arc::clone(&presence),
             ice_timeout: self.settings.ice_timeout,

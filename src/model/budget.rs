@@ -5,9 +5,10 @@
 //! Law: over any span of time no more goes out than the rate allows, one second's burst and what was charged at once
 //! (playlists) beside it; what was charged is paid back.
 
+use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Timestamp;
 
@@ -54,6 +55,18 @@ impl TimeOfDay {
     }
 }
 
+impl fmt::Display for TimeOfDay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02}:{:02}", self.0 / 60, self.0 % 60)
+    }
+}
+
+impl Serialize for TimeOfDay {
+    fn serialize<S: Serializer>(&self, document: S) -> Result<S::Ok, S::Error> {
+        document.collect_str(self)
+    }
+}
+
 impl<'de> Deserialize<'de> for TimeOfDay {
     fn deserialize<D: Deserializer<'de>>(document: D) -> Result<Self, D::Error> {
         let text = String::deserialize(document)?;
@@ -81,6 +94,13 @@ impl UtcOffset {
     }
 }
 
+impl Serialize for UtcOffset {
+    fn serialize<S: Serializer>(&self, document: S) -> Result<S::Ok, S::Error> {
+        let sign = if self.minutes < 0 { '-' } else { '+' };
+        document.collect_str(&format_args!("{sign}{}", TimeOfDay(self.minutes.unsigned_abs())))
+    }
+}
+
 impl<'de> Deserialize<'de> for UtcOffset {
     fn deserialize<D: Deserializer<'de>>(document: D) -> Result<Self, D::Error> {
         let text = String::deserialize(document)?;
@@ -90,7 +110,7 @@ impl<'de> Deserialize<'de> for UtcOffset {
 }
 
 /// From a time of day to another, over midnight when the second is the earlier one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Window {
     pub from: TimeOfDay,

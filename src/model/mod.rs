@@ -5,6 +5,7 @@
 //! Law: time is an argument; the same input gives the same output.
 
 pub mod address;
+pub mod alarm;
 pub mod backlog;
 pub mod board;
 pub mod budget;
@@ -23,8 +24,10 @@ pub mod room;
 pub mod rtp_time;
 pub mod segment;
 pub mod signature;
+pub mod source;
 pub mod task;
 pub mod template;
+pub mod twin;
 pub mod vod;
 
 use std::fmt;
@@ -269,6 +272,9 @@ pub struct MediaTime(pub u64);
 pub struct Secret(String);
 
 impl Secret {
+    /// What the one entry is named that a secret is written as.
+    pub const DIGEST: &str = "$secret";
+
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
     }
@@ -278,6 +284,18 @@ impl Secret {
     }
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// Never the secret: a digest of it, so that two can be compared. That too is for memory alone: whoever shows it to
+/// somebody hides it under a key first.
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, document: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = document.serialize_map(Some(1))?;
+        let digest = (!self.is_empty()).then(|| hex::encode(<sha2::Sha256 as sha2::Digest>::digest(self.0.as_bytes())));
+        map.serialize_entry(Secret::DIGEST, &digest)?;
+        map.end()
     }
 }
 

@@ -350,6 +350,11 @@ impl RecordingTask {
         self.records.iter().filter(|record| record.live.is_some()).count()
     }
 
+    /// Lanes that should be written now.
+    pub fn recorded(&self) -> impl Iterator<Item = &WantedLane> {
+        self.wanted.values().filter(|wanted| self.may_record() && wanted.begin == Begin::Now)
+    }
+
     /// When `Input::Tick` is due at the latest.
     pub fn deadline(&self) -> Option<Timestamp> {
         let mut due: Vec<Timestamp> = Vec::new();

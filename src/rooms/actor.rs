@@ -7,6 +7,7 @@ mod automatic;
 mod calls;
 mod disk;
 mod pack;
+mod recorded;
 mod restore;
 mod steps;
 mod tell;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Ask, Error, TaskStatus, TaskView};
-use crate::config::{Config, OnStop};
+use crate::config::{Live, OnStop};
 use crate::crash;
 use crate::health::Reporter;
 use crate::media::stills::Stills;
@@ -52,7 +53,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// What the actor is built from.
 pub struct Parts {
-    pub config: Arc<Config>,
+    pub config: Live,
     pub store: Store,
     pub spool: Arc<Spool>,
     pub engine: Arc<dyn MediaEngine>,
@@ -131,6 +132,7 @@ pub struct Actor {
     epoch_wall: Timestamp,
     stopping: bool,
     automatic: automatic::Automatic,
+    recorded: recorded::Told,
 }
 
 impl Actor {
@@ -150,11 +152,14 @@ impl Actor {
             self.follow_clock().await;
             self.drain().await;
             self.tell_gauges();
+            self.tell_recorded();
             if self.stopping && self.all_left() {
                 // What is at the destination in a moment is told now rather than after the next start.
                 let until = *linger.get_or_insert_with(|| Instant::now() + LINGER);
                 let over = Instant::now() >= until;
-                if self.ended.len() == self.tasks.len() || self.parts.config.recording.on_stop == OnStop::Resume || over
+                if self.ended.len() == self.tasks.len()
+                    || self.parts.config.now().recording.on_stop == OnStop::Resume
+                    || over
                 {
                     break;
                 }
@@ -222,7 +227,7 @@ impl Actor {
     }
 
     fn policy(&self) -> Policy {
-        let config = &self.parts.config;
+        let config = self.parts.config.now();
         Policy {
             segment_length: Duration::from_secs(config.recording.segment_seconds),
             streams: config.limits.streams_per_task,
@@ -285,7 +290,7 @@ impl Actor {
 
     async fn begin_stop(&mut self) {
         self.stopping = true;
-        let code = match self.parts.config.recording.on_stop {
+        let code = match self.parts.config.now().recording.on_stop {
             OnStop::End => Some(LeaveCode::RemovedByServer),
             OnStop::Resume => None,
         };
@@ -336,6 +341,7 @@ impl Actor {
             Ask::Discard { app, task, by, reply } => {
                 let _ = reply.send(self.discard(app, &task, by).await);
             }
+            Ask::Turn { reply } => drop(reply.send(Ok(()))),
             Ask::SetTemplate { template, reply } => {
                 self.set_template(template.map(|template| *template));
                 let _ = reply.send(Ok(()));
@@ -417,7 +423,7 @@ impl Actor {
         };
         let running: Vec<&MixSpec> =
             self.tasks.values().filter(stays).filter_map(|r| mixed_picture(&r.task.spec)).collect();
-        let publishers = self.parts.config.limits.mix_publishers;
+        let publishers = self.parts.config.now().limits.mix_publishers;
         board.admits(&running, new, publishers).map_err(Error::BoardFull)
     }
 
@@ -437,7 +443,7 @@ impl Actor {
         }
         let recording = |r: &&Running| matches!(r.task.phase, Phase::Active | Phase::Leaving { .. });
         let running = self.tasks.values().filter(recording).count() - replaced.len();
-        let limit = self.parts.config.limits.tasks;
+        let limit = self.parts.config.now().limits.tasks;
         if running >= limit {
             return Err(Error::TooManyTasks { running, limit });
         }
@@ -589,6 +595,7 @@ impl Actor {
         let now = self.now();
         let Some(running) = self.tasks.get_mut(id) else { return };
         let effects = running.task.reconcile(room, now);
+        self.recorded.is_stale();
         self.perform(id, effects).await;
     }
 
@@ -607,7 +614,8 @@ impl Actor {
                     (Feed::Single { audio, video }, _) => LaneFeed::Single { audio, video },
                     (Feed::Mixed(_), None) => unreachable!("only a mixed task has a mixed lane"),
                 };
-                let recording = &self.parts.config.recording;
+                let config = self.parts.config.now();
+                let recording = &config.recording;
                 let order = LaneOrder {
                     run: run.clone(),
                     feed,

@@ -117,6 +117,10 @@ pub enum Ask {
         users: Vec<UserId>,
         reply: oneshot::Sender<Result<(), Error>>,
     },
+    /// Whether the actor turns.
+    Turn {
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
     Dismiss {
         room: RoomKey,
         reply: oneshot::Sender<Result<(), Error>>,
@@ -190,6 +194,11 @@ impl Rooms {
     /// Publishers and recorders among `users` leave the room (RemoveUser).
     pub async fn remove_users(&self, room: RoomKey, users: Vec<UserId>) -> Result<(), Error> {
         self.ask(|reply| Ask::RemoveUsers { room, users, reply }).await
+    }
+
+    /// Answers once the actor has come round to it.
+    pub async fn turned(&self) -> Result<(), Error> {
+        self.ask(|reply| Ask::Turn { reply }).await
     }
 
     /// Everybody leaves, and tasks in it end with LeaveCode 2.

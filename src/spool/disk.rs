@@ -117,6 +117,8 @@ pub(super) struct Line {
     met: Mutex<Met>,
     wake: Condvar,
     standing: watch::Sender<Standing>,
+    /// Other ones, until the watch has taken them.
+    limits: Mutex<Option<Limits>>,
 }
 
 #[derive(Debug, Default)]
@@ -127,7 +129,8 @@ struct Met {
 
 impl Default for Line {
     fn default() -> Line {
-        Line { met: Mutex::default(), wake: Condvar::new(), standing: watch::Sender::new(Standing::default()) }
+        let standing = watch::Sender::new(Standing::default());
+        Line { met: Mutex::default(), wake: Condvar::new(), standing, limits: Mutex::default() }
     }
 }
 
@@ -147,6 +150,10 @@ impl Line {
         place.get_or_insert_with(|| why.to_owned());
         drop(met);
         self.wake.notify_one();
+    }
+
+    pub(super) fn keep_to(&self, limits: Limits) {
+        *self.limits.lock().expect("nothing panics while it holds this lock") = Some(limits);
     }
 
     pub(super) fn standing(&self) -> watch::Receiver<Standing> {
@@ -171,6 +178,11 @@ pub(super) fn fault_of_sync(error: &io::Error) -> Fault {
     fault_of(error).unwrap_or(Fault::Failed)
 }
 
+/// What `shared` was told to keep to since the last look.
+fn other_limits(shared: &Shared) -> Option<Limits> {
+    shared.disk.limits.lock().expect("nothing panics while it holds this lock").take()
+}
+
 pub(super) struct Watch {
     limits: Limits,
     clock: WallClock,
@@ -191,6 +203,9 @@ impl Watch {
     pub(super) fn serve(mut self, shared: &Weak<Shared>) {
         while let Some(shared) = shared.upgrade() {
             let met = shared.disk.wait();
+            if let Some(limits) = other_limits(&shared) {
+                self.keep_to(limits);
+            }
             self.look(&shared, met);
         }
     }
@@ -198,6 +213,15 @@ impl Watch {
     pub(super) fn first_look(&mut self, shared: &Shared) {
         self.held = self.limits.reserve_bytes == 0 || self.reserve_is_there();
         self.look(shared, Met::default());
+    }
+
+    /// Another reserve is laid aside when there is room for it.
+    fn keep_to(&mut self, limits: Limits) {
+        if limits.reserve_bytes != self.limits.reserve_bytes {
+            self.release();
+        }
+        self.limits = limits;
+        self.held = limits.reserve_bytes == 0 || self.reserve_is_there();
     }
 
     fn look(&mut self, shared: &Shared, mut met: Met) {

@@ -282,6 +282,11 @@ impl Spool {
         .await
     }
 
+    /// Other limits of the disk from the next look on.
+    pub fn keep_disk_to(&self, limits: DiskLimits) {
+        self.shared.disk.keep_to(limits);
+    }
+
     /// Where the disk stands, as [`Spool::watch_disk`] sees it.
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.shared.disk.standing()

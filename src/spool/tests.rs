@@ -443,6 +443,19 @@ async fn the_reserve_is_given_free_on_a_full_disk_and_taken_again() {
     assert_eq!(found.unknown, 0, "the reserve is no stranger");
 }
 
+#[tokio::test]
+async fn other_limits_hold_from_the_next_look_on() {
+    let shelf = shelf().await;
+    shelf.watch(0, WhenFull::RefuseNewTasks).await;
+    assert!(shelf.holds_reserve());
+    shelf.spool.keep_disk_to(DiskLimits { reserve_bytes: 0, ..limits(NEVER_ROOMY, WhenFull::RefuseNewTasks) });
+    shelf.stands(|s| s.refuses).await;
+    assert!(!shelf.dir.path().join("spool").join(disk::RESERVE).exists());
+    shelf.spool.keep_disk_to(limits(0, WhenFull::RefuseNewTasks));
+    shelf.stands(|s| s.level == Level::Roomy).await;
+    assert!(shelf.holds_reserve());
+}
+
 static FAILS: AtomicUsize = AtomicUsize::new(0);
 
 fn fails_once(file: &File) -> io::Result<()> {

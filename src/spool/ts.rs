@@ -49,39 +49,55 @@ impl Times {
     }
 }
 
-/// Reads a transport stream to its end or to the first byte that is none. `None`: it holds nothing that plays: no
-/// keyframe where `wants_picture`, no frame at all otherwise, or the only frame is torn.
-pub fn examine(mut from: impl Read, wants_picture: bool) -> io::Result<Option<Usable>> {
-    let mut packet = [0; PACKET];
-    let (mut bytes, mut keyframe) = (0u64, false);
-    let mut streams = BTreeMap::<u16, Times>::new();
-    while read_whole(&mut from, &mut packet)? {
-        if packet[0] != SYNC {
-            // no end of a file but a hole in it: the hole may have begun within the packet before
-            bytes = bytes.saturating_sub(PACKET as u64);
-            break;
-        }
-        bytes += PACKET as u64;
+/// What whole packets have told.
+#[derive(Debug, Default)]
+struct Seen {
+    bytes: u64,
+    keyframe: bool,
+    streams: BTreeMap<u16, Times>,
+}
+
+impl Seen {
+    fn packet(&mut self, packet: &[u8; PACKET]) {
+        self.bytes += PACKET as u64;
         let pid = u16::from_be_bytes([packet[1], packet[2]]) & 0x1fff;
-        let Some((video, pts)) = pes_start(&packet) else {
-            if let Some(times) = streams.get_mut(&pid) {
-                times.came(payload(&packet).len());
+        let Some((video, pts)) = pes_start(packet) else {
+            if let Some(times) = self.streams.get_mut(&pid) {
+                times.came(payload(packet).len());
             }
-            continue;
+            return;
         };
-        keyframe |= video && random_access(&packet);
+        self.keyframe |= video && random_access(packet);
         let begun = Times { video, first: pts, earliest: 0, latest: 0, count: 0, missing: None, whole: false };
-        let times = streams.entry(pid).or_insert(begun);
+        let times = self.streams.entry(pid).or_insert(begun);
         // what came before it has ended
         times.whole |= times.count > 0;
-        times.missing = stated_length(&packet);
-        times.came(payload(&packet).len());
+        times.missing = stated_length(packet);
+        times.came(payload(packet).len());
         let after_first = (pts - times.first + PTS_WRAP + PTS_WRAP / 2) % PTS_WRAP - PTS_WRAP / 2;
         times.earliest = times.earliest.min(after_first);
         times.latest = times.latest.max(after_first);
         times.count += 1;
     }
+}
 
+/// Reads a transport stream to its end or to the first byte that is none. `None`: it holds nothing that plays: no
+/// keyframe where `wants_picture`, no frame at all otherwise, or the only frame is torn.
+pub fn examine(mut from: impl Read, wants_picture: bool) -> io::Result<Option<Usable>> {
+    let (mut packet, mut held) = ([0; PACKET], None);
+    let mut seen = Seen::default();
+    loop {
+        if !read_whole(&mut from, &mut packet)? {
+            held.iter().for_each(|packet| seen.packet(packet));
+            break;
+        }
+        if packet[0] != SYNC {
+            // no end of a file but a hole in it: the hole may have begun within the packet before, which does not count
+            break;
+        }
+        held.replace(packet).iter().for_each(|packet| seen.packet(packet));
+    }
+    let Seen { bytes, keyframe, streams } = seen;
     let measured = streams.values().find(|times| times.video).or(streams.values().next());
     let plays = (keyframe || !wants_picture) && streams.values().any(|times| times.whole);
     let Some(times) = measured.filter(|_| plays) else { return Ok(None) };
@@ -319,6 +335,9 @@ mod tests {
             file.extend(next);
         }
         assert_eq!(examine(&file[..], true).unwrap().unwrap().bytes, file.len() as u64);
+        // a hole may have begun within its last packet, and then it is not all there
+        let torn = [&file[..], &[0; PACKET]].concat();
+        assert_eq!(examine(&torn[..], true).unwrap(), None);
         // what begins behind it shows that it has ended
         file.truncate(2 * PACKET);
         file.extend(packet(64, 0xe0, 903_000, false));

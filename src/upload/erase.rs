@@ -76,7 +76,8 @@ impl Uploader {
         let mut attempts = 0;
         while let Err(error) = self.erase_once(&mut entry).await {
             attempts += 1;
-            let upload = &self.config.upload;
+            let config = self.config.now();
+            let upload = &config.upload;
             let first = Duration::from_secs(upload.retry_first_seconds);
             let longest = Duration::from_secs(upload.retry_longest_seconds);
             let wait = backoff(attempts, first, longest, rand::random());

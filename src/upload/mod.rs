@@ -17,7 +17,7 @@ mod vod;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use body::Body;
 
-use crate::config::{Config, StorageKind};
+use crate::config::{Config, Live, StorageKind};
 use crate::crash;
 use crate::health::Reporter;
 use crate::model::backlog::{Fault, Limits, backoff};
@@ -165,7 +165,7 @@ pub fn content_type(object: &str) -> &'static str {
 
 /// Carries what is on the shelf, several files at once.
 pub struct Uploader {
-    config: Arc<Config>,
+    config: Live,
     store: Store,
     spool: Arc<Spool>,
     box_key: Arc<BoxKey>,
@@ -174,7 +174,7 @@ pub struct Uploader {
     pacer: Arc<Pacer>,
     health: Reporter,
     packer: Packer,
-    platform: OnceLock<vod::Platform>,
+    platform: Mutex<Option<Arc<vod::Platform>>>,
     clients: Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>,
     /// Where tasks' files go, which never changes.
     destinations: Mutex<BTreeMap<TaskId, DestinationEntry>>,
@@ -208,7 +208,7 @@ impl Uploader {
     /// `box_key` opens the keys that [`records::put_destination`] sealed; `fates` gets `SegmentUploaded`,
     /// `PlaylistUploaded`, `UploadFailed` (once for each failed try) and `Lost`. `clock` tells the budget's time of day.
     pub fn new(
-        config: Arc<Config>,
+        config: impl Into<Live>,
         store: Store,
         spool: Arc<Spool>,
         box_key: Arc<BoxKey>,
@@ -216,9 +216,10 @@ impl Uploader {
         clock: WallClock,
         health: Reporter,
     ) -> Uploader {
-        let pacer = Pacer::new(config.upload.the_budget(), clock.clone());
+        let config = config.into();
+        let pacer = Pacer::new(config.now().upload.the_budget(), clock.clone());
         let (clients, destinations, sums, down, unerased) = Default::default();
-        let (packer, platform) = (Packer::default(), OnceLock::new());
+        let (packer, platform) = (Packer::default(), Mutex::default());
         Uploader {
             config,
             store,
@@ -247,6 +248,8 @@ impl Uploader {
     /// Until `cancel`: then nothing more is leased, and what flies gets five seconds.
     pub async fn run(self, cancel: CancellationToken) {
         let uploader = Arc::new(self);
+        let mut changes = uploader.config.changes();
+        let mut taken = changes.borrow_and_update().clone();
         let mut chores = JoinSet::new();
         let sweeper = uploader.clone();
         chores.spawn(async move { sweeper.sweep().await });
@@ -280,6 +283,11 @@ impl Uploader {
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
                 () = uploader.spool.wait_ready(), if wait.is_none() => {}
                 () = uploader.pacer.changed() => {}
+                Ok(()) = changes.changed() => {
+                    let config = changes.borrow_and_update().clone();
+                    uploader.take_up(&taken, &config);
+                    taken = config;
+                }
             }
         }
         chores.shutdown().await;
@@ -291,8 +299,19 @@ impl Uploader {
         }
     }
 
+    /// Another configuration is in force: what goes up from now on goes by it; what flies lands as it began.
+    fn take_up(&self, before: &Config, now: &Config) {
+        self.pacer.set(now.upload.the_budget());
+        let same_timeout = before.upload.timeout_seconds == now.upload.timeout_seconds;
+        if (&before.storage, &before.vod) != (&now.storage, &now.vod) || !same_timeout {
+            self.clients().clear();
+            *self.platform.lock().expect("nothing panics while it holds this lock") = None;
+        }
+    }
+
     fn limits(&self) -> Limits {
-        let upload = &self.config.upload;
+        let config = self.config.now();
+        let upload = &config.upload;
         let at_once = upload.concurrency.max(1);
         let segments = self.pacer.rate() != Rate::Closed;
         Limits { at_once, per_line: upload.per_destination.clamp(1, at_once), segments }
@@ -320,7 +339,7 @@ impl Uploader {
         let went = tokio::select! {
             biased;
             // dropped, it goes nowhere: its task is discarded. A local copy would go on all the same, and is short
-            () = job.withheld(), if self.config.storage.kind == StorageKind::Cloud => return,
+            () = job.withheld(), if self.config.now().storage.kind == StorageKind::Cloud => return,
             went = self.try_carry(&job, &line) => went,
         };
         let fate = match went {
@@ -350,7 +369,7 @@ impl Uploader {
                 None
             }
             Err(Broken::Anew) => {
-                job.ack_failed(Fault::File, Duration::from_secs(self.config.upload.retry_first_seconds));
+                job.ack_failed(Fault::File, Duration::from_secs(self.config.now().upload.retry_first_seconds));
                 None
             }
             // dropped, it goes back to its place
@@ -372,7 +391,7 @@ impl Uploader {
         if entry.kind == SpoolKind::Package {
             return self.carry_packed(job, line).await;
         }
-        let large = entry.bytes >= self.config.upload.multipart_from_bytes;
+        let large = entry.bytes >= self.config.now().upload.multipart_from_bytes;
         if let Some(parts) = line.store.parts().filter(|_| large) {
             return self.carry_part(job, line, parts).await;
         }
@@ -441,7 +460,8 @@ impl Uploader {
             Class::Paused => "paused",
         };
         metrics::counter!("holdfast_uploads_total", "outcome" => outcome).increment(1);
-        let upload = &self.config.upload;
+        let config = self.config.now();
+        let upload = &config.upload;
         let first = Duration::from_secs(upload.retry_first_seconds);
         let longest = Duration::from_secs(upload.retry_longest_seconds);
         let of_line = || backoff(job.line_failures() + 1, first, longest, rand::random());
@@ -503,8 +523,8 @@ impl Uploader {
     /// The destination of a task: the local one, or a client that tasks of the same destination and keys share.
     async fn line_of(&self, task: &TaskId, entry: DestinationEntry) -> Result<Line, PutError> {
         let (name, bucket) = (entry.line, entry.destination.bucket.clone());
-        if self.config.storage.kind == StorageKind::Local {
-            let store = Arc::new(local::Local::new(self.config.local_root(), bucket.clone()));
+        if self.config.now().storage.kind == StorageKind::Local {
+            let store = Arc::new(local::Local::new(self.config.now().local_root(), bucket.clone()));
             return Ok(Line { name, bucket, store, asked_by_commit: false });
         }
         if let Some(store) = self.clients().get(&name).cloned() {
@@ -525,7 +545,8 @@ impl Uploader {
     }
 
     fn connect(&self, destination: &Destination, keys: &TaskKeys) -> Result<s3::S3, PutError> {
-        let storage = &self.config.storage;
+        let config = self.config.now();
+        let storage = &config.storage;
         let endpoint = match destination.vendor {
             Vendor::S3 => storage.s3_endpoint.clone(),
             Vendor::Cos | Vendor::Vod(_) => {
@@ -539,7 +560,7 @@ impl Uploader {
             keys: keys.storage.clone(),
             path_style: storage.path_style,
             tags_of_parts: destination.vendor == Vendor::S3,
-            timeout: Duration::from_secs(self.config.upload.timeout_seconds.max(1)),
+            timeout: Duration::from_secs(config.upload.timeout_seconds.max(1)),
         })
     }
 

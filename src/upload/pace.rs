@@ -4,7 +4,7 @@
 //! Law: who asked first is served first; what is paused is told so at once and does not wait for hours with an open
 //! request.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ const LOOK_AGAIN_FOR_WINDOW: Duration = Duration::from_secs(5);
 pub struct Closed;
 
 pub struct Pacer {
-    budget: Budget,
+    budget: RwLock<Budget>,
     clock: WallClock,
     bucket: Mutex<Bucket>,
     /// Held by the one who waits for tokens; the others stand in line for it.
@@ -32,11 +32,17 @@ pub struct Pacer {
 impl Pacer {
     pub fn new(budget: Budget, clock: WallClock) -> Arc<Pacer> {
         let (bucket, turn) = (Mutex::default(), tokio::sync::Mutex::new(()));
+        let budget = RwLock::new(budget);
         Arc::new(Pacer { budget, clock, bucket, turn, epoch: Instant::now() })
     }
 
+    /// Another budget from now on; who waits for tokens looks again within a second.
+    pub fn set(&self, budget: Budget) {
+        *self.budget.write().unwrap_or_else(PoisonError::into_inner) = budget;
+    }
+
     pub fn rate(&self) -> Rate {
-        self.budget.rate_at((self.clock)())
+        self.budget().rate_at((self.clock)())
     }
 
     /// Returns when `bytes` may go out.
@@ -68,7 +74,8 @@ impl Pacer {
 
     /// Returns when another rate may hold.
     pub async fn changed(&self) {
-        let Some(mut until) = self.budget.until_change((self.clock)()) else {
+        let until_change = || self.budget().until_change((self.clock)());
+        let Some(mut until) = until_change() else {
             return std::future::pending().await;
         };
         let before = self.rate();
@@ -77,8 +84,12 @@ impl Pacer {
             if self.rate() != before {
                 return;
             }
-            until = self.budget.until_change((self.clock)()).unwrap_or(LOOK_AGAIN_FOR_WINDOW);
+            until = until_change().unwrap_or(LOOK_AGAIN_FOR_WINDOW);
         }
+    }
+
+    fn budget(&self) -> Budget {
+        self.budget.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn bucket(&self) -> MutexGuard<'_, Bucket> {

@@ -26,7 +26,7 @@ impl Uploader {
     pub(super) async fn carry_packed(&self, job: &UploadJob, line: &Line) -> Result<Went, Broken> {
         let entry = job.entry();
         let file = self.packed(job).await?;
-        let large = entry.bytes >= self.config.upload.multipart_from_bytes;
+        let large = entry.bytes >= self.config.now().upload.multipart_from_bytes;
         let went = match line.store.parts().filter(|_| large) {
             Some(parts) => self.carry_packed_part(job, line, parts, &file).await?,
             None => {
@@ -67,7 +67,7 @@ impl Uploader {
         file: &Packaged,
     ) -> Result<Went, Broken> {
         let entry = job.entry();
-        let part_bytes = self.config.upload.part_bytes.max(entry.bytes.div_ceil(parts::MOST_PARTS));
+        let part_bytes = self.config.now().upload.part_bytes.max(entry.bytes.div_ceil(parts::MOST_PARTS));
         let mut record = match self.parts_of(entry).await? {
             Some(there) if fits(&there, entry, part_bytes) => there,
             other => {

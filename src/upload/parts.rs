@@ -26,7 +26,7 @@ impl Uploader {
     /// The next step of a leased file.
     pub(super) async fn carry_part(&self, job: &UploadJob, line: &Line, parts: &dyn PartStore) -> Result<Went, Broken> {
         let entry = job.entry();
-        let part_bytes = self.config.upload.part_bytes.max(entry.bytes.div_ceil(MOST_PARTS));
+        let part_bytes = self.config.now().upload.part_bytes.max(entry.bytes.div_ceil(MOST_PARTS));
         let (file, sums) = self.sums_of(job, part_bytes).await?;
         let mut record = match self.parts_of(entry).await? {
             Some(there) if fits(&there, entry, part_bytes, &sums) => there,

@@ -142,7 +142,7 @@ impl Uploader {
                 })
             }
             Err(Broken::Superseded | Broken::Anew) => {
-                job.ack_failed(Fault::File, Duration::from_secs(self.config.upload.retry_first_seconds));
+                job.ack_failed(Fault::File, Duration::from_secs(self.config.now().upload.retry_first_seconds));
                 None
             }
             Err(Broken::Put(error)) if error.class == Class::Paused => None,
@@ -178,6 +178,7 @@ impl Uploader {
 
     async fn try_vod(&self, job: &mut UploadJob, line: &str, vod: &Vod) -> Result<VodWent, Broken> {
         let platform = self.platform()?;
+        let platform = &*platform;
         let mut session = self.session_of(platform, job.entry(), vod).await?;
         let tried = self.try_session(platform, job, line, vod, &mut session).await;
         tried.map_err(|broken| match broken {
@@ -334,15 +335,15 @@ impl Uploader {
             Some(keys) => (keys.secret_id.clone(), keys.secret_key.clone(), Some(&keys.token)),
             None => (Secret::new(platform.secret_id.as_str()), platform.secret_key.clone(), None),
         };
-        let endpoint = &self.config.vod.storage_endpoint;
+        let endpoint = self.config.now().vod.storage_endpoint.clone();
         let settings = s3::Settings {
-            endpoint: Some(endpoint.clone().unwrap_or_else(|| cos_endpoint(&applied.region))),
+            endpoint: Some(endpoint.unwrap_or_else(|| cos_endpoint(&applied.region))),
             region: applied.region.clone(),
             bucket: bucket.clone(),
             keys: StorageKeys { access_key, secret_key },
             path_style: false,
             tags_of_parts: false,
-            timeout: Duration::from_secs(self.config.upload.timeout_seconds.max(1)),
+            timeout: Duration::from_secs(self.config.now().upload.timeout_seconds.max(1)),
         };
         let store: Arc<dyn ObjectStore> = Arc::new(s3::S3::with_token(settings, token)?);
         Ok(line(self.keep_client(client, store)))
@@ -406,7 +407,7 @@ impl Uploader {
         let Ok(Some(record)) = self.parts_of(entry).await else { return };
         let session = load_session(&self.store, &self.box_key, &entry.task, &entry.object).await;
         if let (Ok(Some(session)), Ok(platform), true) = (session, self.platform(), record.upload != BUNDLE)
-            && let Ok(line) = self.vod_line(platform, "", &session)
+            && let Ok(line) = self.vod_line(&platform, "", &session)
             && let Some(parts) = line.store.parts()
             && let Err(error) = parts.abort(&record.object_key, &record.upload).await
         {
@@ -415,12 +416,14 @@ impl Uploader {
         self.forget_parts(&record.key()).await;
     }
 
-    fn platform(&self) -> Result<&Platform, PutError> {
-        if let Some(platform) = self.platform.get() {
-            return Ok(platform);
+    fn platform(&self) -> Result<Arc<Platform>, PutError> {
+        let mut platform = self.platform.lock().expect("nothing panics while it holds this lock");
+        if let Some(platform) = &*platform {
+            return Ok(platform.clone());
         }
-        let made = Platform::new(&self.config)?;
-        Ok(self.platform.get_or_init(|| made))
+        let made = Arc::new(Platform::new(&self.config.now())?);
+        *platform = Some(made.clone());
+        Ok(made)
     }
 }
 

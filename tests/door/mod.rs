@@ -172,7 +172,7 @@ async fn actor(mut asks: mpsc::Receiver<Ask>, heard: Arc<Mutex<Vec<Heard>>>, fai
                 note(Heard::Discard { app, task, by });
                 answer(reply, failure, ());
             }
-            Ask::SetTemplate { reply, .. } => answer(reply, failure, ()),
+            Ask::SetTemplate { reply, .. } | Ask::Turn { reply } => answer(reply, failure, ()),
             Ask::Pause { app, task, pause, reply } => {
                 note(Heard::Pause { app, task, pause });
                 answer(reply, failure, ());
@@ -261,7 +261,7 @@ impl Bench {
         let health = Reporter::default();
         health.started();
         let door = Door {
-            config: Arc::new(config),
+            config: config.into(),
             rooms: Rooms::new(to),
             whip: publishers.clone(),
             clock,

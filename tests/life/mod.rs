@@ -112,7 +112,7 @@ impl Life {
         let (images_in, images) = mpsc::channel(64);
         let (image_failures, failures_out) = mpsc::channel(64);
         let parts = Parts {
-            config: Arc::new(config),
+            config: config.into(),
             store: store.clone(),
             spool: spool.clone(),
             engine: engine.clone(),

@@ -170,7 +170,7 @@ impl Life {
             let webhook = Webhook::new(config.clone(), store.clone(), clock.clone(), outbox.clone(), to).unwrap();
             let packer = Packer::new();
             let parts = Parts {
-                config: config.clone(),
+                config: config.clone().into(),
                 store: store.clone(),
                 spool: spool.clone(),
                 engine: Arc::new(Engine::new(site.studio.clone(), news.clone(), media_clock)),

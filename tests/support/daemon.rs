@@ -34,6 +34,8 @@ pub struct Settings {
     pub more_upload: String,
     /// The point at which the next life dies (`HOLDFAST_CRASH`).
     pub crash: Option<String>,
+    /// Further variables of its environment.
+    pub env: Vec<(String, String)>,
 }
 
 impl Default for Settings {
@@ -52,6 +54,7 @@ impl Default for Settings {
             more_recording: String::new(),
             more_upload: String::new(),
             crash: None,
+            env: Vec::new(),
         }
     }
 }
@@ -135,12 +138,21 @@ impl Daemon {
         halted(self.running.id()).await;
     }
 
+    pub fn signal(&self, signal: Signal) {
+        self.running.signal(signal);
+    }
+
     pub async fn kill(&mut self) {
         self.running.kill().await;
     }
 
     pub async fn terminate(&mut self) -> Option<i32> {
         self.running.terminate().await
+    }
+
+    /// Its exit code, once it ended by itself.
+    pub async fn ended(&mut self) -> Option<i32> {
+        self.running.ended().await
     }
 
     /// Changes what stands in its configuration beside the plain one, and says so (SIGHUP).
@@ -243,6 +255,7 @@ fn spawn(dir: &Path, settings: &Settings, doors: Doors) -> Running {
     std::fs::write(&config, toml_of(dir, settings, doors)).expect("the folder is ours");
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
     command.arg("run").arg("--config").arg(&config).env("RUST_LOG", &settings.log).env("NO_COLOR", "1");
+    command.envs(settings.env.iter().map(|(name, value)| (name, value)));
     if let Some(crash) = &settings.crash {
         command.env("HOLDFAST_CRASH", crash);
     }

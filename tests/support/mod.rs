@@ -7,6 +7,7 @@
 pub mod beat;
 pub mod browser;
 pub mod bucket;
+pub mod camera;
 pub mod daemon;
 pub mod probe;
 pub mod publisher;

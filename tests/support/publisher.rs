@@ -1,5 +1,7 @@
 //! `holdfast publish` as a child process: a WebRTC publisher with a running clock, flash and beep.
 
+use std::path::Path;
+
 use nix::sys::signal::Signal;
 use tokio::process::Command;
 
@@ -29,6 +31,14 @@ impl Publisher {
         if let Some(seconds) = sends.seconds {
             command.args(["--seconds", &seconds.to_string()]);
         }
+        Publisher { running: Running::start("publish", &mut command) }
+    }
+
+    /// The same for a film, which is sent once, at its own pace.
+    pub fn play(whip: &str, token: &str, film: &Path, codec: &str) -> Publisher {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.arg("publish").arg(whip).args(["--token", token]).arg("--file").arg(film);
+        command.args(["--video", codec]);
         Publisher { running: Running::start("publish", &mut command) }
     }
 

@@ -38,7 +38,8 @@ const NTP_BEGIN_SECONDS: u128 = 3_900_000_000;
 pub const RIDS: [&str; 3] = ["q", "h", "f"];
 const MID: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
 const RID: &str = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id";
-const TRANSPORT_CC: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
+pub(in crate::media) const TRANSPORT_CC: &str =
+    "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
 
 /// A packet to be sent. Sequence numbers and SSRC are the link's.
 #[derive(Debug, Clone)]
@@ -117,7 +118,8 @@ impl PeerConnectionEventHandler for Ear {
     }
 }
 
-fn codec_parameters(codec: Codec) -> (RTCRtpCodecParameters, RtpCodecKind) {
+/// How a codec is asked for by this end.
+pub(in crate::media) fn codec_parameters(codec: Codec) -> (RTCRtpCodecParameters, RtpCodecKind) {
     let feedback = |typ: &str, parameter: &str| RTCPFeedback { typ: typ.into(), parameter: parameter.into() };
     let video =
         || vec![feedback("nack", ""), feedback("nack", "pli"), feedback("ccm", "fir"), feedback("transport-cc", "")];
@@ -146,6 +148,22 @@ impl Link {
 
     /// The same with a picture in several layers (simulcast, RFC 8853), which these rids name, smallest first.
     pub async fn offer_layers(codecs: &[Codec], rids: &[&str], local: IpAddr) -> Result<(Link, String), PublishError> {
+        Link::make(codecs, rids, local, None).await
+    }
+
+    /// A media server's end: answers a viewer's offer (WHEP), and will send these codecs. Then it waits for
+    /// [`Link::connected`].
+    pub async fn serve(offer: &str, codecs: &[Codec], local: IpAddr) -> Result<(Link, String), PublishError> {
+        Link::make(codecs, &[], local, Some(offer)).await
+    }
+
+    /// A connection and its description: an offer, or the answer to the other side's.
+    async fn make(
+        codecs: &[Codec],
+        rids: &[&str],
+        local: IpAddr,
+        offered: Option<&str>,
+    ) -> Result<(Link, String), PublishError> {
         let mut engine = MediaEngine::default();
         for codec in codecs {
             let (parameters, kind) = codec_parameters(*codec);
@@ -185,6 +203,9 @@ impl Link {
             .build()
             .await?;
         let connection: Box<dyn PeerConnection> = Box::new(connection);
+        if let Some(offered) = offered {
+            connection.set_remote_description(RTCSessionDescription::offer(offered.to_owned())?).await?;
+        }
         let mut streams = Vec::new();
         for codec in codecs {
             let (parameters, kind) = codec_parameters(*codec);
@@ -222,8 +243,11 @@ impl Link {
                 });
             }
         }
-        let offer = connection.create_offer(None).await?;
-        connection.set_local_description(offer).await?;
+        let described = match offered {
+            None => connection.create_offer(None).await?,
+            Some(_) => connection.create_answer(None).await?,
+        };
+        connection.set_local_description(described).await?;
         let _ = tokio::time::timeout(Duration::from_secs(2), gathered.wait_for(|done| *done)).await;
         let offer = connection.local_description().await.ok_or(PublishError::NoOffer)?;
         // WHIP publishers only send (RFC 9725 §4.2).
@@ -245,6 +269,11 @@ impl Link {
     /// Takes the answer and waits until the connection stands.
     pub async fn answer(&mut self, answer: &str) -> Result<(), PublishError> {
         self.connection.set_remote_description(RTCSessionDescription::answer(answer.to_owned())?).await?;
+        self.connected().await
+    }
+
+    /// Waits until the connection stands.
+    pub async fn connected(&mut self) -> Result<(), PublishError> {
         let connected = self.state.wait_for(|state| *state != LinkState::Connecting);
         match tokio::time::timeout(CONNECT_WITHIN, connected).await {
             Ok(Ok(state)) if *state == LinkState::Connected => Ok(()),

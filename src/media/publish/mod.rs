@@ -19,6 +19,9 @@ pub use link::{Link, LinkState, Packet, RIDS};
 pub use picture::{Made, Script};
 pub use whip::{RtpPublisher, WhipAddress, through};
 
+pub(super) use link::{TRANSPORT_CC, codec_parameters};
+pub(super) use whip::local_address;
+
 use crate::model::{Codec, Secret, TrackKind};
 
 /// Codec of the picture.

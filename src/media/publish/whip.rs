@@ -162,7 +162,7 @@ pub fn through(answer: &str, via: SocketAddr) -> String {
 }
 
 /// The address of this machine that the box would see.
-async fn local_address(url: &Url) -> Result<IpAddr, PublishError> {
+pub(in crate::media) async fn local_address(url: &Url) -> Result<IpAddr, PublishError> {
     let host = url.host_str().ok_or_else(|| PublishError::Address("it names no host".into()))?;
     let host = host.trim_matches(['[', ']']);
     let port = url.port_or_known_default().unwrap_or(80);

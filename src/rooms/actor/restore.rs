@@ -123,8 +123,9 @@ impl Actor {
 
     fn new(parts: Parts) -> Actor {
         let epoch_wall = parts.media_clock.epoch_wall();
-        let automatic = automatic::Automatic::new(parts.config.automatic.template());
+        let automatic = automatic::Automatic::new(parts.config.now().automatic.template());
         Actor {
+            recorded: recorded::Told::default(),
             parts,
             rooms: BTreeMap::new(),
             sessions: BTreeMap::new(),

@@ -106,6 +106,7 @@ impl Actor {
         if changed.is_empty() {
             return;
         }
+        self.recorded.is_stale();
         for (id, effect) in steps.iter().flat_map(|(id, effects)| effects.iter().map(move |effect| (id, effect))) {
             if let Effect::SavePiece(piece) = effect {
                 writes.insert(records::segment_key(id, &piece.object), Some(to_bytes(piece)));
