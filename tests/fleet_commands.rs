@@ -32,7 +32,13 @@ impl Operator {
     async fn box_with(&self, more: &str) -> Daemon {
         let more = self.broker.fleet(BOX, more);
         // nobody signs for recorders here
-        Daemon::start(Settings { more, user_sigs: false, ..Settings::default() }).await
+        let daemon = Daemon::start(Settings { more, user_sigs: false, ..Settings::default() }).await;
+        // it says that it is there once it hears
+        let topic = format!("holdfast/{BOX}/state");
+        let online =
+            |message: &broker::Message| (message.topic == topic && message.payload["online"] == true).then_some(());
+        self.broker.wait("the box on the line", online).await;
+        daemon
     }
 
     fn ask(&self, id: &str, command: &str, args: Value) {
