@@ -37,12 +37,7 @@ impl Life {
                 Ok(json!({}))
             })
         });
-        let broken: Hand = Arc::new(|_| {
-            Box::pin(async {
-                let none: Option<Value> = None;
-                Ok(none.expect("the test breaks here, on purpose"))
-            })
-        });
+        let broken: Hand = Arc::new(|_| Box::pin(async { panic!("the test breaks here, on purpose") }));
         let hands = Hands {
             call: Arc::new(move |action, args| {
                 calls.lock().expect("no test panics with it").push((action, args.clone()));
