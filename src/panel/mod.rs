@@ -16,7 +16,7 @@ mod led;
 mod line;
 mod pin;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -209,7 +209,7 @@ struct Shown {
 }
 
 /// The thread: wakes when a light turns or an order comes, and at no other time.
-fn pace(lamps: &Mutex<Lamps>, orders: &Receiver<Order>, leds: &PathBuf) {
+fn pace(lamps: &Mutex<Lamps>, orders: &Receiver<Order>, leds: &Path) {
     let mut facts = Facts::default();
     let mut identify_until: Option<Instant> = None;
     let mut shown = [None::<Shown>; Light::ALL.len()];

@@ -37,11 +37,8 @@ impl Life {
                 Ok(json!({}))
             })
         });
-        let broken: Hand = Arc::new(|_| {
-            Box::pin(async {
-                let none: Option<Value> = None;
-                Ok(none.expect("the test breaks here, on purpose"))
-            })
+        let broken: Hand = Arc::new(|args| {
+            Box::pin(async move { Ok(args.get("nothing").expect("the test breaks here, on purpose").clone()) })
         });
         let hands = Hands {
             call: Arc::new(move |action, args| {
