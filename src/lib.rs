@@ -3,8 +3,8 @@
 //! Read it in the order in which things happen: [`api`] is the door, [`rooms`] decides (by the pure rules of
 //! [`model`]), [`media`] has the frames, [`spool`] is the safe shelf, [`upload`] the carrier, [`webhook`] the news, [`images`]
 //! fetches what a layout shows beside people, [`panel`] has the lights and the button. [`package`] makes mp4 and aac
-//! files of segments. [`vault`] is how files lie encrypted on the shelf. [`alarms`] watches over what is recorded;
-//! [`fleet`] is the line to those who operate many
+//! files of segments; [`container`] knows the bytes of transport streams and mp4 for both. [`vault`] is how files lie
+//! encrypted on the shelf. [`alarms`] watches over what is recorded; [`fleet`] is the line to those who operate many
 //! boxes. [`store`] remembers; [`config`] and [`health`] are asked by all; [`app`] puts the parts
 //! together. At the points of [`crash`] tests let the box die.
 //!
@@ -21,6 +21,7 @@ pub mod alarms;
 pub mod api;
 pub mod app;
 pub mod config;
+pub mod container;
 pub mod crash;
 pub mod demo;
 pub mod fleet;

@@ -14,9 +14,11 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::MediaError;
-use super::demux::{Demux, FRAME, Unit};
 use super::dimensions;
 use super::mp4::{Extent, Mp4};
+use crate::container::adts::FRAME;
+use crate::container::h264::{self, IDR, SEQUENCE_SET};
+use crate::container::ts_in::{self, Demux};
 use crate::model::merge::{Output, Picturing, Placed, SECOND, SoundForm, Sounding, Span};
 use crate::model::mix::Size;
 use crate::vault::Vault;
@@ -54,18 +56,18 @@ pub fn examine(path: &Path, told: &dyn Fn(u64)) -> Result<Contents, String> {
     let mut known = 0;
     while let Some(unit) = demux.next_unit().map_err(|e| e.to_string())? {
         match unit {
-            Unit::Picture { pts, key, bytes, .. } => {
-                let size = dimensions::stream_size(&bytes[..bytes.len().min(4096)]).filter(|_| key);
+            ts_in::Unit::Picture(picture) => {
+                let begin = &picture.bytes[..picture.bytes.len().min(4096)];
+                let size = dimensions::stream_size(begin).filter(|_| begins(&picture));
                 contents.sizes.extend(size.map(|(width, height)| Size { width, height }));
                 // what stands before the first keyframe cannot be shown
-                if contents.sizes.is_empty() {
-                    continue;
+                if !contents.sizes.is_empty() {
+                    grow(&mut contents.picture, picture.pts, picture.pts);
                 }
-                grow(&mut contents.picture, pts, pts);
             }
-            Unit::Sound { pts, form, .. } => {
-                contents.forms.insert(form);
-                grow(&mut contents.sound, pts, pts + FRAME * SECOND / i64::from(form.rate));
+            ts_in::Unit::Sound(sound) => {
+                contents.forms.insert(sound.form);
+                grow(&mut contents.sound, sound.pts, sound.pts + FRAME * SECOND / i64::from(sound.form.rate));
             }
         }
         if demux.bytes() - known >= TELL {
@@ -99,6 +101,12 @@ fn grow(span: &mut Option<Span>, first: i64, end: i64) {
     span.count += 1;
 }
 
+/// Whether a decoder can begin with it. Of strangers' streams the mark alone does not tell.
+fn begins(picture: &ts_in::Picture<'_>) -> bool {
+    let has = |kind| h264::units(picture.bytes).any(|unit| h264::kind(unit) == kind);
+    picture.random_access && has(SEQUENCE_SET) || has(IDR)
+}
+
 fn open(path: &Path) -> io::Result<Demux<BufReader<File>>> {
     Ok(Demux::new(BufReader::with_capacity(256 * 1024, File::open(path)?)))
 }
@@ -110,6 +118,23 @@ pub fn is_sealed(path: &Path) -> io::Result<bool> {
         Err(e) if crate::vault::Error::of(&e).is_some() => Ok(true),
         Err(e) => Err(e),
     }
+}
+
+/// What of a file goes on its way, at its time on the line of the result.
+enum Unit {
+    Picture {
+        pts: i64,
+        dts: i64,
+        key: bool,
+        bytes: Vec<u8>,
+    },
+    /// With an ADTS header of so many bytes.
+    Sound {
+        pts: i64,
+        form: SoundForm,
+        header: usize,
+        bytes: Vec<u8>,
+    },
 }
 
 /// The units of one kind of the files of a plan, one after the other.
@@ -145,28 +170,33 @@ impl<'a> Reader<'a> {
                 self.begun = false;
                 continue;
             };
-            let unit =
-                demux.next_unit().map_err(|e| MergeError::File(name(&self.files[placed.file]), e.to_string()))?;
-            if unit.is_none() || demux.bytes() - *known >= TELL {
+            if demux.bytes() - *known >= TELL {
                 (self.told)(demux.bytes() - *known);
                 *known = demux.bytes();
             }
-            let Some(unit) = unit else {
-                self.open = None;
-                continue;
+            let unit = match demux.next_unit() {
+                Ok(Some(unit)) => unit,
+                Ok(None) => {
+                    (self.told)(demux.bytes() - *known);
+                    self.open = None;
+                    continue;
+                }
+                Err(e) => return Err(MergeError::File(name(&self.files[placed.file]), e.to_string())),
             };
             match unit {
-                Unit::Picture { pts, dts, key, bytes } if self.picture => {
-                    let (pts, dts) = (pts + placed.shift, dts + placed.shift);
+                ts_in::Unit::Picture(picture) if self.picture => {
+                    let (pts, dts) = (picture.pts + placed.shift, picture.dts + placed.shift);
+                    let key = begins(&picture);
                     self.begun |= key && (!copies || pts >= placed.from);
                     if self.begun && pts < placed.until {
-                        return Ok(Some(Unit::Picture { pts, dts, key, bytes }));
+                        return Ok(Some(Unit::Picture { pts, dts, key, bytes: picture.bytes.to_vec() }));
                     }
                 }
-                Unit::Sound { pts, form, header, bytes } if !self.picture => {
-                    let pts = pts + placed.shift;
+                ts_in::Unit::Sound(sound) if !self.picture => {
+                    let pts = sound.pts + placed.shift;
                     if pts >= placed.from && pts < placed.until {
-                        return Ok(Some(Unit::Sound { pts, form, header, bytes }));
+                        let ts_in::Sound { form, header, bytes, .. } = sound;
+                        return Ok(Some(Unit::Sound { pts, form, header, bytes: bytes.to_vec() }));
                     }
                 }
                 _ => {}

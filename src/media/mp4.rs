@@ -1,23 +1,17 @@
 //! MP4 files that play while they load: the index stands before the media, and nothing is copied to bring it there.
 //!
-//! Owns: boxes, tables, chunks, the room that is kept for the index. Must not touch: when pictures and sounds are due,
-//! what the file is called.
-//! Law: memory holds tables, never media. Times are true to the tick: a track that begins late says so in its edit list,
-//! a picture stands until the next. Pictures with other parameter sets belong to another sample entry.
-//! Sources: ISO/IEC 14496-12 (boxes), 14496-15 §5 (H.264 in them), 14496-1 §7.2.6 (esds).
+//! Owns: times, chunks, the room that is kept for the index. Must not touch: when pictures and sounds are due, what the file
+//! is called, how boxes are written (`container`).
+//! Law: memory holds tables, never media. Times are true to the tick, and a picture stands until the next. Pictures with
+//! other parameter sets belong to another sample entry.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
-use mp4_atom::esds::{DecoderConfig, DecoderSpecific, EsDescriptor, SLConfig};
-use mp4_atom::{
-    Audio, Avc1, Avcc, Co64, Codec, Ctts, CttsEntry, Dinf, Dref, DrefEntry, Edts, Elst, ElstEntry, Encode, Esds,
-    FourCC, Ftyp, Hdlr, Mdhd, Mdia, Minf, Moov, Mp4a, Mvhd, Smhd, Stbl, Stco, Stsc, StscEntry, Stsd, Stss, Stsz,
-    StszSamples, Stts, SttsEntry, Tkhd, Trak, Url, Visual, Vmhd,
-};
-
-use super::demux::{FRAME, rate_index, units};
 use super::dimensions;
+use crate::container::adts::FRAME;
+use crate::container::h264::{self, DELIMITER, FILLER, PICTURE_SET, SEQUENCE_SET};
+use crate::container::mp4::{self, Chunk, Described, Media, Runs, WIDE_HEAD, unfit};
 use crate::model::merge::{SECOND, SoundForm};
 
 /// A chunk of media is at most about so long, in seconds, so that sound and picture lie near to each other.
@@ -30,7 +24,6 @@ const SOUND_ROOM: u64 = 4 + 8;
 /// Of a chunk: where it is, and how many it has.
 const CHUNK_ROOM: u64 = 8 + 12;
 const BASE_ROOM: u64 = 16 * 1024;
-const MDAT_HEAD: u64 = 16;
 
 /// How much there will be, at most: the room for the index follows from it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,87 +39,59 @@ pub(super) struct Mp4 {
     at: u64,
     room: u64,
     mdat: u64,
-    picture: Option<Track<Parameters>>,
-    sound: Option<(Track<()>, SoundForm)>,
+    picture: Option<(Track, Vec<Described>)>,
+    sound: Option<(Track, SoundForm)>,
 }
 
-/// What a decoder of pictures must know before the first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Parameters {
-    sets: Vec<Vec<u8>>,
-    pictures: Vec<Vec<u8>>,
-}
-
-struct Track<E> {
+#[derive(Default)]
+struct Track {
     scale: u32,
-    entries: Vec<E>,
     /// When the first one is decoded, and how much later it is seen.
     first: Option<(i64, i64)>,
     last: i64,
     end: i64,
     sizes: Vec<u32>,
-    deltas: Vec<(u32, u32)>,
-    offsets: Vec<(u32, i64)>,
+    deltas: Runs<u32>,
+    offsets: Runs<i32>,
     keys: Vec<u32>,
-    /// Where, how many, which entry.
-    chunks: Vec<(u64, u32, u32)>,
+    chunks: Vec<Chunk>,
     pending: Vec<u8>,
     waiting: u32,
     pending_since: i64,
-    entry: u32,
+    /// What describes the samples that wait.
+    description: u32,
 }
 
-fn run<T: PartialEq>(runs: &mut Vec<(u32, T)>, value: T) {
-    match runs.last_mut() {
-        Some((count, same)) if *same == value => *count += 1,
-        _ => runs.push((1, value)),
-    }
-}
-
-impl<E> Track<E> {
-    fn new(scale: u32) -> Track<E> {
-        Track {
-            scale,
-            entries: Vec::new(),
-            first: None,
-            last: 0,
-            end: 0,
-            sizes: Vec::new(),
-            deltas: Vec::new(),
-            offsets: Vec::new(),
-            keys: Vec::new(),
-            chunks: Vec::new(),
-            pending: Vec::new(),
-            waiting: 0,
-            pending_since: 0,
-            entry: 1,
-        }
+impl Track {
+    fn new(scale: u32) -> Track {
+        Track { scale, ..Track::default() }
     }
 
     fn delta(&mut self, next: i64) {
         // thirteen hours of one picture and more are shown as thirteen
         let delta = u32::try_from((next - self.last).max(0)).unwrap_or(u32::MAX);
-        run(&mut self.deltas, delta);
+        self.deltas.push(delta);
     }
 
-    /// Takes the times of a sample, and says the time it is decoded at: none is before the last.
-    fn stamp(&mut self, dts: i64, pts: i64) -> i64 {
+    /// Takes the times of a sample; none is decoded before the last.
+    fn stamp(&mut self, dts: i64, pts: i64) -> io::Result<()> {
         let dts = match self.first {
             None => dts,
             Some(_) => dts.max(self.last + 1),
         };
+        let offset = i32::try_from(pts - dts).map_err(unfit)?;
         if self.first.is_none() {
             self.first = Some((dts, pts - dts));
         } else {
             self.delta(dts);
         }
-        run(&mut self.offsets, pts - dts);
+        self.offsets.push(offset);
         self.last = dts;
         if self.waiting == 0 {
             self.pending_since = dts;
         }
         self.waiting += 1;
-        dts
+        Ok(())
     }
 
     fn is_full(&self) -> bool {
@@ -139,7 +104,7 @@ impl<E> Track<E> {
             return Ok(());
         }
         out.write_all(&self.pending)?;
-        self.chunks.push((*at, self.waiting, self.entry));
+        self.chunks.push(Chunk { at: *at, samples: self.waiting, description: self.description });
         *at += self.pending.len() as u64;
         self.pending.clear();
         self.waiting = 0;
@@ -149,46 +114,9 @@ impl<E> Track<E> {
     /// The last one lasts until `end`, or as long as the one before.
     fn close(&mut self, end: i64) {
         if self.first.is_some() {
-            let usual = self.deltas.last().map_or(1, |(_, delta)| i64::from(*delta));
+            let usual = self.deltas.0.last().map_or(1, |(_, delta)| i64::from(*delta));
             self.end = if end > self.last { end } else { self.last + usual };
             self.delta(self.end);
-        }
-    }
-
-    fn table(&self, codecs: Vec<Codec>) -> Stbl {
-        let mut ranges = Vec::<StscEntry>::new();
-        for (n, (_, count, entry)) in self.chunks.iter().enumerate() {
-            let same = |last: &StscEntry| last.samples_per_chunk == *count && last.sample_description_index == *entry;
-            if !ranges.last().is_some_and(same) {
-                ranges.push(StscEntry {
-                    first_chunk: n as u32 + 1,
-                    samples_per_chunk: *count,
-                    sample_description_index: *entry,
-                });
-            }
-        }
-        let far = self.chunks.last().is_some_and(|(at, ..)| *at > u64::from(u32::MAX));
-        let places = || self.chunks.iter().map(|(at, ..)| *at);
-        let near = || places().map(|at| u32::try_from(at).expect("the last one is the largest")).collect();
-        let late = self.offsets.iter().any(|(_, offset)| *offset != 0);
-        let entries = |(count, offset): &(u32, i64)| CttsEntry { sample_count: *count, sample_offset: *offset };
-        let all_keys = self.keys.is_empty() || self.keys.len() == self.sizes.len();
-        Stbl {
-            stsd: Stsd { codecs },
-            stts: Stts {
-                entries: self
-                    .deltas
-                    .iter()
-                    .map(|(count, delta)| SttsEntry { sample_count: *count, sample_delta: *delta })
-                    .collect(),
-            },
-            ctts: late.then(|| Ctts { entries: self.offsets.iter().map(entries).collect() }),
-            stss: (!all_keys).then(|| Stss { entries: self.keys.clone() }),
-            stsc: Stsc { entries: ranges },
-            stsz: Stsz { samples: StszSamples::Different { sizes: self.sizes.clone() } },
-            stco: (!far).then(|| Stco { entries: near() }),
-            co64: far.then(|| Co64 { entries: places().collect() }),
-            ..Stbl::default()
         }
     }
 
@@ -198,95 +126,64 @@ impl<E> Track<E> {
         u64::try_from(ticks).unwrap_or(0)
     }
 
-    fn trak(&self, id: u32, size: Option<(u16, u16)>, codecs: Vec<Codec>) -> Trak {
+    fn told<'a>(&'a self, media: Media<'a>) -> mp4::Track<'a> {
         let (first, offset) = self.first.unwrap_or_default();
         let seen = u64::try_from(i128::from(first + offset) * i128::from(SECOND) / i128::from(self.scale)).unwrap_or(0);
-        let media_time = Some(u64::try_from(offset).unwrap_or(0));
-        let mut entries =
-            vec![ElstEntry { segment_duration: self.length().saturating_sub(seen), media_time, media_rate: 1.into() }];
-        if seen > 0 {
-            entries.insert(0, ElstEntry { segment_duration: seen, media_time: None, media_rate: 1.into() });
-        }
-        let url = DrefEntry::Url(Url::default());
-        let minf = Minf {
-            vmhd: size.is_some().then(Vmhd::default),
-            smhd: size.is_none().then(Smhd::default),
-            dinf: Dinf { dref: Dref { entries: vec![url] } },
-            stbl: self.table(codecs),
-            ..Minf::default()
-        };
-        let (handler, name) = if size.is_some() { (b"vide", "Picture") } else { (b"soun", "Sound") };
-        let (width, height) = size.unwrap_or_default();
-        Trak {
-            tkhd: Tkhd {
-                track_id: id,
-                duration: self.length(),
-                enabled: true,
-                in_movie: true,
-                volume: if size.is_some() { 0.into() } else { 1.into() },
-                width: width.into(),
-                height: height.into(),
-                ..Tkhd::default()
-            },
-            edts: Some(Edts { elst: Some(Elst { entries }) }),
-            mdia: Mdia {
-                mdhd: Mdhd {
-                    timescale: self.scale,
-                    duration: u64::try_from(self.end - first).unwrap_or(0),
-                    language: "und".into(),
-                    ..Mdhd::default()
-                },
-                hdlr: Hdlr { handler: FourCC::new(handler), name: name.into() },
-                minf,
-            },
-            ..Trak::default()
+        mp4::Track {
+            media,
+            scale: self.scale,
+            sizes: &self.sizes,
+            deltas: &self.deltas,
+            chunks: self.chunks.clone(),
+            late: seen,
+            length: self.length().saturating_sub(seen),
+            skipped: u64::try_from(offset).unwrap_or(0),
+            duration: u64::try_from(self.end - first).unwrap_or(0),
         }
     }
 }
 
-fn unfit(what: impl ToString) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what.to_string())
+/// Parameter sets with which pictures can be decoded.
+fn described(sps: Vec<Vec<u8>>, pps: Vec<Vec<u8>>) -> io::Result<Described> {
+    let (Some(set), Some(_)) = (sps.first(), pps.first()) else { return Err(unfit("a parameter set is missing")) };
+    let fits = |(width, height): &(u32, u32)| *width.max(height) <= u32::from(u16::MAX);
+    let size = dimensions::set_size(set).filter(fits).ok_or_else(|| unfit("a parameter set makes no sense"))?;
+    Ok(Described { sps, pps, size })
 }
 
 impl Mp4 {
     /// Begins a file, which is empty, with room for the index of what is to come.
     pub fn new(file: File, pictures: bool, sound: Option<SoundForm>, extent: &Extent) -> io::Result<Mp4> {
         let mut out = BufWriter::with_capacity(1 << 20, file);
-        let brand = |name: &[u8; 4]| FourCC::new(name);
-        let brands = vec![brand(b"isom"), brand(b"iso2"), brand(b"avc1"), brand(b"mp41")];
-        let ftyp = Ftyp { major_brand: brand(b"isom"), minor_version: 0x200, compatible_brands: brands };
-        let mut head = Vec::new();
-        ftyp.encode(&mut head).map_err(unfit)?;
+        let head = mp4::brand();
         let chunks = 2 * (extent.seconds * 2 + 2) + extent.bytes / CHUNK_BYTES as u64;
         let index = extent.pictures * PICTURE_ROOM + extent.sounds * SOUND_ROOM + chunks * CHUNK_ROOM + BASE_ROOM;
         let room = head.len() as u64;
         out.write_all(&head)?;
         free(&mut out, index)?;
         let mdat = room + index;
-        out.write_all(&[0, 0, 0, 1])?;
-        out.write_all(b"mdat")?;
-        out.write_all(&[0; 8])?;
+        out.write_all(&mp4::media_head(0, true))?;
         Ok(Mp4 {
             out,
-            at: mdat + MDAT_HEAD,
+            at: mdat + WIDE_HEAD,
             room,
             mdat,
-            picture: pictures.then(|| Track::new(SECOND as u32)),
+            picture: pictures.then(|| (Track::new(SECOND as u32), Vec::new())),
             sound: sound.map(|form| (Track::new(form.rate), form)),
         })
     }
 
     /// One access unit of H.264 as a byte stream; times in ticks of 90 kHz. The first has its parameter sets with it.
     pub fn picture(&mut self, pts: i64, dts: i64, key: bool, unit: &[u8]) -> io::Result<()> {
-        let track = self.picture.as_mut().expect("who writes pictures has said so");
-        let mut found = Parameters { sets: Vec::new(), pictures: Vec::new() };
+        let (track, known) = self.picture.as_mut().expect("who writes pictures has said so");
+        let (mut sps, mut pps) = (Vec::new(), Vec::new());
         let mut sample = Vec::with_capacity(unit.len() + 64);
-        for unit in units(unit) {
-            match unit[0] & 0x1f {
-                7 => found.sets.push(unit.to_vec()),
-                8 => found.pictures.push(unit.to_vec()),
+        for unit in h264::units(unit) {
+            match h264::kind(unit) {
+                SEQUENCE_SET => sps.push(unit.to_vec()),
+                PICTURE_SET => pps.push(unit.to_vec()),
                 // delimiters and stuffing have no place here
-                9 | 12 => {}
+                DELIMITER | FILLER => {}
                 _ => {
                     sample.extend_from_slice(&u32::try_from(unit.len()).map_err(unfit)?.to_be_bytes());
                     sample.extend_from_slice(unit);
@@ -296,28 +193,30 @@ impl Mp4 {
         if sample.is_empty() {
             return Ok(());
         }
-        if !found.sets.is_empty() {
-            if found.pictures.is_empty() {
-                found.pictures = track.entries.last().map(|last| last.pictures.clone()).unwrap_or_default();
+        if !sps.is_empty() {
+            if pps.is_empty() {
+                pps = known.last().map(|last| last.pps.clone()).unwrap_or_default();
             }
-            let known = track.entries.iter().position(|known| *known == found);
-            let entry = known.unwrap_or_else(|| {
-                track.entries.push(found);
-                track.entries.len() - 1
-            });
-            let entry = entry as u32 + 1;
-            if entry != track.entry {
+            let at = match known.iter().position(|known| known.sps == sps && known.pps == pps) {
+                Some(at) => at,
+                None => {
+                    known.push(described(sps, pps)?);
+                    known.len() - 1
+                }
+            };
+            let description = u32::try_from(at).map_err(unfit)?;
+            if description != track.description {
                 track.flush(&mut self.out, &mut self.at)?;
-                track.entry = entry;
+                track.description = description;
             }
         }
-        if track.entries.is_empty() {
+        if known.is_empty() {
             return Err(unfit("the pictures begin without parameter sets"));
         }
         if track.is_full() {
             track.flush(&mut self.out, &mut self.at)?;
         }
-        track.stamp(dts, pts);
+        track.stamp(dts, pts)?;
         track.sizes.push(u32::try_from(sample.len()).map_err(unfit)?);
         if key {
             track.keys.push(track.sizes.len() as u32);
@@ -332,7 +231,7 @@ impl Mp4 {
         if track.is_full() {
             track.flush(&mut self.out, &mut self.at)?;
         }
-        track.stamp(at, at);
+        track.stamp(at, at)?;
         track.sizes.push(u32::try_from(frame.len()).map_err(unfit)?);
         track.pending.extend_from_slice(frame);
         Ok(())
@@ -340,8 +239,7 @@ impl Mp4 {
 
     /// Ends the file: pictures stand until `end`. What it gives is on its way to the disk, not synced.
     pub fn finish(mut self, end: i64) -> io::Result<File> {
-        let mut traks = Vec::new();
-        if let Some(track) = &mut self.picture {
+        if let Some((track, _)) = &mut self.picture {
             track.flush(&mut self.out, &mut self.at)?;
             track.close(end);
         }
@@ -350,29 +248,16 @@ impl Mp4 {
             let end = track.last + FRAME;
             track.close(end);
         }
-        if let Some(track) = self.picture.as_ref().filter(|track| track.first.is_some()) {
-            let entries = track.entries.iter().map(avc1).collect::<io::Result<Vec<_>>>()?;
-            let largest = entries.iter().map(|(_, size)| *size).max();
-            traks.push(track.trak(1, largest, entries.into_iter().map(|(codec, _)| codec).collect()));
+        let mut tracks = Vec::new();
+        if let Some((track, descriptions)) = self.picture.as_ref().filter(|(track, _)| track.first.is_some()) {
+            tracks.push(track.told(Media::Pictures { descriptions, offsets: &track.offsets, keys: &track.keys }));
         }
         if let Some((track, form)) = self.sound.as_ref().filter(|(track, _)| track.first.is_some()) {
-            traks.push(track.trak(traks.len() as u32 + 1, None, vec![mp4a(form)?]));
+            tracks.push(track.told(Media::Sounds { forms: std::slice::from_ref(form) }));
         }
-        let duration = traks.iter().map(|trak| trak.tkhd.duration).max().unwrap_or(0);
-        let next_track_id = traks.len() as u32 + 1;
-        let mvhd = Mvhd {
-            timescale: SECOND as u32,
-            duration,
-            rate: 1.into(),
-            volume: 1.into(),
-            next_track_id,
-            creation_time: 0,
-            modification_time: 0,
-            matrix: Default::default(),
-        };
-        let moov = Moov { mvhd, meta: None, mvex: None, trak: traks, udta: None, ainf: None };
-        let mut index = Vec::new();
-        moov.encode(&mut index).map_err(unfit)?;
+        let duration = tracks.iter().map(|track| track.late + track.length).max().unwrap_or(0);
+        // the same recordings give the same file: it has no date
+        let index = mp4::index(&tracks, 0, duration, self.at > u64::from(u32::MAX))?;
         let kept = self.mdat - self.room;
         let left = kept.checked_sub(index.len() as u64).filter(|left| *left == 0 || *left >= 8);
         match left {
@@ -386,8 +271,8 @@ impl Mp4 {
             // it plays all the same, once it is there whole
             None => self.out.write_all(&index)?,
         }
-        self.out.seek(SeekFrom::Start(self.mdat + 8))?;
-        self.out.write_all(&(self.at - self.mdat).to_be_bytes())?;
+        self.out.seek(SeekFrom::Start(self.mdat))?;
+        self.out.write_all(&mp4::media_head(self.at - self.mdat - WIDE_HEAD, true))?;
         self.out.into_inner().map_err(io::IntoInnerError::into_error)
     }
 }
@@ -397,39 +282,4 @@ fn free(out: &mut impl Write, bytes: u64) -> io::Result<()> {
     out.write_all(&u32::try_from(bytes).map_err(unfit)?.to_be_bytes())?;
     out.write_all(b"free")?;
     io::copy(&mut io::Read::take(io::repeat(0), bytes - 8), out).map(drop)
-}
-
-fn avc1(parameters: &Parameters) -> io::Result<(Codec, (u16, u16))> {
-    let (Some(set), Some(picture)) = (parameters.sets.first(), parameters.pictures.first()) else {
-        return Err(unfit("a parameter set is missing"));
-    };
-    let mut avcc = Avcc::new(set, picture).map_err(unfit)?;
-    avcc.sequence_parameter_sets = parameters.sets.clone();
-    avcc.picture_parameter_sets = parameters.pictures.clone();
-    let (width, height) = dimensions::set_size(set).ok_or_else(|| unfit("a parameter set makes no sense"))?;
-    let side = |side: u32| u16::try_from(side).map_err(unfit);
-    let size = (side(width)?, side(height)?);
-    let visual = Visual { data_reference_index: 1, width: size.0, height: size.1, ..Visual::default() };
-    Ok((Codec::Avc1(Avc1 { visual, avcc, ..Avc1::default() }), size))
-}
-
-fn mp4a(form: &SoundForm) -> io::Result<Codec> {
-    let freq_index = rate_index(form.rate).ok_or_else(|| unfit("sound of an unknown rate"))?;
-    let specific = DecoderSpecific { profile: form.object, freq_index, chan_conf: form.channels, raw: Vec::new() };
-    let config = DecoderConfig {
-        object_type_indication: 0x40,
-        stream_type: 5,
-        dec_specific: Some(specific),
-        ..DecoderConfig::default()
-    };
-    let es_desc = EsDescriptor { dec_config: config, sl_config: SLConfig::default(), ..EsDescriptor::default() };
-    let channel_count = if form.channels == 7 { 8 } else { u16::from(form.channels) };
-    let audio = Audio {
-        data_reference_index: 1,
-        channel_count,
-        sample_size: 16,
-        // what does not fit says nothing; the stream's own configuration does
-        sample_rate: u16::try_from(form.rate).unwrap_or(0).into(),
-    };
-    Ok(Codec::Mp4a(Mp4a { audio, esds: Esds { es_desc }, btrt: None, taic: None }))
 }

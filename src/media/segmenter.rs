@@ -14,8 +14,8 @@ use tracing::{debug, info, warn};
 
 use super::picture::{PictureUnit, StreamId};
 use super::sound::SoundFrame;
-use super::ts::{Streams, TsWriter};
 use super::{LaneOrder, MediaClock, MediaError, MediaNews, Teller};
+use crate::container::ts_out::{Streams, TsWriter};
 use crate::crash;
 use crate::model::disk::Fault;
 use crate::model::segment::{ClosedSegment, LOST_SUFFIX, LocalName, identity};

@@ -16,10 +16,11 @@ use super::{Lane, LaneKind, MediaId, MediaTime, RoomId, RoomKey, TaskId, Timesta
 
 /// Who has sent nothing for so long has switched microphone or camera off.
 const MUTED: Duration = Duration::from_secs(5);
-/// The least delay of so long is what a track's packets are measured by: the network only adds to it.
-const DELAY_WINDOW: Duration = Duration::from_secs(10);
+/// The least delay of so long is what a track's packets are measured by: the network only adds to it, and so does a sender
+/// whose encoder is late for a while.
+const DELAY_WINDOW: Duration = Duration::from_secs(30);
 /// After so long a track's delay is what it should stay. Clocks settle until then (see `rtp_time`).
-const DELAY_SETTLES: Duration = Duration::from_secs(20);
+const DELAY_SETTLES: Duration = Duration::from_secs(40);
 
 /// From when on something is an alarm. Zero: never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

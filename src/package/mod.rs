@@ -12,11 +12,11 @@
 
 pub mod black;
 pub mod bundle;
-pub mod demux;
 pub mod layout;
 pub mod plan;
 pub mod shelf;
 pub mod tables;
+pub mod units;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 pub use shelf::Shelf;
 
+use crate::container::adts;
 use crate::crash;
 use crate::model::TaskId;
 use crate::model::package::{FilePlan, Order, Packed};
@@ -378,11 +379,11 @@ impl Hand {
                 frames.iter().for_each(|frame| self.bytes.extend_from_slice(demuxed.sound(frame, layout.adts)));
             }
             From::Silence => {
-                let coding = layout.codings[chunk.description as usize];
-                let silence = coding.silence().unwrap_or_default();
+                let form = layout.forms[chunk.description as usize];
+                let silence = adts::silence(form).unwrap_or_default();
                 for _ in 0..chunk.samples {
                     if layout.adts {
-                        self.bytes.extend_from_slice(&coding.adts(silence.len()));
+                        self.bytes.extend_from_slice(&adts::header(form, silence.len()));
                     }
                     self.bytes.extend_from_slice(silence);
                 }

@@ -9,10 +9,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use super::demux::{Demuxed, FRAME, clock_difference};
 use super::layout::{Layout, Tracks};
 use super::shelf::{Loader, Shelf};
-use super::tables::{Described, NewPicture, PictureTrack, SoundTrack};
+use super::tables::{NewPicture, PictureTrack, SoundTrack};
+use super::units::Demuxed;
+use crate::container::adts::FRAME;
+use crate::container::h264::{self, PICTURE_SET, SEQUENCE_SET};
+use crate::container::mp4::Described;
+use crate::container::ts_in::{WRAP, clock_difference};
 use crate::media::stream_size;
 use crate::model::LaneKind;
 use crate::model::package::{
@@ -37,7 +41,6 @@ const BLACK_BYTES: u64 = 40_000;
 const SILENCE_BYTES: u64 = 47 * 33;
 /// A time stamp that is so much behind the one before has not turned over.
 const BACK: i64 = 60 * TICKS;
-const CLOCK: i64 = 1 << 33;
 
 /// Plans all files of an order. `each` hears of every segment before it is read, `made` gets the tables of files that are
 /// at hand anyway.
@@ -142,18 +145,18 @@ fn add_sound(tracks: &mut Tracks, source: u32, index: u32, at: i64, demuxed: &De
     let frame = &demuxed.frames[index as usize];
     let bytes = demuxed.sound(frame, tracks.sounds.adts()).len();
     let bytes = u32::try_from(bytes).expect("a frame of ADTS has 8 kB at most");
-    tracks.sounds.add(source, index, at + frame.pts, frame.coding, bytes);
+    tracks.sounds.add(source, index, at + frame.pts, frame.form, bytes);
 }
 
 /// The parameter sets that a keyframe brings along.
 fn described(demuxed: &Demuxed, index: u32) -> Option<Described> {
     let of_kind = |kind: u8| -> Vec<Vec<u8>> {
         let nals = demuxed.nals(&demuxed.units[index as usize]);
-        nals.filter(|nal| nal[0] & 0x1f == kind).map(<[u8]>::to_vec).collect()
+        nals.filter(|nal| h264::kind(nal) == kind).map(<[u8]>::to_vec).collect()
     };
-    let sps = of_kind(7);
+    let sps = of_kind(SEQUENCE_SET);
     let size = stream_size(&[&[0, 0, 1], sps.first()?.as_slice()].concat()).unwrap_or((0, 0));
-    Some(Described { sps, pps: of_kind(8), size })
+    Some(Described { sps, pps: of_kind(PICTURE_SET), size })
 }
 
 /// A unit that comes next on its track.
@@ -219,7 +222,7 @@ impl<'a> Line<'a> {
         {
             // a lane goes forward, also over a gap of hours
             let step = clock_difference(first, clock);
-            return at + if step < -BACK { step + CLOCK } else { step };
+            return at + if step < -BACK { step + WRAP } else { step };
         }
         let (clock, at) = match self.anchors[life] {
             Some(anchor) => anchor,
@@ -244,8 +247,8 @@ impl<'a> Line<'a> {
         let step = clock_difference(first, clock);
         let earliest = &self.group.lives[life].pieces[self.group.lives[life].first];
         let wall = ticks(part.start.since(earliest.start));
-        let turns = (wall - step + CLOCK / 2).div_euclid(CLOCK);
-        at + step + if turns == 1 { CLOCK } else { 0 }
+        let turns = (wall - step + WRAP / 2).div_euclid(WRAP);
+        at + step + if turns == 1 { WRAP } else { 0 }
     }
 }
 
@@ -295,7 +298,7 @@ impl<'a> Feed<'a> {
                     time: at + frame.pts,
                     key: true,
                     bytes: data.sound(frame, true).len() as u64,
-                    lasts: i64::from(FRAME) * TICKS / i64::from(frame.coding.rate()),
+                    lasts: FRAME * TICKS / i64::from(frame.form.rate),
                     data: data.clone(),
                 }),
             };

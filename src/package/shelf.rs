@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::demux::Demuxed;
+use super::units::Demuxed;
 use crate::model::TaskId;
 use crate::model::segment::{KEPT_SUFFIX, identity};
 use crate::vault::Vault;

@@ -6,7 +6,8 @@
 //! Sources: ISO/IEC 14496-12 §8.6 (times), §8.7 (sizes, chunks).
 
 use super::black::Black;
-use super::demux::{Coding, FRAME};
+use crate::container::adts::{FRAME, SoundForm, silence};
+use crate::container::mp4::{Described, Runs};
 use crate::model::package::TICKS;
 
 /// A chunk holds so much of one track.
@@ -17,19 +18,6 @@ const USUAL_PERIOD: i64 = 3_000;
 const LONGEST_PERIOD: i64 = TICKS / 2;
 /// Sound that is off by less has only been rounded.
 const TOLERANCE: i64 = TICKS / 1_000;
-
-/// Values that repeat: (how often, value).
-#[derive(Debug, Default)]
-pub struct Runs<T>(pub Vec<(u32, T)>);
-
-impl<T: PartialEq> Runs<T> {
-    fn push(&mut self, value: T) {
-        match self.0.last_mut() {
-            Some((count, last)) if *last == value => *count += 1,
-            _ => self.0.push((1, value)),
-        }
-    }
-}
 
 /// Samples that lie behind one another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,14 +81,6 @@ impl Samples {
         }
         self.chunks.push(Chunk { time, samples: 1, bytes: u64::from(bytes), description, from });
     }
-}
-
-/// Parameter sets of a stream of pictures, and their size.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Described {
-    pub sps: Vec<Vec<u8>>,
-    pub pps: Vec<Vec<u8>>,
-    pub size: (u32, u32),
 }
 
 /// A picture that is added.
@@ -224,7 +204,7 @@ impl PictureTrack {
 #[derive(Debug, Default)]
 pub struct SoundTrack {
     pub samples: Samples,
-    pub codings: Vec<Coding>,
+    pub forms: Vec<SoundForm>,
     /// Frames keep their headers, and times cannot be told: only whole frames of silence fill what is missing.
     adts: bool,
     pub first: Option<i64>,
@@ -240,23 +220,23 @@ impl SoundTrack {
     }
 
     pub fn rate(&self) -> u32 {
-        self.codings.first().map_or(48_000, |coding| coding.rate())
+        self.forms.first().map_or(48_000, |form| form.rate)
     }
 
     pub fn adts(&self) -> bool {
         self.adts
     }
 
-    pub fn add(&mut self, source: u32, index: u32, time: i64, coding: Coding, bytes: u32) {
-        let description = self.describe(coding);
+    pub fn add(&mut self, source: u32, index: u32, time: i64, form: SoundForm, bytes: u32) {
+        let description = self.describe(form);
         let first = *self.first.get_or_insert(time);
         let rate = i64::from(self.rate());
-        let lasts = i64::from(FRAME) * rate / i64::from(coding.rate());
+        let lasts = FRAME * rate / i64::from(form.rate);
         if !self.samples.sizes.is_empty() {
             let place = ((time - first) * rate + TICKS / 2).div_euclid(TICKS);
             let ahead = place - self.next;
             if ahead.abs() * TICKS > TOLERANCE * rate {
-                self.bridge(ahead, lasts, coding, description);
+                self.bridge(ahead, lasts, form, description);
             }
             self.samples.deltas.push(delta(self.last));
         }
@@ -266,10 +246,10 @@ impl SoundTrack {
     }
 
     /// So many samples are missing before the next frame, or it comes so early.
-    fn bridge(&mut self, ahead: i64, lasts: i64, coding: Coding, description: u32) {
+    fn bridge(&mut self, ahead: i64, lasts: i64, form: SoundForm, description: u32) {
         let mut ahead = ahead;
         while ahead >= lasts
-            && let Some(silence) = coding.silence()
+            && let Some(silence) = silence(form)
         {
             self.samples.deltas.push(delta(self.last));
             self.last = lasts;
@@ -302,11 +282,11 @@ impl SoundTrack {
         self.next
     }
 
-    fn describe(&mut self, coding: Coding) -> u32 {
-        let found = self.codings.iter().position(|there| *there == coding);
+    fn describe(&mut self, form: SoundForm) -> u32 {
+        let found = self.forms.iter().position(|there| *there == form);
         let at = found.unwrap_or_else(|| {
-            self.codings.push(coding);
-            self.codings.len() - 1
+            self.forms.push(form);
+            self.forms.len() - 1
         });
         u32::try_from(at).expect("there are few descriptions")
     }

@@ -37,9 +37,7 @@ impl Life {
                 Ok(json!({}))
             })
         });
-        let broken: Hand = Arc::new(|args| {
-            Box::pin(async move { Ok(args.get("nothing").expect("the test breaks here, on purpose").clone()) })
-        });
+        let broken: Hand = Arc::new(|_| Box::pin(async { panic!("the test breaks here, on purpose") }));
         let hands = Hands {
             call: Arc::new(move |action, args| {
                 calls.lock().expect("no test panics with it").push((action, args.clone()));

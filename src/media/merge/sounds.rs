@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use gstreamer as gst;
 
 use super::{MergeError, Reader, Sound, Unit};
+use crate::container::adts::FRAME;
 use crate::media::chain::{Chain, Out};
-use crate::media::demux::FRAME;
 use crate::media::sound::{Aac, encoder_of};
 use crate::media::{MediaError, present};
 use crate::model::encoder::sound_bitrate;

@@ -1,46 +1,59 @@
 //! Transport streams read back: whole pictures and single frames of sound, with their times.
 //!
-//! Owns: packets, PES and ADTS of a file of one program. Must not touch: where files lie, what becomes of the media.
-//! Law: whatever stands in a file, nothing panics and memory is bounded; what was given is whole.
-//! Sources: ISO/IEC 13818-1 §2.4.3 (packets, PES), §2.4.4 (tables); ISO/IEC 14496-3 §1.A.2 (ADTS).
+//! Owns: packets, tables and PES of a file of one programme. Must not touch: where files lie, what becomes of the media.
+//! Law: whatever stands in a file, nothing panics and memory is bounded; what is given is whole, byte for byte, and what is
+//! torn breaks nothing else.
+//! Sources: ISO/IEC 13818-1 §2.4.3 (packets, PES), §2.4.4 (tables).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
+use std::ops::Range;
 
-use crate::model::merge::SoundForm;
+use super::adts::{FRAME, Frame, SoundForm};
+use super::{PACKET, SYNC, TYPE_ADTS, TYPE_H264};
 
-const PACKET: usize = 188;
-const SYNC: u8 = 0x47;
-const TYPE_H264: u8 = 0x1b;
-const TYPE_ADTS: u8 = 0x0f;
-const RATES: [u32; 13] =
-    [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8000, 7350];
 /// No picture has more bytes; a file that says so is none.
 const MOST_BYTES: usize = 32 << 20;
-/// Samples in an AAC frame.
-pub(super) const FRAME: i64 = 1024;
 /// Stamps count in 33 bits.
-const WRAP: i64 = 1 << 33;
+pub const WRAP: i64 = 1 << 33;
 
 /// Times are ticks of 90 kHz that do not turn over: they go on from the first one of the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Unit {
-    /// One access unit of H.264, as a byte stream.
-    Picture { pts: i64, dts: i64, key: bool, bytes: Vec<u8> },
-    /// One AAC frame with its ADTS header.
-    Sound { pts: i64, form: SoundForm, header: usize, bytes: Vec<u8> },
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit<'a> {
+    Picture(Picture<'a>),
+    Sound(Sound<'a>),
 }
 
-/// What an index of ADTS says in samples per second.
-pub(super) fn rate_index(rate: u32) -> Option<u8> {
-    RATES.iter().position(|known| *known == rate).and_then(|index| u8::try_from(index).ok())
+/// What the stream says is one access unit of H.264, as a byte stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Picture<'a> {
+    pub pts: i64,
+    pub dts: i64,
+    /// The stream says that a decoder can begin here.
+    pub random_access: bool,
+    pub bytes: &'a [u8],
 }
 
-pub(super) struct Demux<R> {
+/// One AAC frame with its ADTS header of so many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sound<'a> {
+    pub pts: i64,
+    pub form: SoundForm,
+    pub header: usize,
+    pub bytes: &'a [u8],
+}
+
+/// `a - b` on a clock of 33 bits: the nearest of all that it may be.
+pub fn clock_difference(a: i64, b: i64) -> i64 {
+    (a - b + WRAP / 2).rem_euclid(WRAP) - WRAP / 2
+}
+
+pub struct Demux<R> {
     from: R,
     map: Option<u16>,
     streams: BTreeMap<u16, Stream>,
-    ready: VecDeque<Unit>,
+    /// What was found and not given yet; no packet is read before all of it is.
+    ready: VecDeque<Ready>,
     /// A stamp that others are near to.
     near: Option<i64>,
     packets: u64,
@@ -51,13 +64,30 @@ pub(super) struct Demux<R> {
 
 struct Stream {
     picture: bool,
+    /// The PES that is being read.
     pes: Vec<u8>,
     random_access: bool,
     counter: Option<u8>,
-    /// Sound that has not made a frame yet.
-    rest: Vec<u8>,
-    /// When the frame that `rest` begins is heard.
-    rest_at: i64,
+    /// What units are given from: of pictures the last PES, of sound what has not made a frame yet as well.
+    media: Vec<u8>,
+    /// What of it was given.
+    given: usize,
+    /// When sound's last PES is heard, and how many frames are heard between that and the next one.
+    heard: i64,
+    since: i64,
+}
+
+/// A unit in the media of a stream.
+struct Ready {
+    pid: u16,
+    at: Range<usize>,
+    pts: i64,
+    what: What,
+}
+
+enum What {
+    Picture { dts: i64, random_access: bool },
+    Sound { form: SoundForm, header: usize },
 }
 
 impl<R: Read> Demux<R> {
@@ -91,16 +121,21 @@ impl<R: Read> Demux<R> {
     }
 
     /// The next one in the order of the file; `None` at its end, or where it is none any more.
-    pub fn next_unit(&mut self) -> io::Result<Option<Unit>> {
-        loop {
-            if let Some(unit) = self.ready.pop_front() {
-                return Ok(Some(unit));
+    pub fn next_unit(&mut self) -> io::Result<Option<Unit<'_>>> {
+        let Ready { pid, at, pts, what } = loop {
+            if let Some(ready) = self.ready.pop_front() {
+                break ready;
             }
             if self.over {
                 return Ok(None);
             }
             self.read()?;
-        }
+        };
+        let bytes = self.streams.get(&pid).and_then(|stream| stream.media.get(at)).unwrap_or_default();
+        Ok(Some(match what {
+            What::Picture { dts, random_access } => Unit::Picture(Picture { pts, dts, random_access, bytes }),
+            What::Sound { form, header } => Unit::Sound(Sound { pts, form, header, bytes }),
+        }))
     }
 
     fn read(&mut self) -> io::Result<()> {
@@ -146,21 +181,26 @@ impl<R: Read> Demux<R> {
         }
         let Some(payload) = packet.get(skipped..) else { return };
         if pid == 0 {
-            self.map = self.map.or_else(|| section(payload, 0x00).and_then(first_map));
+            self.map = self.map.or_else(|| section(payload, 0x00).filter(|_| begins).and_then(first_map));
         } else if Some(pid) == self.map {
-            if let Some(body) = section(payload, 0x02) {
+            if let Some(body) = section(payload, 0x02).filter(|_| begins) {
                 self.programme(body);
             }
-        } else if self.streams.contains_key(&pid) {
-            if begins {
-                self.complete(pid, false);
-            }
-            let stream = self.streams.get_mut(&pid).expect("looked at above");
+        } else if let Some(stream) = self.streams.get_mut(&pid) {
             let counter = packet[3] & 0x0f;
             let missing = stream.counter.is_some_and(|before| counter != (before + 1) & 0x0f && counter != before);
             stream.counter = Some(counter);
             if missing && self.fault.is_none() {
                 self.fault = Some(format!("packets are missing before byte {}", (self.packets - 1) * PACKET as u64));
+            }
+            if begins || missing {
+                // what goes on behind a hole is not what was begun before it
+                self.complete(pid, !begins);
+            }
+            let stream = self.streams.get_mut(&pid).expect("looked at above");
+            if missing && !stream.picture {
+                // nor is a frame
+                stream.broken();
             }
             if begins {
                 stream.random_access = adapted && packet[4] > 0 && packet[5] & 0x40 != 0;
@@ -187,15 +227,7 @@ impl<R: Read> Demux<R> {
             }
             // the first of each kind
             if self.streams.values().all(|stream| stream.picture != picture) {
-                let stream = Stream {
-                    picture,
-                    pes: Vec::new(),
-                    random_access: false,
-                    counter: None,
-                    rest: Vec::new(),
-                    rest_at: 0,
-                };
-                self.streams.insert(pid, stream);
+                self.streams.insert(pid, Stream::new(picture));
             }
         }
     }
@@ -203,53 +235,79 @@ impl<R: Read> Demux<R> {
     /// Makes units of what a stream's PES holds. `torn`: its end is missing.
     fn complete(&mut self, pid: u16, torn: bool) {
         let Some(stream) = self.streams.get_mut(&pid) else { return };
-        let pes = std::mem::take(&mut stream.pes);
-        let Some(head) = PesHead::read(&pes) else { return };
-        let whole = head.length.is_none_or(|length| pes.len() >= 6 + length);
-        let end = head.length.map_or(pes.len(), |length| pes.len().min(6 + length));
-        let body = pes.get(head.body..end).unwrap_or_default();
-        let (pts, dts) = match (head.pts, self.near) {
-            (Some(pts), near) => {
-                let pts = unturned(pts, near.unwrap_or(pts));
-                self.near = Some(pts);
-                (Some(pts), head.dts.map_or(pts, |dts| unturned(dts, pts)))
-            }
-            (None, _) => (None, 0),
+        let Some(head) = PesHead::read(&stream.pes) else {
+            stream.pes.clear();
+            return;
         };
+        let bytes = stream.pes.len();
+        let whole = head.length.is_none_or(|length| bytes >= 6 + length);
+        let end = head.length.map_or(bytes, |length| bytes.min(6 + length));
+        let body = head.body.min(end)..end;
+        let pts = head.pts.map(|pts| unturned(pts, self.near.unwrap_or(pts)));
+        self.near = pts.or(self.near);
         if stream.picture {
+            std::mem::swap(&mut stream.pes, &mut stream.media);
+            stream.pes.clear();
             // an end that is torn off, or a hole in it, would be shown as rubbish
             let Some(pts) = pts.filter(|_| whole && !torn && !body.is_empty()) else { return };
-            let key = stream.random_access && has_unit(body, 7) || has_unit(body, 5);
-            self.ready.push_back(Unit::Picture { pts, dts, key, bytes: body.to_vec() });
+            let dts = head.dts.map_or(pts, |dts| unturned(dts, pts));
+            let what = What::Picture { dts, random_access: stream.random_access };
+            self.ready.push_back(Ready { pid, at: body, pts, what });
             return;
         }
-        let mut new_at = pts;
-        if stream.rest.is_empty() {
-            stream.rest_at = new_at.take().unwrap_or(stream.rest_at);
+        self.ready.extend(stream.frames(pid, body, pts));
+    }
+}
+
+impl Stream {
+    fn new(picture: bool) -> Stream {
+        Stream {
+            picture,
+            pes: Vec::new(),
+            random_access: false,
+            counter: None,
+            media: Vec::new(),
+            given: 0,
+            heard: 0,
+            since: 0,
         }
-        let before = stream.rest.len();
-        stream.rest.extend_from_slice(body);
+    }
+
+    /// The frame that was begun has no end. What is ready stays where it is.
+    fn broken(&mut self) {
+        self.given = self.media.len();
+    }
+
+    /// The frames that end in this PES of sound.
+    fn frames(&mut self, pid: u16, body: Range<usize>, pts: Option<i64>) -> Vec<Ready> {
+        self.media.drain(..self.given);
+        let before = self.media.len();
+        self.media.extend_from_slice(&self.pes[body]);
+        self.pes.clear();
+        // of the first frame that begins here
+        let mut stamp = pts;
+        let mut ready = Vec::new();
         let mut at = 0;
         loop {
             if at >= before
-                && let Some(pts) = new_at.take()
+                && let Some(pts) = stamp.take()
             {
-                // the first frame that begins here
-                stream.rest_at = pts;
+                (self.heard, self.since) = (pts, 0);
             }
-            match Adts::read(&stream.rest[at..]) {
+            match Frame::read(&self.media[at..]) {
                 Frame::Whole(adts) => {
-                    let bytes = stream.rest[at..at + adts.length].to_vec();
-                    let form = adts.form;
-                    self.ready.push_back(Unit::Sound { pts: stream.rest_at, form, header: adts.header, bytes });
-                    stream.rest_at += FRAME * 90_000 / i64::from(adts.form.rate);
+                    let pts = self.heard + self.since * FRAME * 90_000 / i64::from(adts.form.rate);
+                    let what = What::Sound { form: adts.form, header: adts.header };
+                    ready.push(Ready { pid, at: at..at + adts.length, pts, what });
+                    self.since += 1;
                     at += adts.length;
                 }
                 Frame::None => at += 1,
                 Frame::Short => break,
             }
         }
-        stream.rest.drain(..at);
+        self.given = at;
+        ready
     }
 }
 
@@ -298,76 +356,7 @@ impl PesHead {
 
 /// The stamp, as often around as brings it next to `near`.
 fn unturned(stamp: i64, near: i64) -> i64 {
-    let off = (stamp - near).rem_euclid(WRAP);
-    near + if off > WRAP / 2 { off - WRAP } else { off }
-}
-
-/// Whether a byte stream holds a NAL unit of this type.
-fn has_unit(bytes: &[u8], kind: u8) -> bool {
-    units(bytes).any(|unit| unit[0] & 0x1f == kind)
-}
-
-/// The NAL units of a byte stream, without start codes and the zeros behind them (H.264 annex B).
-pub(super) fn units(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut at = start_code(bytes, 0).map(|(_, behind)| behind);
-    std::iter::from_fn(move || {
-        let begin = at?;
-        let next = start_code(bytes, begin);
-        at = next.map(|(_, behind)| behind);
-        Some(&bytes[begin..next.map_or(bytes.len(), |(code, _)| code)])
-    })
-    .map(|unit| &unit[..unit.len() - unit.iter().rev().take_while(|byte| **byte == 0).count()])
-    .filter(|unit| !unit.is_empty())
-}
-
-/// Where the next `00 00 01` begins and ends.
-fn start_code(bytes: &[u8], from: usize) -> Option<(usize, usize)> {
-    let mut at = from;
-    while let Some([a, b, c]) = bytes.get(at..at + 3) {
-        match (a, b, c) {
-            (0, 0, 1) => return Some((at, at + 3)),
-            (_, _, 0 | 1) => at += 1,
-            // no start code can begin at any of the three
-            _ => at += 3,
-        }
-    }
-    None
-}
-
-struct Adts {
-    form: SoundForm,
-    header: usize,
-    length: usize,
-}
-
-enum Frame {
-    Whole(Adts),
-    /// No frame begins here.
-    None,
-    /// More bytes are needed to tell.
-    Short,
-}
-
-impl Adts {
-    fn read(bytes: &[u8]) -> Frame {
-        let [a, b, c, d, e, f, g, ..] = *bytes else { return Frame::Short };
-        if a != 0xff || b & 0xf6 != 0xf0 {
-            return Frame::None;
-        }
-        let header = if b & 1 == 0 { 9 } else { 7 };
-        let length = usize::from(d & 0x03) << 11 | usize::from(e) << 3 | usize::from(f >> 5);
-        let channels = (c & 1) << 2 | d >> 6;
-        let Some(rate) = RATES.get(usize::from(c >> 2 & 0x0f)) else { return Frame::None };
-        // several blocks in a frame, and channels that are told elsewhere, are sent by nobody
-        if length <= header || g & 0x03 != 0 || channels == 0 {
-            return Frame::None;
-        }
-        if bytes.len() < length {
-            return Frame::Short;
-        }
-        let form = SoundForm { rate: *rate, channels, object: (c >> 6) + 1 };
-        Frame::Whole(Adts { form, header, length })
-    }
+    near + clock_difference(stamp, near)
 }
 
 #[cfg(test)]
@@ -377,31 +366,36 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::media::ts::{Streams, TsWriter};
+    use crate::container::adts::header;
+    use crate::container::h264;
+    use crate::container::ts_out::{Streams, TsWriter};
+
+    const FORM: SoundForm = SoundForm { rate: 48_000, channels: 1, object: 2 };
 
     fn adts(payload: &[u8]) -> Vec<u8> {
-        let length = payload.len() + 7;
-        let mut frame =
-            vec![0xff, 0xf1, 0x4c, 0x40 | (length >> 11) as u8, (length >> 3) as u8, (length << 5) as u8 | 0x1f, 0xfc];
-        frame.extend_from_slice(payload);
-        frame
+        [&header(FORM, payload.len()), payload].concat()
     }
 
-    fn all(bytes: &[u8]) -> (Vec<Unit>, Option<String>) {
+    /// Of each unit: its kind, its time, whether one can begin with it; and its bytes.
+    type Told = (char, i64, bool);
+
+    fn read(bytes: &[u8]) -> (Vec<(Told, Vec<u8>)>, Option<String>) {
         let mut demux = Demux::new(bytes);
         let mut units = Vec::new();
         while let Some(unit) = demux.next_unit().expect("memory can be read") {
-            units.push(unit);
+            units.push(match unit {
+                Unit::Picture(picture) => (('p', picture.pts, picture.random_access), picture.bytes.to_vec()),
+                Unit::Sound(sound) => {
+                    assert_eq!((sound.form, sound.header), (FORM, 7));
+                    (('s', sound.pts, true), sound.bytes.to_vec())
+                }
+            });
         }
         (units, demux.fault().map(str::to_owned))
     }
 
-    fn told(units: &[Unit]) -> Vec<(char, i64, bool)> {
-        let one = |unit: &Unit| match unit {
-            Unit::Picture { pts, key, .. } => ('p', *pts, *key),
-            Unit::Sound { pts, .. } => ('s', *pts, true),
-        };
-        units.iter().map(one).collect()
+    fn told(bytes: &[u8]) -> Vec<Told> {
+        read(bytes).0.into_iter().map(|(told, _)| told).collect()
     }
 
     fn file() -> Vec<u8> {
@@ -416,29 +410,60 @@ mod tests {
 
     #[test]
     fn what_was_written_reads_back() {
-        let (units, fault) = all(&file());
+        let (mut units, fault) = read(&file());
         assert_eq!(fault, None);
-        let mut told = told(&units);
-        told.sort_by_key(|unit| (unit.0, unit.1));
+        units.sort();
+        let told: Vec<Told> = units.iter().map(|(told, _)| *told).collect();
         assert_eq!(told, [('p', 900_000, true), ('p', 903_600, false), ('s', 900_000, true), ('s', 901_920, true)]);
-        let sound = units.iter().find_map(|unit| match unit {
-            Unit::Sound { form, header, bytes, .. } => Some((*form, bytes.len() - header)),
-            Unit::Picture { .. } => None,
-        });
-        assert_eq!(sound, Some((SoundForm { rate: 48_000, channels: 1, object: 2 }, 300)));
+        let nals: Vec<&[u8]> = h264::units(&units[0].1).collect();
+        assert_eq!(nals, [&[9, 0xf0][..], &[0x67, 1, 2], &[0x65, 9, 9]]);
+        assert_eq!([&units[2].1, &units[3].1], [&adts(&[1; 300]), &adts(&[2; 20])]);
     }
 
     #[test]
     fn a_torn_file_gives_what_is_whole() {
         let mut torn = file();
         torn.extend_from_slice(&file()[..90]);
-        let (units, fault) = all(&torn);
+        let (units, fault) = read(&torn);
         // whether the second picture goes on in what is missing cannot be known
-        assert_eq!(told(&units).iter().filter(|unit| unit.0 == 'p').count(), 1);
-        assert_eq!(told(&units).iter().filter(|unit| unit.0 == 's').count(), 2);
+        assert_eq!(units.iter().filter(|(told, _)| told.0 == 'p').count(), 1);
+        assert_eq!(units.iter().filter(|(told, _)| told.0 == 's').count(), 2);
         assert!(fault.is_some_and(|fault| fault.starts_with("it is torn at byte")));
-        assert_eq!(all(b"").1.as_deref(), Some("it is empty"));
-        assert_eq!(all(&[7; 1000]).1.as_deref(), Some("it is no transport stream"));
+        assert_eq!(read(b"").1.as_deref(), Some("it is empty"));
+        assert_eq!(read(&[7; 1000]).1.as_deref(), Some("it is no transport stream"));
+    }
+
+    #[test]
+    fn a_hole_costs_what_it_is_in() {
+        let mut out = Vec::new();
+        let mut ts = TsWriter::new();
+        ts.begin(Streams { picture: true, sound: true }, false, &mut out);
+        let picture = [&[0, 0, 0, 1, 0x65][..], &[7; 500]].concat();
+        let mut holes = Vec::new();
+        for n in 0..3 {
+            holes.push(out.len() / PACKET + 1);
+            ts.picture(Duration::from_millis(n * 40), true, &picture, &mut out);
+            holes.push(out.len() / PACKET + 1);
+            ts.sound(Duration::from_millis(n * 40), &[adts(&[1; 100]), adts(&[2; 300])].concat(), &mut out);
+        }
+        // the second packet of the second picture and of its sound
+        let packets = out.chunks(PACKET).enumerate();
+        let left: Vec<&[u8]> = packets.filter(|(n, _)| !holes[2..4].contains(n)).map(|(_, packet)| packet).collect();
+        let (units, fault) = read(&left.concat());
+        assert!(fault.is_some_and(|fault| fault.starts_with("packets are missing")));
+        let mut told: Vec<(char, i64)> = units.iter().map(|(told, _)| (told.0, told.1)).collect();
+        told.sort_unstable();
+        // of the sound, the frame before the hole is whole
+        assert_eq!(
+            told,
+            [('p', 0), ('p', 7200), ('s', 0), ('s', 1920), ('s', 3600), ('s', 7200), ('s', 9120)],
+            "one picture and one frame"
+        );
+        let whole = |(told, bytes): &(Told, Vec<u8>)| match told.0 {
+            'p' => bytes.ends_with(&picture),
+            _ => *bytes == adts(&[1; 100]) || *bytes == adts(&[2; 300]),
+        };
+        assert!(units.iter().all(whole), "byte for byte");
     }
 
     #[test]
@@ -450,7 +475,7 @@ mod tests {
         ts.sound(Duration::from_secs(1), &frames[..150], &mut out);
         ts.sound(Duration::from_millis(1043), &frames[150..], &mut out);
         // the second frame goes on from the first; the third is the first that begins in the second PES
-        assert_eq!(told(&all(&out).0), [('s', 90_000, true), ('s', 91_920, true), ('s', 93_870, true)]);
+        assert_eq!(told(&out), [('s', 90_000, true), ('s', 91_920, true), ('s', 93_870, true)]);
     }
 
     #[test]
@@ -461,7 +486,8 @@ mod tests {
         let near = |ticks: i64| Duration::from_micros(ticks as u64 * 100 / 9 + 1);
         ts.sound(near(WRAP - 900), &adts(&[1; 30]), &mut out);
         ts.sound(near(WRAP + 1020), &adts(&[1; 30]), &mut out);
-        assert_eq!(told(&all(&out).0), [('s', WRAP - 900, true), ('s', WRAP + 1020, true)]);
+        assert_eq!(told(&out), [('s', WRAP - 900, true), ('s', WRAP + 1020, true)]);
+        assert_eq!((clock_difference(10, WRAP - 10), clock_difference(WRAP - 10, 10)), (20, -20));
     }
 
     proptest! {
@@ -473,8 +499,14 @@ mod tests {
                 bytes[at % n] = byte;
             }
             bytes.truncate(cut.max(188));
-            let _ = all(&bytes);
-            let _ = units(&bytes).count();
+            let mut demux = Demux::new(&bytes[..]);
+            while let Some(unit) = demux.next_unit().expect("memory can be read") {
+                let bytes = match unit {
+                    Unit::Picture(picture) => picture.bytes,
+                    Unit::Sound(sound) => &sound.bytes[sound.header..],
+                };
+                prop_assert!(!bytes.is_empty());
+            }
         }
     }
 }

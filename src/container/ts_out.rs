@@ -10,13 +10,12 @@
 
 use std::time::Duration;
 
-const PACKET: usize = 188;
+use super::{PACKET, SYNC, TYPE_ADTS, TYPE_H264};
+
 const PID_PAT: u16 = 0x0000;
 const PID_PMT: u16 = 0x1000;
 const PID_PICTURE: u16 = 0x0100;
 const PID_SOUND: u16 = 0x0101;
-const TYPE_H264: u8 = 0x1b;
-const TYPE_ADTS: u8 = 0x0f;
 const ID_VIDEO: u8 = 0xe0;
 const ID_AUDIO: u8 = 0xc0;
 /// How far the clock reference runs ahead of the presentation times: the buffering that a player is promised.
@@ -98,7 +97,7 @@ impl TsWriter {
     pub fn fill_up(bytes: u64, out: &mut Vec<u8>) {
         let there = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(out.len()) / PACKET;
         for _ in there..LEAST_PACKETS {
-            out.extend([0x47, 0x1f, 0xff, 0x10]);
+            out.extend([SYNC, 0x1f, 0xff, 0x10]);
             out.resize(out.len() + PACKET - 4, 0xff);
         }
     }
@@ -213,7 +212,7 @@ fn packets(pid: u16, counter: &mut u8, first: Adaptation, pieces: &[&[u8]], out:
         }
         let start_bit = if start { 0x40 } else { 0 };
         let control = if used > 0 { 0x30 } else { 0x10 };
-        out.extend([0x47, start_bit | (pid >> 8) as u8, pid as u8, control | *counter]);
+        out.extend([SYNC, start_bit | (pid >> 8) as u8, pid as u8, control | *counter]);
         out.extend_from_slice(&field[..used]);
         *counter = (*counter + 1) & 0x0f;
         start = false;
@@ -235,7 +234,7 @@ fn packets(pid: u16, counter: &mut u8, first: Adaptation, pieces: &[&[u8]], out:
 
 /// A table in one packet of its own.
 fn table(pid: u16, counter: &mut u8, section: &[u8], out: &mut Vec<u8>) {
-    out.extend([0x47, 0x40 | (pid >> 8) as u8, pid as u8, 0x10 | *counter, 0]);
+    out.extend([SYNC, 0x40 | (pid >> 8) as u8, pid as u8, 0x10 | *counter, 0]);
     *counter = (*counter + 1) & 0x0f;
     out.extend_from_slice(section);
     out.resize(out.len() + PACKET - 5 - section.len(), 0xff);

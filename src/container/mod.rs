@@ -1,0 +1,20 @@
+//! The two containers that the box knows, transport streams and mp4, as bytes in memory.
+//!
+//! Owns: their syntax and that of what lies in them (NAL units, ADTS), in and out, once for all who need it. Must not touch:
+//! files, pipelines, tasks; what is done with damaged media beyond leaving it out.
+//! Law: whatever comes in, nothing panics and memory is bounded; the same facts give the same bytes.
+//!
+//! Below `media`, which writes segments and merges them, and `package`, which makes files of them.
+
+pub mod adts;
+pub mod h264;
+pub mod mp4;
+pub mod ts_in;
+pub mod ts_out;
+
+/// Bytes of a packet of a transport stream, and its first one.
+const PACKET: usize = 188;
+const SYNC: u8 = 0x47;
+/// Types of streams in a programme's map.
+const TYPE_H264: u8 = 0x1b;
+const TYPE_ADTS: u8 = 0x0f;
