@@ -300,7 +300,7 @@ async fn nothing_leads_into_the_boxs_own_network() {
     for (url, why) in [
         (url.as_str(), "127.0.0.1 is loopback"),
         // a name that resolves to it: the same as a name that is bound anew between check and connection
-        (&format!("http://localhost:{port}/a.png"), "loopback, and images.allow"),
+        (&format!("http://localhost:{port}/a.png"), "loopback, and the configuration"),
         (&format!("http://[::ffff:127.0.0.1]:{port}/a.png"), "loopback"),
         (&format!("http://2130706433:{port}/a.png"), "loopback"),
         ("http://169.254.169.254/latest/meta-data/", "link-local"),
