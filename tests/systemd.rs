@@ -244,6 +244,8 @@ fn pair(text: &str) -> Option<(&str, &str, &str)> {
     let end = text.find(|c: char| !c.is_ascii_uppercase())?;
     let (key, rest) = text.split_at(end);
     let (op, value) = rest.split_once('"')?;
+    // ENV{NAME}
+    let op = op.strip_prefix('{').map_or(Some(op), |named| named.split_once('}').map(|(_, op)| op))?;
     Some((key, op, value.strip_suffix('"')?))
 }
 
@@ -258,13 +260,16 @@ fn every_udev_rule_is_one_and_names_groups_that_there_are() {
             line.split(", ").map(|text| pair(text).unwrap_or_else(|| panic!("'{text}' in: {line}"))).collect();
         for (key, op, value) in &pairs {
             match *key {
-                "SUBSYSTEM" | "KERNEL" | "ACTION" => assert_eq!(*op, "==", "{line}"),
+                "SUBSYSTEM" | "KERNEL" | "ACTION" | "ENV" => assert_eq!(*op, "==", "{line}"),
                 "GROUP" => assert!(*op == "=" && groups.contains(value), "{line}"),
                 "MODE" => assert!(*op == "=" && *value == "0660", "nothing is for everybody: {line}"),
                 "RUN" => {
                     let program = value.split(' ').next().unwrap_or_default();
                     assert!(*op == "+=" && Path::new(program).exists(), "{line}");
-                    assert!(value.contains("/sys%p/brightness"), "{line}");
+                    let mut files = value.split(' ').skip(2);
+                    let of_the_light =
+                        ["brightness", "trigger", "delay_on", "delay_off"].map(|f| format!("/sys%p/{f}"));
+                    assert!(files.all(|file| of_the_light.iter().any(|of| of == file)), "{line}");
                 }
                 other => panic!("{other} in: {line}"),
             }
