@@ -99,7 +99,9 @@ pub fn examine(mut from: impl Read, wants_picture: bool) -> io::Result<Option<Us
     }
     let Seen { bytes, keyframe, streams } = seen;
     let measured = streams.values().find(|times| times.video).or(streams.values().next());
-    let plays = (keyframe || !wants_picture) && streams.values().any(|times| times.whole);
+    // sound that is whole does not make a torn picture play
+    let plays =
+        (keyframe || !wants_picture) && streams.values().any(|times| times.whole && (times.video || !wants_picture));
     let Some(times) = measured.filter(|_| plays) else { return Ok(None) };
     let span = u64::try_from(times.latest - times.earliest).unwrap_or(0);
     // the last frame lasts as long as the others did
@@ -335,6 +337,11 @@ mod tests {
             file.extend(next);
         }
         assert_eq!(examine(&file[..], true).unwrap().unwrap().bytes, file.len() as u64);
+        // nor does sound that is all there help it
+        let sound =
+            [&file[..2 * PACKET], &packet(65, 0xc0, 900_000, false), &packet(65, 0xc0, 902_000, false)].concat();
+        assert_eq!(examine(&sound[..], true).unwrap(), None);
+        assert!(examine(&sound[..], false).unwrap().is_some());
         // a hole may have begun within its last packet, and then it is not all there
         let torn = [&file[..], &[0; PACKET]].concat();
         assert_eq!(examine(&torn[..], true).unwrap(), None);

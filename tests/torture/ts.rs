@@ -15,8 +15,11 @@ pub struct Ts {
     keyframe: bool,
     /// Of the PES packet at hand of each stream: bytes that are still to come; `None` where it does not say.
     missing: BTreeMap<u16, Option<usize>>,
-    /// Some PES packet is all there.
+    /// Some PES packet is all there, of any stream and of the pictures.
     unit: bool,
+    picture: bool,
+    /// Of the pictures.
+    picture_pid: Option<u16>,
 }
 
 impl Ts {
@@ -44,7 +47,12 @@ impl Ts {
             let byte = |n: usize| i64::from(pes[n]);
             let pts = (byte(9) >> 1 & 7) << 30 | byte(10) << 22 | (byte(11) >> 1) << 15 | byte(12) << 7 | byte(13) >> 1;
             let length = usize::from(u16::from_be_bytes([pes[4], pes[5]]));
-            ts.unit |= ts.missing.insert(pid, (length > 0).then_some(length + 6)).is_some();
+            if (0xe0..=0xef).contains(&pes[3]) {
+                ts.picture_pid = Some(pid);
+            }
+            if ts.missing.insert(pid, (length > 0).then_some(length + 6)).is_some() {
+                ts.is_whole(pid);
+            }
             ts.came(pid, pes.len());
             match pes[3] {
                 0xe0..=0xef => {
@@ -61,13 +69,23 @@ impl Ts {
     fn came(&mut self, pid: u16, bytes: usize) {
         if let Some(missing) = self.missing.get_mut(&pid) {
             *missing = missing.map(|missing| missing.saturating_sub(bytes));
-            self.unit |= missing.is_none_or(|missing| missing == 0);
+            if missing.is_none_or(|missing| missing == 0) {
+                self.is_whole(pid);
+            }
         }
+    }
+
+    fn is_whole(&mut self, pid: u16) {
+        self.unit = true;
+        self.picture |= self.picture_pid == Some(pid);
     }
 
     /// Something of it can be shown or heard.
     pub fn plays(&self, needs_picture: bool) -> bool {
-        self.unit && (self.keyframe || !needs_picture && !self.sounds.is_empty())
+        match needs_picture {
+            true => self.keyframe && self.picture,
+            false => self.unit && (self.keyframe || !self.sounds.is_empty()),
+        }
     }
 
     /// From the first time to the last, the last frame's own length counted in; of the pictures where there are any.
