@@ -96,11 +96,16 @@ impl Part {
         let Some(kept) = &self.kept else { return 0 };
         let whole = whole_packets(&self.written[..common(&self.written, kept)]).len();
         // a hole costs the packet in which it begins, and which nobody can tell from a whole one
-        if self.torn { whole.saturating_sub(188) } else { whole }
+        if self.has_hole() { whole.saturating_sub(188) } else { whole }
+    }
+
+    /// Something else stands behind what was kept of it: a torn write, or a length that was safe before the bytes were.
+    fn has_hole(&self) -> bool {
+        self.torn || self.kept.as_ref().is_some_and(|kept| common(&self.written, kept) < kept.len())
     }
 
     fn is(&self, object: &[u8]) -> bool {
-        let sure = if self.torn { object.len().saturating_sub(188) } else { object.len() };
+        let sure = if self.has_hole() { object.len().saturating_sub(188) } else { object.len() };
         object.len().is_multiple_of(188) && object.len() >= self.promised() && self.written.starts_with(&object[..sure])
     }
 }

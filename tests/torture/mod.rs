@@ -370,7 +370,8 @@ impl Subject<'_> {
 /// A decoder gets at least one frame out of it.
 fn plays(file: &Path) -> bool {
     let mut command = std::process::Command::new(program("ffmpeg"));
-    command.args(["-nostdin", "-v", "quiet", "-i"]).arg(file).args(["-f", "framecrc", "-"]);
+    // a stream of a few packets is told by its name only, as a player of the list is told
+    command.args(["-nostdin", "-v", "quiet", "-f", "mpegts", "-i"]).arg(file).args(["-f", "framecrc", "-"]);
     let output = command.output().expect("ffmpeg runs");
     String::from_utf8_lossy(&output.stdout).lines().any(|line| !line.starts_with('#'))
 }
