@@ -45,7 +45,8 @@ struct Times {
 impl Times {
     fn came(&mut self, bytes: usize) {
         self.missing = self.missing.map(|missing| missing.saturating_sub(bytes));
-        self.whole |= self.missing.is_none_or(|missing| missing == 0);
+        // one that does not say how long it is, as pictures need not, is over when the next one begins
+        self.whole |= self.missing == Some(0);
     }
 }
 
@@ -366,12 +367,16 @@ mod tests {
         assert_eq!(examine(&sound[..], false).unwrap().unwrap().duration.as_millis(), 63);
         assert_eq!(examine(&sound[..], true).unwrap(), None);
         assert_eq!(examine(&[][..], false).unwrap(), None);
+        // a picture that does not say how long it is may be torn, unless another one follows
+        let pictures = [packet(64, 0xe0, 0, true), packet(64, 0xe0, 3_600, false)].concat();
+        assert_eq!(examine(&pictures[..PACKET], true).unwrap(), None);
+        assert!(examine(&pictures[..], true).unwrap().is_some());
     }
 
     proptest! {
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..2000), pid in 0..8191u16) {
-            let mut file = packet(pid, 0xe0, 0, true);
+            let mut file = [packet(pid, 0xe0, 0, true), packet(pid, 0xe0, 3_600, false)].concat();
             file.extend(bytes.chunks(PACKET - 1).flat_map(|chunk| [&[SYNC], chunk].concat()));
             let usable = examine(&file[..], true).unwrap().unwrap();
             prop_assert_eq!(usable.bytes % PACKET as u64, 0);

@@ -69,7 +69,7 @@ impl Ts {
     fn came(&mut self, pid: u16, bytes: usize) {
         if let Some(missing) = self.missing.get_mut(&pid) {
             *missing = missing.map(|missing| missing.saturating_sub(bytes));
-            if missing.is_none_or(|missing| missing == 0) {
+            if *missing == Some(0) {
                 self.is_whole(pid);
             }
         }
