@@ -84,12 +84,20 @@ impl Seen {
 
 /// Reads a transport stream to its end or to the first byte that is none. `None`: it holds nothing that plays: no
 /// keyframe where `wants_picture`, no frame at all otherwise, or the only frame is torn.
-pub fn examine(mut from: impl Read, wants_picture: bool) -> io::Result<Option<Usable>> {
+pub fn examine(from: impl Read, wants_picture: bool) -> io::Result<Option<Usable>> {
+    usable(from, wants_picture, false)
+}
+
+/// `closed`: its writer ended it, and with it the frames at hand.
+fn usable(mut from: impl Read, wants_picture: bool, closed: bool) -> io::Result<Option<Usable>> {
     let (mut packet, mut held) = ([0; PACKET], None);
     let mut seen = Seen::default();
     loop {
         if !read_whole(&mut from, &mut packet)? {
             held.iter().for_each(|packet| seen.packet(packet));
+            if closed {
+                seen.streams.values_mut().for_each(|times| times.whole |= times.missing.is_none());
+            }
             break;
         }
         if packet[0] != SYNC {
@@ -124,7 +132,7 @@ pub struct Checked {
 /// Reads a file that was closed: whole packets, tables first, no packet missing, pictures from a keyframe on.
 pub fn check(from: impl Read, wants_picture: bool) -> io::Result<Checked> {
     let mut watch = Watch { from, checked: Checked::default(), at: 0, packet: Vec::new(), tables: Tables::default() };
-    let usable = examine(&mut watch, wants_picture)?;
+    let usable = usable(&mut watch, wants_picture, true)?;
     // what examine left unread, behind a hole
     io::copy(&mut watch, &mut io::sink())?;
     let Watch { mut checked, at, packet, tables, .. } = watch;
@@ -371,6 +379,8 @@ mod tests {
         let pictures = [packet(64, 0xe0, 0, true), packet(64, 0xe0, 3_600, false)].concat();
         assert_eq!(examine(&pictures[..PACKET], true).unwrap(), None);
         assert!(examine(&pictures[..], true).unwrap().is_some());
+        // or the file was closed behind it
+        assert!(usable(&pictures[..PACKET], true, true).unwrap().is_some());
     }
 
     proptest! {

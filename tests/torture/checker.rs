@@ -221,7 +221,7 @@ impl Evidence<'_> {
                 let Some(object) = self.objects.get(&segment.name) else { continue };
                 let ts = Ts::read(object);
                 let span = ts.span_ms() as f64 / 1000.0;
-                if !ts.whole || !ts.plays(false) {
+                if !ts.whole || !ts.plays_to_its_end() {
                     faults.push(format!("{}: {} bytes that are no whole stream", segment.name, object.len()));
                 } else if (span - segment.seconds).abs() > 0.3 {
                     faults.push(format!("{}: EXTINF {} and {span:.3} s of media", segment.name, segment.seconds));

@@ -88,6 +88,12 @@ impl Ts {
         }
     }
 
+    /// The same of a file that was closed, and its last frame with it.
+    pub fn plays_to_its_end(&self) -> bool {
+        let ended = self.unit || self.missing.values().any(Option::is_none);
+        ended && (self.keyframe || !self.sounds.is_empty())
+    }
+
     /// From the first time to the last, the last frame's own length counted in; of the pictures where there are any.
     pub fn span_ms(&self) -> i64 {
         let times = Some(&self.pictures).filter(|all| !all.is_empty()).or(self.sounds.values().next());
