@@ -47,7 +47,7 @@ use support::receiver::Receiver;
 
 const APP: SdkAppId = SdkAppId(support::APP);
 /// Seeds that found a fault once.
-const KEPT: [u64; 1] = [2_310_814_302];
+const KEPT: [u64; 2] = [2_310_814_302, 3_609_778_312];
 const WALKS: usize = 8;
 /// Walks that go side by side: they mostly wait.
 const ABREAST: usize = 4;

@@ -10,7 +10,8 @@
 //! ```text
 //! task.json         the shape of the task (model::task::Shape)
 //! destination.json  {"v":1,"destination":<record dest/<task>>,"keys":"<record keys/<task>, hex>"}
-//! hold.txt          which segments stay until they are packed: copies | all; without it none
+//! hold.txt          which segments stay until they are packed: copies | all; without it none. "all gone": they are
+//!                   packed, and whichever is missing was let go
 //! uploaded.txt      <crc32 of the rest> up|lost <local name> <object>
 //!                   <crc32 of the rest> told <event>
 //! ```
@@ -29,7 +30,7 @@ use crate::model::segment::{LocalName, UNFINISHED};
 
 pub const TASK: &str = "task.json";
 pub const DESTINATION: &str = "destination.json";
-/// Says which segments stay until their task lets them go: `copies`, or `all`.
+/// Says which segments stay until their task lets them go: `copies`, or `all`; `all gone` once it has.
 pub const HOLD: &str = "hold.txt";
 const JOURNAL: &str = "uploaded";
 
@@ -204,18 +205,21 @@ pub fn destination_text(records: &Destination) -> Option<Vec<u8>> {
     serde_json::to_vec(&DestinationFile { v: 1, destination, keys: hex::encode(&records.keys) }).ok()
 }
 
-/// How a task's folder holds its segments.
-pub fn read_hold(dir: &Path) -> io::Result<Hold> {
+/// How a task's folder holds its segments, and whether those that it held are let go.
+pub fn read_hold(dir: &Path) -> io::Result<(Hold, bool)> {
     match fs::read_to_string(dir.join(HOLD)) {
         Ok(text) => match text.trim() {
-            "copies" => Ok(Hold::Copies),
-            "all" => Ok(Hold::All),
+            "copies" => Ok((Hold::Copies, false)),
+            "all" => Ok((Hold::All, false)),
+            ALL_GONE => Ok((Hold::All, true)),
             other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{HOLD} says '{other}'"))),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Hold::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Hold::Nothing, false)),
         Err(error) => Err(error),
     }
 }
+
+const ALL_GONE: &str = "all gone";
 
 /// Whoever calls syncs the folder afterwards.
 pub fn write_hold(dir: &Path, hold: Hold, disk: &dyn Disk) -> io::Result<()> {
@@ -225,6 +229,11 @@ pub fn write_hold(dir: &Path, hold: Hold, disk: &dyn Disk) -> io::Result<()> {
         Hold::All => "all",
     };
     replace(dir, HOLD, word.as_bytes(), disk)
+}
+
+/// Notes that what was held ([`Hold::All`]) is needed no more; whoever calls syncs the folder afterwards.
+pub fn write_all_gone(dir: &Path, disk: &dyn Disk) -> io::Result<()> {
+    replace(dir, HOLD, ALL_GONE.as_bytes(), disk)
 }
 
 /// Writes a file whole or not at all; whoever calls syncs the folder afterwards.

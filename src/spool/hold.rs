@@ -2,7 +2,8 @@
 //!
 //! Owns: `hold.txt`, the names of kept segments and of plans, letting them go. Must not touch: what a plan says.
 //! Law: which segments a task holds is on the disk before the first of them; a held one is never unlinked but when its
-//! task lets it go, is forgotten, or the disk's policy gives it up as lost.
+//! task lets it go, is forgotten, or the disk's policy gives it up as lost. That all are let go is on the disk before
+//! the first of them goes, so that an index which has gone back to them calls none of them lost.
 
 use super::*;
 use crate::crash;
@@ -89,8 +90,14 @@ impl Shared {
     /// Takes in what the folder says of it.
     pub(super) fn hear_hold(&self, task: &TaskId) {
         match folder::read_hold(&self.task_dir(task)) {
-            Ok(Hold::Nothing) => {}
-            Ok(hold) => drop(self.state().holds.insert(task.clone(), hold)),
+            Ok((Hold::Nothing, _)) => {}
+            Ok((hold, gone)) => {
+                let mut state = self.state();
+                state.holds.insert(task.clone(), hold);
+                if gone {
+                    state.let_go.insert(task.clone());
+                }
+            }
             Err(error) => {
                 // rather too much is kept than too little
                 tracing::error!(%task, %error, "whether the task holds segments cannot be read: it keeps copies");
@@ -122,6 +129,13 @@ impl Shared {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(at(&dir)(error)),
         };
+        if hold == Hold::All && !self.state().let_go.contains(task) {
+            folder::write_all_gone(&dir, &*self.hardware).map_err(at(&dir.join(folder::HOLD)))?;
+            let synced = File::open(&dir).and_then(|dir| self.hardware.sync(&dir));
+            synced.map_err(at(&dir))?;
+            self.state().let_go.insert(task.clone());
+            crash::point("held.gone");
+        }
         let mut freed = 0u64;
         for file in files.flatten() {
             let name = file.file_name().to_string_lossy().into_owned();
@@ -156,6 +170,30 @@ impl Shared {
         state.tell_size();
         drop(state);
         tracing::info!(%task, freed, "segments that were held for packing are let go");
+        Ok(())
+    }
+
+    /// Leaves of what was found what is not of a task that has let its segments go. What is left of these goes with
+    /// their records: they are in packed files, whatever an index that has gone back says of them.
+    pub(super) fn pass_over_gone(
+        &self,
+        files: &mut Vec<FoundFile>,
+        entries: &mut Vec<SpoolEntry>,
+    ) -> Result<(), Error> {
+        let gone = self.state().let_go.clone();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let left = |file: &FoundFile| gone.contains(&file.task) && LocalName::parse(&file.name).is_some();
+        for file in files.iter().filter(|file| left(file)) {
+            let path = self.task_dir(&file.task).join(&file.name);
+            fs::remove_file(&path).map_err(at(&path))?;
+        }
+        files.retain(|file| !left(file));
+        let record = |entry: &SpoolEntry| gone.contains(&entry.task) && entry.segment().is_some();
+        let batch = entries.iter().filter(|entry| record(entry)).fold(Batch::new(), |b, entry| b.delete(entry.key()));
+        self.store.commit_blocking(batch)?;
+        entries.retain(|entry| !record(entry));
         Ok(())
     }
 

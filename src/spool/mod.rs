@@ -217,6 +217,8 @@ struct State {
     last_order: u64,
     /// How tasks hold their segments, and those that go nowhere: by their order.
     holds: BTreeMap<TaskId, Hold>,
+    /// Those of them that need their segments no more, as their folders say.
+    let_go: BTreeSet<TaskId>,
     held: BTreeMap<u64, (Waiting, u64)>,
     /// Uploaded files that could not be unlinked.
     leftovers: Vec<PathBuf>,
@@ -433,6 +435,7 @@ impl Spool {
             state.backlog.remove_task(task);
             state.lines.remove(task);
             state.holds.remove(task);
+            state.let_go.remove(task);
             state.playlists.retain(|waiting, _| waiting.task != *task);
         }
         self.shared.journals().remove(task);

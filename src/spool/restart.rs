@@ -85,6 +85,7 @@ impl Shared {
         let mut files = files.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let mut entries = entries?;
         self.state().last_order = entries.last().map_or(0, |entry| entry.order);
+        self.pass_over_gone(&mut files, &mut entries)?;
         self.believe_journals(&recovered, &mut files, &mut entries)?;
         crash::point("recover.planned");
         for step in recovery::plan(&files, &entries) {

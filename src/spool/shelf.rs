@@ -30,6 +30,8 @@ pub(super) struct Hands {
     unkept: Vec<(TaskId, String)>,
     /// Plans of packed files that could not be written.
     unplanned: Vec<Package>,
+    /// Tasks that need their segments no more, and still have them.
+    ungone: BTreeSet<TaskId>,
     /// Tasks that are to be cleared, and destinations that are to be rid of theirs.
     uncleared: BTreeSet<TaskId>,
     unerased: Vec<EraseEntry>,
@@ -56,8 +58,20 @@ struct Safe {
 impl Hands {
     pub(super) fn new(shared: Arc<Shared>) -> Hands {
         let (unrecorded, unwritten, undescribed, unkept, unplanned, unnamed, untold) = Default::default();
-        let (uncleared, unerased) = Default::default();
-        Hands { shared, unrecorded, unwritten, undescribed, unkept, unplanned, uncleared, unerased, unnamed, untold }
+        let (ungone, uncleared, unerased) = Default::default();
+        Hands {
+            shared,
+            unrecorded,
+            unwritten,
+            undescribed,
+            unkept,
+            unplanned,
+            ungone,
+            uncleared,
+            unerased,
+            unnamed,
+            untold,
+        }
     }
 
     /// The life of the thread: until the shelf's last holder is gone, or the index has stopped.
@@ -68,6 +82,7 @@ impl Hands {
                 || !self.undescribed.is_empty()
                 || !self.unkept.is_empty()
                 || !self.unplanned.is_empty()
+                || !self.ungone.is_empty()
                 || !self.uncleared.is_empty()
                 || !self.unerased.is_empty()
                 || !self.unnamed.is_empty();
@@ -129,7 +144,7 @@ impl Hands {
                     self.shared.state().dequeue(&package.task, package.counted());
                 }
                 Order::Package(package) => packages.push(package),
-                Order::LetGo(task) => self.shared.let_go(&task)?,
+                Order::LetGo(task) => drop(self.ungone.insert(task)),
                 Order::Task { task, shape } => drop(shapes.insert(task, shape)),
                 Order::Event { task, event } => self.unkept.push((task, event)),
                 Order::Clear { task } => drop(self.uncleared.insert(task)),
@@ -205,11 +220,35 @@ impl Hands {
         }
         self.record()?;
         self.keep_events();
+        self.let_go(&failed)?;
         self.clear();
         self.erase();
         for reply in drains {
             // who asked may have given up waiting
             let _ = reply.send(());
+        }
+        Ok(())
+    }
+
+    /// What is packed goes, once its folder says that the task is over: a folder that says less would want it again.
+    fn let_go(&mut self, unsynced: &BTreeMap<TaskId, String>) -> Result<(), Error> {
+        for task in std::mem::take(&mut self.ungone) {
+            if self.undescribed.contains_key(&task) || unsynced.contains_key(&task) {
+                self.ungone.insert(task);
+                continue;
+            }
+            match self.shared.let_go(&task) {
+                Ok(()) => {}
+                Err(Error::Stopped) => return Err(Error::Stopped),
+                Err(error) => {
+                    tracing::error!(%task, %error, "segments that are packed stay on the disk");
+                    metrics::counter!("holdfast_spool_errors_total").increment(1);
+                    if let Error::Io { source, .. } = &error {
+                        self.met("let go", source);
+                    }
+                    self.ungone.insert(task);
+                }
+            }
         }
         Ok(())
     }

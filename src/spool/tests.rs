@@ -190,6 +190,36 @@ async fn a_sync_that_fails_is_never_repeated() {
     assert!(!shelf.spool.task_dir(&shelf.task).exists());
 }
 
+/// An index that has gone back to segments which are packed, and so are gone, loses nothing.
+#[tokio::test]
+async fn what_was_let_go_is_not_lost() {
+    let mut shelf = shelf().await;
+    shelf.spool.begin_holding(&shelf.task, Hold::All).await.unwrap();
+    let segments = [shelf.write(1), shelf.write(2)];
+    for segment in &segments {
+        shelf.accept(segment);
+        assert_eq!(shelf.fate().await, Fate::Spooled(segment.clone()));
+    }
+    let yesterday = shelf.store.scan(records::spool_prefix(&shelf.task)).await.unwrap();
+    assert_eq!(yesterday.len(), 2);
+
+    shelf.spool.let_go(&shelf.task).unwrap();
+    shelf.spool.drained().await.unwrap();
+    assert!(shelf.names().is_empty());
+    // the process died before all of them were removed
+    let left = LocalName::of(&segments[1]).to_string();
+    fs::write(shelf.path(&left), "bytes 02").unwrap();
+    let back = yesterday.into_iter().fold(Batch::new(), |batch, (key, bytes)| batch.put(key, bytes));
+    shelf.store.commit(back).await.unwrap();
+
+    let (to, _fates) = mpsc::channel(64);
+    let spool = Spool::open(&shelf.dir.path().join("spool"), shelf.store.clone(), to).unwrap();
+    let found = &spool.recover().await.unwrap().tasks[&shelf.task];
+    assert!(found.lost.is_empty() && found.spooled.is_empty() && found.adopted.is_empty(), "{found:?}");
+    assert!(shelf.names().is_empty());
+    assert!(shelf.store.scan(records::spool_prefix(&shelf.task)).await.unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn a_segment_without_its_file_is_lost() {
     let mut shelf = shelf().await;

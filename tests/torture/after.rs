@@ -15,7 +15,7 @@ use crate::support::{ACCESS_KEY, LATER, SECRET_KEY, halted, probe};
 
 /// From the plan to the day on which its sources go.
 pub const PACKED: [&str; 6] =
-    ["package.planned", "plan.written", "plan.synced", "plan.renamed", "held.removed", "held.forgotten"];
+    ["package.planned", "plan.written", "plan.synced", "plan.renamed", "held.gone", "held.removed", "held.forgotten"];
 
 /// The three steps of an upload to VOD.
 pub const TO_VOD: [&str; 3] = ["vod.applied", "vod.stored", "vod.committed"];
