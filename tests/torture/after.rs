@@ -14,7 +14,7 @@ use crate::support::vod::{SUB_APP, VodServer};
 use crate::support::{ACCESS_KEY, LATER, SECRET_KEY, halted, probe};
 
 /// From the plan to the day on which its sources go.
-pub const PACKED: [&str; 6] =
+pub const PACKED: [&str; 7] =
     ["package.planned", "plan.written", "plan.synced", "plan.renamed", "held.gone", "held.removed", "held.forgotten"];
 
 /// The three steps of an upload to VOD.
