@@ -179,6 +179,8 @@ fn however_the_process_ends_its_lights_tell_the_truth() {
     killed.wait().expect("it is dead");
     // what stands still says that the box is dead; whoever saw it die (`holdfast lights failed`) says so plainly
     assert_eq!(read(&leds, "p", "trigger"), "none");
+    // a kernel's file goes on naming what it could do
+    std::fs::write(leds.path().join("p/trigger"), "[none] timer heartbeat").expect("the folder is ours");
     panel(&leds, &config(ALL)).leave(Last::Failed);
     assert_eq!(read(&leds, "p", "trigger"), "timer");
     assert_eq!((read(&leds, "r", "brightness"), read(&leds, "r", "trigger")), ("0".into(), "none".into()));
