@@ -62,16 +62,7 @@ fn prepare(dir: &Path, seconds: u64, (size, rate): Drawn) -> u64 {
     let clip_seconds = CLIP.to_string();
     let mut draw = ffmpeg();
     let pictures = format!("testsrc2=size={size}:rate=30");
-    draw.args([
-        "-f",
-        "lavfi",
-        "-i",
-        &pictures,
-        "-f",
-        "lavfi",
-        "-i",
-        "sine=frequency=440:sample_rate=48000",
-    ]);
+    draw.args(["-f", "lavfi", "-i", &pictures, "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]);
     draw.args([
         "-t",
         &clip_seconds,

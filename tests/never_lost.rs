@@ -50,7 +50,7 @@ use support::receiver::Receiver;
 
 const APP: SdkAppId = SdkAppId(support::APP);
 /// Seeds that found a fault once.
-const KEPT: [u64; 2] = [2_310_814_302, 3_609_778_312];
+const KEPT: [u64; 5] = [2_310_814_302, 3_609_778_312, 1_994_051_419, 2_263_173_449, 2_541_535_019];
 const WALKS: usize = 8;
 /// Seeds from here on are of walks with VOD, whose tasks end and are discarded more often.
 const TO_VOD: u64 = 1 << 32;
@@ -175,6 +175,8 @@ struct Walk {
     rng: StdRng,
     life: Option<Life>,
     lives: usize,
+    /// Crashes that took the index, and before them what the shelf had still to write.
+    blind: usize,
     tasks: Vec<(TaskId, u32)>,
     /// What each is to become.
     outputs: BTreeMap<TaskId, Output>,
@@ -247,6 +249,7 @@ impl Walk {
             rng,
             life,
             lives: 1,
+            blind: 0,
             tasks,
             outputs: BTreeMap::new(),
             discarded: BTreeSet::new(),
@@ -422,7 +425,9 @@ impl Walk {
         }
         self.site.studio.die(false, clock, &news);
         // an index on a disk that fails would take nothing either; the folders cannot make up for both
-        self.damage(if self.folders_lag { Index::Whole } else { index });
+        let index = if self.folders_lag { Index::Whole } else { index };
+        self.blind += usize::from(index != Index::Whole && matches!(ending, Ending::Crash { index_first: true, .. }));
+        self.damage(index);
         self.folders_lag = self.site.disk.fails();
         self.site.wall.step(self.bearable(off));
         self.site.studio.started_while_ill();
@@ -500,14 +505,15 @@ impl Walk {
         let written = self.site.studio.written();
         for (task, _) in &self.tasks {
             let platform = self.vod.as_ref().zip(self.at_vod.get(task));
+            let times = (self.lives, self.blind);
             match (self.discarded.contains(task), platform) {
-                (true, None) => model::check_discarded(task, &objects, &told),
+                (true, None) => model::check_discarded(task, &objects, &told, self.blind),
                 (true, Some((platform, asked))) => {
-                    model::check_discarded(task, &objects, &told);
+                    model::check_discarded(task, &objects, &told, self.blind);
                     platform.check_discarded(task, asked.room, &told);
                 }
-                (false, None) => model::check(task, self.outputs[task], &written, &objects, &told, self.lives),
-                (false, Some((platform, asked))) => platform.check(task, asked, &written, &told, self.lives).await,
+                (false, None) => model::check(task, self.outputs[task], &written, &objects, &told, times),
+                (false, Some((platform, asked))) => platform.check(task, asked, &written, &told, times).await,
             }
         }
         self.vod.iter().for_each(Platform::assert_by_the_rules);

@@ -409,7 +409,8 @@ fn a_discarded_task_is_packed_no_more_and_what_went_up_is_erased_by_its_name() {
         assert!(matches!(world.effects[0], Effect::Withhold), "before anything is carried: {:?}", world.effects);
         assert_eq!(world.task.deadline(), None, "it waits for words alone");
         world.apply(Input::Fate(Fate::Cleared { files: 3, bytes: 400 }));
-        let names = world.effects.iter().find_map(|e| if let Effect::Erase { names, .. } = e { Some(names) } else { None });
+        let names =
+            world.effects.iter().find_map(|e| if let Effect::Erase { names, .. } = e { Some(names) } else { None });
         let names = names.expect("then the destination").clone();
         assert!(["a_1.mp4", "a_2.mp4"].iter().all(|file| names.iter().any(|name| name == file)), "{names:?}");
         world.wait(Policy::default().grace);

@@ -346,7 +346,9 @@ mod tests {
             let torn = told(dir.path());
             let lines = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
             // the last byte of a line is no part of its contents
-            assert!(torn.noted.segments.len() == lines || bytes[cut] == b'\n' && torn.noted.segments.len() == lines + 1);
+            assert!(
+                torn.noted.segments.len() == lines || bytes[cut] == b'\n' && torn.noted.segments.len() == lines + 1
+            );
             assert_eq!(torn.journal, if bytes[cut - 1] == b'\n' { 1 } else { 2 });
         }
         add(dir.path(), 2, 7);

@@ -112,13 +112,7 @@ impl VodServer {
     }
 
     /// One of several in front of one S3 server, by a clock that the test rules.
-    pub async fn by_clock(
-        s3: &str,
-        keys: (&str, &str),
-        token_seconds: i64,
-        bucket: &str,
-        clock: Clock,
-    ) -> VodServer {
+    pub async fn by_clock(s3: &str, keys: (&str, &str), token_seconds: i64, bucket: &str, clock: Clock) -> VodServer {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().expect("a client of loopback");
         let http = aws_smithy_http_client::Builder::new().build_http();
@@ -262,7 +256,8 @@ impl VodServer {
     }
 
     pub async fn keys(&self) -> Vec<String> {
-        let page = self.shared.referee.list_objects_v2().bucket(&self.shared.bucket).send().await.expect("the server lists");
+        let page =
+            self.shared.referee.list_objects_v2().bucket(&self.shared.bucket).send().await.expect("the server lists");
         page.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect()
     }
 }
