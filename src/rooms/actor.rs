@@ -722,8 +722,8 @@ impl Actor {
             Effect::LetGo => spool.let_go(id),
             Effect::Package(order) => return self.pack(id, order),
             Effect::Clear => spool.clear_task(id),
-            Effect::Erase { names } => {
-                spool.erase_task(id, object_key(&running.task.spec.destination.prefix, id, ""), names)
+            Effect::Erase { names, media } => {
+                spool.erase_task(id, object_key(&running.task.spec.destination.prefix, id, ""), names, media)
             }
             _ => return,
         };
