@@ -14,7 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["model"]),
     ("health", &["model"]),
     ("vault", &[]),
-    ("spool", &["model", "crash", "store", "vault"]),
+    ("spool", &["model", "crash", "store", "vault", "container"]),
     ("media", &["model", "crash", "vault", "container"]),
     ("package", &["model", "crash", "media", "vault", "container"]),
     ("upload", &["model", "config", "crash", "health", "store", "spool", "vault", "package"]),
@@ -36,7 +36,7 @@ const ONLY_PARTS: &[(&str, &str, &[&str])] =
 
 /// The session's side of `media`; the recording side knows packets, not peers.
 const WEBRTC: &[&str] =
-    &["media/whip", "media/mux", "media/peer", "media/session", "media/publish", "media/sources/whep"];
+    &["media/whip", "media/mux", "media/ear", "media/peer", "media/session", "media/publish", "media/sources/whep"];
 
 /// Outside crates and the files (by the beginning of their path under `src/`) that may name them.
 const HOMES: &[(&str, &[&str])] = &[

@@ -11,6 +11,7 @@ pub mod pace;
 pub mod s3;
 
 mod erase;
+mod erase_vod;
 mod packed;
 mod parts;
 mod vod;

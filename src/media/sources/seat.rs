@@ -35,6 +35,14 @@ pub(super) struct Made {
     pub payload: Bytes,
 }
 
+/// Payload type and clock rate of what is made here.
+fn rtp_of(kind: TrackKind) -> (u8, u32) {
+    match kind {
+        TrackKind::Audio => (111, 48_000),
+        TrackKind::Video => (102, 90_000),
+    }
+}
+
 struct Wish {
     asked: AtomicBool,
     bell: Arc<Notify>,
@@ -149,7 +157,7 @@ impl Seat {
     }
 
     fn open_channel(&self, state: &mut State, kind: TrackKind, codec: Codec, now: Instant) -> bool {
-        let (payload_type, clock_rate) = if kind == TrackKind::Audio { (111, 48_000) } else { (102, 90_000) };
+        let (payload_type, clock_rate) = rtp_of(kind);
         let track = self.kit.ids.track();
         let feedback = Arc::clone(&self.wish) as Arc<dyn Feedback>;
         let source = TrackSource { id: track, kind, codec, payload_type, clock_rate, feedback };
@@ -338,13 +346,13 @@ impl Channel {
             self.at = at.max(MediaTime(self.at.0 + APART));
         }
         // RTP time is the box's own media time, so that it goes on over all that feeds the track
-        let rate = if kind == TrackKind::Audio { 48_000 } else { 90_000 };
-        let ticks = (u128::from(self.at.0) * rate / 1_000_000_000) as u32;
+        let (payload_type, clock_rate) = rtp_of(kind);
+        let ticks = (u128::from(self.at.0) * u128::from(clock_rate) / 1_000_000_000) as u32;
         self.sequence = self.sequence.wrapping_add(1);
         let marker = kind == TrackKind::Video && marker && holds_picture(self.codec, &payload);
         let mut rtp = BytesMut::with_capacity(12 + payload.len());
         rtp.put_u8(0x80);
-        rtp.put_u8(u8::from(marker) << 7 | if kind == TrackKind::Audio { 111 } else { 102 });
+        rtp.put_u8(u8::from(marker) << 7 | payload_type);
         rtp.put_u16(self.sequence);
         rtp.put_u32(ticks);
         rtp.put_u32(self.ssrc);
