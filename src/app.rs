@@ -339,7 +339,8 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
             health.clone(),
             cancel.clone(),
         )),
-        tokio::spawn(panel::follow(panel.clone(), live.clone(), front, cancel)),
+        tokio::spawn(panel::follow(panel.clone(), live.clone(), front, cancel.clone())),
+        tokio::spawn(panel::watch_updates(live.clone(), health.clone(), cancel)),
     ]);
     let door = Door {
         config: live.clone(),
