@@ -10,6 +10,7 @@ pub mod document;
 mod fleet;
 mod live;
 pub mod panel;
+pub mod rotation;
 pub mod sources;
 
 use std::collections::BTreeSet;
