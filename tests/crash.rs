@@ -17,12 +17,14 @@ use support::scene::{Scene, until};
 use support::small_disk::{SmallDisk, shelved};
 use support::{APP, LATER, halted};
 use torture::Life::{Ending, Quiet, Recording};
-use torture::after::{PACKED, TO_VOD, dies_on_the_way_to_vod, dies_while_it_packs};
+use torture::after::{
+    PACKED, PACKED_ALONE, TO_VOD, dies_on_the_way_to_vod, dies_while_it_lets_go, dies_while_it_packs,
+};
 use torture::power::Chance;
 use torture::{End, PLACES, Plan, World, all, at, logged};
 
 /// Every point in some life of some box, but for those that have tests of their own: [`REFOUND`], [`DISCARDED`], and
-/// what follows the end ([`PACKED`], [`TO_VOD`]).
+/// what follows the end ([`PACKED`], [`PACKED_ALONE`], [`TO_VOD`]).
 fn walk() -> Vec<Plan> {
     let plans = [
         (
@@ -161,7 +163,9 @@ async fn killed_at_every_point_it_loses_nothing() {
     }
     let plans = walk();
     let mut walked = points(&plans);
-    walked.extend(REFOUND.into_iter().chain(DISCARDED).chain(PACKED).chain(TO_VOD).map(str::to_owned));
+    walked.extend(
+        REFOUND.into_iter().chain(DISCARDED).chain(PACKED).chain(PACKED_ALONE).chain(TO_VOD).map(str::to_owned),
+    );
     let table: BTreeSet<String> = POINTS.iter().map(|point| (*point).to_owned()).collect();
     assert_eq!(walked, table, "a point that nobody dies at, or one that is no point");
     // to look at one of them again
@@ -268,8 +272,9 @@ async fn killed_while_a_recording_is_discarded_nothing_of_it_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_it_packs_every_packet_is_in_the_file_once() {
-    let dying: Vec<_> = PACKED.iter().map(|point| tokio::spawn(dies_while_it_packs(point))).collect();
-    for (point, dies) in PACKED.iter().zip(dying) {
+    let beside = PACKED.iter().map(|point| (point, tokio::spawn(dies_while_it_packs(point))));
+    let alone = PACKED_ALONE.iter().map(|point| (point, tokio::spawn(dies_while_it_lets_go(point))));
+    for (point, dies) in beside.chain(alone).collect::<Vec<_>>() {
         assert!(dies.await.is_ok(), "{point}: see above");
     }
 }

@@ -47,7 +47,7 @@ use support::receiver::Receiver;
 
 const APP: SdkAppId = SdkAppId(support::APP);
 /// Seeds that found a fault once.
-const KEPT: [u64; 2] = [2_310_814_302, 3_609_778_312];
+const KEPT: [u64; 5] = [2_310_814_302, 3_609_778_312, 1_994_051_419, 2_263_173_449, 2_541_535_019];
 const WALKS: usize = 8;
 /// Walks that go side by side: they mostly wait.
 const ABREAST: usize = 4;
@@ -159,6 +159,8 @@ struct Walk {
     rng: StdRng,
     life: Option<Life>,
     lives: usize,
+    /// Crashes that took the index, and before them what the shelf had still to write.
+    blind: usize,
     tasks: Vec<(TaskId, u32)>,
     /// What each is to become.
     outputs: BTreeMap<TaskId, Output>,
@@ -220,6 +222,7 @@ impl Walk {
             rng,
             life,
             lives: 1,
+            blind: 0,
             tasks,
             outputs: BTreeMap::new(),
             discarded: BTreeSet::new(),
@@ -382,7 +385,9 @@ impl Walk {
         }
         self.site.studio.die(false, clock, &news);
         // an index on a disk that fails would take nothing either; the folders cannot make up for both
-        self.damage(if self.folders_lag { Index::Whole } else { index });
+        let index = if self.folders_lag { Index::Whole } else { index };
+        self.blind += usize::from(index != Index::Whole && matches!(ending, Ending::Crash { index_first: true, .. }));
+        self.damage(index);
         self.folders_lag = self.site.disk.fails();
         self.site.wall.step(self.bearable(off));
         self.site.studio.started_while_ill();
@@ -457,8 +462,8 @@ impl Walk {
         let written = self.site.studio.written();
         for (task, _) in &self.tasks {
             match self.discarded.contains(task) {
-                true => model::check_discarded(task, &objects, &told),
-                false => model::check(task, self.outputs[task], &written, &objects, &told, self.lives),
+                true => model::check_discarded(task, &objects, &told, self.blind),
+                false => model::check(task, self.outputs[task], &written, &objects, &told, (self.lives, self.blind)),
             }
         }
         let (segments, lost) = (

@@ -469,8 +469,13 @@ impl Actor {
         self.disk_takes_tasks()?;
         self.admit(&spec, &replaced)?;
         let id = TaskId::from_random(uuid::Uuid::new_v4().as_bytes());
-        let dir = self.parts.spool.begin_holding(&id, spec.output.hold()).await;
-        let dir = dir.map_err(|e| Error::Spool(e.to_string()))?;
+        let dir = match self.parts.spool.begin_holding(&id, spec.output.hold()).await {
+            Ok(dir) => dir,
+            Err(e) => {
+                self.unmake(&id, &[]).await;
+                return Err(Error::Spool(e.to_string()));
+            }
+        };
         let (mut task, effects) = RecordingTask::create(id.clone(), spec, self.policy(), self.now());
         let shape = task.take_shape();
         let batch = Batch::new().put(records::task_key(&id), to_bytes(&task));
@@ -479,17 +484,16 @@ impl Actor {
         // with the task: one that a crash leaves behind has told that it began
         let told: Vec<_> = effects.iter().flat_map(|effect| outbox_records(effect, self.mirrors())).collect();
         let batch = told.iter().fold(batch, |batch, (key, bytes)| batch.put(key.clone(), bytes.clone()));
-        self.parts.store.commit(batch).await.map_err(|e| {
+        if let Err(e) = self.parts.store.commit(batch).await {
             self.index_refused(&e);
-            Error::Store(e.to_string())
-        })?;
+            self.unmake(&id, &told).await;
+            return Err(Error::Store(e.to_string()));
+        }
         crash::point("task.committed");
         if let Some(shape) = shape
             && let Err(e) = self.parts.spool.describe_task(&id, shape.to_text()).await
         {
-            // who is told that there is no task must not find one after the next start
-            self.unsaved.extend(told.into_iter().map(|(key, _)| (key, None)));
-            self.forget(&id).await;
+            self.unmake(&id, &told).await;
             return Err(Error::Spool(e.to_string()));
         }
         crash::point("task.described");
@@ -730,6 +734,12 @@ impl Actor {
             // A part of its own: a segment that was lost stays told when the next one is taken.
             self.parts.health.ok("shelf");
         }
+    }
+
+    /// A task that was refused on its way: who is told that there is none must not find one after the next start.
+    async fn unmake(&mut self, id: &TaskId, told: &[(String, Vec<u8>)]) {
+        self.unsaved.extend(told.iter().map(|(key, _)| (key.clone(), None)));
+        self.forget(id).await;
     }
 
     /// The task is done and told: its folder and its records go.

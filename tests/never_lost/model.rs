@@ -92,14 +92,15 @@ fn told_of(task: &TaskId, callbacks: &[Callback]) -> Vec<Told> {
     told
 }
 
-/// Everything about one task. `lives`: of the box, at the most.
+/// Everything about one task. `lives`: of the box, at the most. `blind`: so often both the index and what the folders had
+/// still to be told were lost at once; what was told in that moment may be told once more, under another number.
 pub fn check(
     task: &TaskId,
     output: Output,
     written: &[Written],
     objects: &Objects,
     callbacks: &[Callback],
-    lives: usize,
+    (lives, blind): (usize, usize),
 ) {
     let written: Vec<&Written> = written.iter().filter(|w| w.task == *task).collect();
     let prefix = format!("p/{task}/");
@@ -129,7 +130,12 @@ pub fn check(
             names.insert(name, piece);
         }
     }
-    let packed = of_task.iter().filter(|(name, _)| name.ends_with(".aac"));
+    let told_packed: Vec<&Told> = told.iter().filter(|t| t.event == 310).collect();
+    let last = told_packed.last().map(|t| (t.payload["Status"].as_u64(), t.payload["FileList"].clone()));
+    let told_files: BTreeSet<&str> =
+        last.iter().flat_map(|(_, files)| files.as_array()).flatten().filter_map(Value::as_str).collect();
+    // one that the storage took, whose answer was lost, and whose segments the disk then had no room for, is not told
+    let packed = of_task.iter().filter(|(name, _)| name.ends_with(".aac") && told_files.contains(*name));
     let packed: BTreeMap<&str, Vec<FrameId>> = packed.map(|(name, body)| (*name, frames(body))).collect();
     if output == Output::Hls {
         assert!(packed.is_empty(), "{task}: nobody asked for {:?}", packed.keys());
@@ -188,27 +194,31 @@ pub fn check(
         let named = told.iter().filter(|t| t.event == event).filter_map(|t| t.payload[field].as_str());
         let named: Vec<&str> = named.collect();
         let once: BTreeSet<&str> = named.iter().copied().collect();
-        assert_eq!(once.len(), named.len(), "{task}: {event} was told twice of one list\n{story:#?}");
+        let most = once.iter().map(|name| named.iter().filter(|other| *other == name).count()).max().unwrap_or(0);
+        assert!(most <= 1 + blind, "{task}: {event} was told {most} times of one list\n{story:#?}");
         once
     };
-    assert_eq!((count(301), count(302), count(303)), (1, 1, 1), "{task}\n{story:#?}");
+    for event in [301, 302, 303] {
+        assert!((1..=1 + blind).contains(&count(event)), "{task}: {event}\n{story:#?}");
+    }
     assert_eq!(files(304, "FileList"), lists, "{task}\n{story:#?}");
     assert!(files(307, "FileName").is_superset(&lists), "{task}\n{story:#?}");
-    let ends: Vec<u64> = told.iter().filter(|t| t.event == 305).filter_map(|t| t.payload["Status"].as_u64()).collect();
+    let mut ends: Vec<u64> =
+        told.iter().filter(|t| t.event == 305).filter_map(|t| t.payload["Status"].as_u64()).collect();
+    if blind > 0 {
+        ends.dedup();
+    }
     let right: &[&[u64]] = if lost == 0 { &[&[0], &[1, 2]] } else { &[&[1]] };
     assert!(right.contains(&&ends[..]), "{task}: 305 says {ends:?}, and {lost} are lost\n{story:#?}");
     let takeovers = lists.iter().filter_map(|list| list.strip_prefix("ha")?.split('_').next()?.parse::<usize>().ok());
     assert!(count(306) <= 3 && takeovers.max().unwrap_or(0) <= count(306), "{task}\n{story:#?}");
-    let told_packed: Vec<&Told> = told.iter().filter(|t| t.event == 310).collect();
-    let last = told_packed.last().map(|t| (t.payload["Status"].as_u64(), t.payload["FileList"].clone()));
     let names: Vec<&str> = packed.keys().copied().collect();
     match last {
         None => assert_eq!(output, Output::Hls, "{task}: 310 was never told\n{story:#?}"),
-        Some((status, files)) => {
+        Some((status, _)) => {
             let right = if packed.is_empty() && !written.is_empty() { Some(2) } else { Some(0) };
             assert_eq!(status, right, "{task}\n{story:#?}");
-            let files: BTreeSet<&str> = files.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-            assert_eq!(files.into_iter().collect::<Vec<_>>(), names, "{task}\n{story:#?}");
+            assert_eq!(told_files.into_iter().collect::<Vec<_>>(), names, "{task}\n{story:#?}");
         }
     }
     let mut errors = BTreeMap::<&str, usize>::new();
@@ -244,13 +254,15 @@ fn in_files(task: &TaskId, packed: &BTreeMap<&str, Vec<FrameId>>, written: &[&Wr
 }
 
 /// Nothing of it is left, and whoever is told knows.
-pub fn check_discarded(task: &TaskId, objects: &Objects, callbacks: &[Callback]) {
+pub fn check_discarded(task: &TaskId, objects: &Objects, callbacks: &[Callback], blind: usize) {
     let told = told_of(task, callbacks);
     let story: Vec<String> = told.iter().map(|t| format!("{} {} {}", t.seq, t.event, t.payload)).collect();
     let left: Vec<&String> = objects.keys().filter(|key| key.contains(task.as_str())).collect();
     assert!(left.is_empty(), "{task}: {left:?} are left\n{story:#?}");
     let count = |event: u64| told.iter().filter(|t| t.event == event).count();
-    assert_eq!((count(301), count(302)), (1, 1), "{task}\n{story:#?}");
+    for event in [301, 302] {
+        assert!((1..=1 + blind).contains(&count(event)), "{task}: {event}\n{story:#?}");
+    }
     let last = told.last().map(|t| (t.event, t.payload["Status"].clone()));
     assert_eq!(last, Some((305, Value::from(3))), "{task}\n{story:#?}");
 }

@@ -4,10 +4,11 @@
 //! the mounted file system: all that lies behind is then an error (EIO) to the kernel, and there again when it grows. It
 //! loses its power by ext4's own shutdown without flushing: what was not synced is gone, as `FS_IOC_SHUTDOWN` promises.
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::posix_fallocate;
 use nix::sys::statvfs::statvfs;
@@ -95,12 +96,24 @@ impl SmallDisk {
     /// As the next start of the machine does, the journal replayed; with a check of the file system where it `failed`.
     pub fn mount_again(&self, failed: bool) {
         output_of(tool("umount").arg(self.path()));
+        self.await_release();
         if failed {
             // 1: there were faults, and they are mended
             let checked = tool("e2fsck").args(["-f", "-y"]).arg(self.partition()).output().expect("it runs");
             assert!(checked.status.code().is_some_and(|code| code <= 1), "{checked:?}");
         }
         self.mount();
+    }
+
+    /// A mount namespace that somebody makes in between holds the file system a while longer, and a mount would then join
+    /// the one that has no power. Nothing tells when the kernel lets it go: its device is asked for.
+    fn await_release(&self) {
+        let begun = Instant::now();
+        let alone = || OpenOptions::new().read(true).custom_flags(nix::libc::O_EXCL).open(self.partition());
+        while let Err(held) = alone() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{}: {held}", self.partition());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     fn free(&self) -> (u64, u64) {

@@ -15,7 +15,10 @@ use crate::support::{ACCESS_KEY, LATER, SECRET_KEY, halted, probe};
 
 /// From the plan to the day on which its sources go.
 pub const PACKED: [&str; 6] =
-    ["package.planned", "plan.written", "plan.synced", "plan.renamed", "held.gone", "held.removed", "held.forgotten"];
+    ["package.planned", "plan.written", "plan.synced", "plan.renamed", "held.removed", "held.forgotten"];
+
+/// Where nothing but the file is kept: it is noted that its segments go, and then they do.
+pub const PACKED_ALONE: [&str; 2] = ["held.gone", "held.removed"];
 
 /// The three steps of an upload to VOD.
 pub const TO_VOD: [&str; 3] = ["vod.applied", "vod.stored", "vod.committed"];
@@ -48,16 +51,7 @@ pub async fn dies_while_it_packs(point: &str) {
     scene.sdk.delete(&task).await.expect("it runs");
     dies(&mut scene, point).await;
 
-    let packed = scene.receiver.event(&task, 310).await;
-    assert_eq!(packed.payload()["Status"], 0, "{point}: {}", packed.body);
-    assert_eq!(packed.payload()["FileList"].as_array().map(Vec::len), Some(1), "{point}: {}", packed.body);
-    assert_eq!(scene.receiver.event(&task, 305).await.payload()["Status"], 0, "{point}");
-    scene.gone(&task).await;
-    let folder = scene.daemon.spool_dir().join(&task);
-    until("nothing of it to be left on the shelf", || async { (!folder.exists()).then_some(()) }).await;
-    let told = scene.receiver.of(&task).into_iter().filter(|c| c.event() == 310);
-    let told: std::collections::BTreeSet<String> = told.map(|c| c.id().to_owned()).collect();
-    assert_eq!(told.len(), 1, "{point}: 310 was told under {told:?}");
+    is_told_once(&scene, &task, point).await;
 
     let mut objects = scene.objects(&task).await;
     let mp4: Vec<Vec<u8>> = objects.extract_if(.., |name, _| name.ends_with(".mp4")).map(|(_, body)| body).collect();
@@ -73,6 +67,62 @@ pub async fn dies_while_it_packs(point: &str) {
     assert_eq!(here[0], there[0], "{point}: pictures of the file and of the lists");
     // an interruption is filled with silence, and nothing is missing
     assert!((there[1]..there[1] + 20).contains(&here[1]), "{point}: {} sounds of {}", here[1], there[1]);
+}
+
+/// mp4 alone, in the bucket.
+pub async fn dies_while_it_lets_go(point: &str) {
+    let _place = PLACES.acquire().await.expect("nobody closes it");
+    let mut scene = Scene::new(|settings| {
+        settings.segment_seconds = 2;
+        settings.crash = Some(point.to_owned());
+    })
+    .await;
+    let format = |p: &mut serde_json::Value| p["RecordParams"]["OutputFormat"] = json!(3);
+    let task = scene.sdk.create("clinic", "recorder", format).await.expect("mp4 is known");
+    let _publisher = scene.publish("clinic", "dr-wang", Sends::default()).await;
+    let dir = scene.daemon.spool_dir().join(&task);
+    has_finished(&dir, 4).await;
+    scene.sdk.delete(&task).await.expect("it runs");
+    dies(&mut scene, point).await;
+
+    is_told_once(&scene, &task, point).await;
+    let lost: Vec<String> =
+        scene.receiver.of(&task).iter().filter(|c| c.event() == 308).map(|c| c.body.clone()).collect();
+    assert!(lost.is_empty(), "{point}: {lost:?}");
+    let objects = scene.objects(&task).await;
+    let names: Vec<&String> = objects.keys().collect();
+    let [name] = &names[..] else { panic!("{point}: one file, not {names:?}") };
+    assert!(name.ends_with(".mp4"), "{point}: {name}");
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("a.mp4");
+    std::fs::write(&file, &objects[*name]).expect("the folder is ours");
+    assert_eq!(probe::decode_errors(&file), "", "{point}");
+    let [pictures, sounds] = packets(&file);
+    // two segments of two seconds at least
+    assert!(pictures >= 50 && sounds >= 150, "{point}: {pictures} pictures, {sounds} sounds");
+}
+
+/// 310 under one id, 305, and then nothing of it on the shelf.
+async fn is_told_once(scene: &Scene, task: &str, point: &str) {
+    let packed = scene.receiver.event(task, 310).await;
+    assert_eq!(packed.payload()["Status"], 0, "{point}: {}", packed.body);
+    assert_eq!(packed.payload()["FileList"].as_array().map(Vec::len), Some(1), "{point}: {}", packed.body);
+    assert_eq!(scene.receiver.event(task, 305).await.payload()["Status"], 0, "{point}");
+    scene.gone(task).await;
+    let folder = scene.daemon.spool_dir().join(task);
+    until("nothing of it to be left on the shelf", || async { (!folder.exists()).then_some(()) }).await;
+    let told = scene.receiver.of(task).into_iter().filter(|c| c.event() == 310);
+    let told: std::collections::BTreeSet<String> = told.map(|c| c.id().to_owned()).collect();
+    assert_eq!(told.len(), 1, "{point}: 310 was told under {told:?}");
+}
+
+/// So many finished segments lie there.
+async fn has_finished(dir: &std::path::Path, count: usize) {
+    until("segments on the shelf", || async {
+        let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        (files.filter(|f| f.file_name().to_string_lossy().ends_with(".ts")).count() >= count).then_some(())
+    })
+    .await;
 }
 
 /// mp4 alone.
@@ -93,11 +143,7 @@ pub async fn dies_on_the_way_to_vod(point: &str) {
     let task = scene.sdk.create("clinic", "recorder", ask).await.expect("a task");
     let _publisher = scene.publish("clinic", "dr-wang", Sends::default()).await;
     let dir = scene.daemon.spool_dir().join(&task);
-    until("segments on the shelf", || async {
-        let files = std::fs::read_dir(&dir).into_iter().flatten().flatten();
-        (files.filter(|f| f.file_name().to_string_lossy().ends_with(".ts")).count() >= 4).then_some(())
-    })
-    .await;
+    has_finished(&dir, 4).await;
     scene.sdk.delete(&task).await.expect("it runs");
     dies(&mut scene, point).await;
 
