@@ -74,12 +74,11 @@ async fn a_source_comes_by_command_is_recorded_and_goes_by_command() {
     let (_, told) = broker.refused(BOX, "add-3", "add_source", with("name", "gate".into())).await;
     assert_eq!(told, "a source is in the room as this user already");
     broker.done(BOX, "remove-1", "remove_source", json!({"name": "door"})).await;
-    // the room is empty, and the recording waits for the next one
-    let idle = async || (scene.sdk.describe(&task).await.ok()?["Status"] == "Idle").then_some(());
-    until("the recording to wait", || idle()).await;
     let (_, told) = broker.refused(BOX, "remove-2", "remove_source", json!({"name": "door"})).await;
     assert_eq!(told, "no source has this name");
-    let recording = scene.finish(&task).await;
+    // the room is empty: the recording waits for the next one, and ends when nobody comes
+    assert_eq!(scene.leave_code(&task).await, 99);
+    let recording = scene.uploaded(&task).await;
     assert_eq!(recording.lanes.len(), 2, "{:?}", recording.objects.keys());
     for kind in ["video", "audio"] {
         recording.lane("door", kind).assert_sound();
