@@ -125,16 +125,24 @@ pub fn config(bytes: &[u8]) {
 
 /// What a task's folder says of it, torn as it may be.
 pub fn folder(bytes: &[u8]) {
-    let (notes, events, torn) = folder::read_journal(bytes);
-    let (mut again, whole) = (Vec::new(), torn == 0);
-    for (note, name, object) in &notes {
+    let noted = folder::read_journal(bytes);
+    // what is of VOD may be spelled in more than one way
+    let whole = noted.torn == 0 && noted.stored.is_empty() && noted.committed.is_empty();
+    let mut again = Vec::new();
+    for (note, name, object) in &noted.segments {
         assert!(matches!(note, Note::Uploaded | Note::Lost));
         again.extend(folder::line(&folder::of_segment(*note, &name.to_string(), object)).into_bytes());
     }
-    for event in &events {
+    for event in &noted.events {
         again.extend(folder::line(&folder::of_event(event)).into_bytes());
     }
-    assert_eq!(folder::read_journal(&again), (notes, events, 0));
+    for stored in &noted.stored {
+        again.extend(folder::line(&folder::of_stored(stored)).into_bytes());
+    }
+    for committed in &noted.committed {
+        again.extend(folder::line(&folder::of_committed(committed)).into_bytes());
+    }
+    assert_eq!(folder::read_journal(&again), folder::Noted { torn: 0, ..noted });
     // empty lines say nothing, and events and segments are kept apart
     let lines = |text: &[u8]| {
         let mut all: Vec<Vec<u8>> = text.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();

@@ -62,8 +62,10 @@ pub const POINTS: &[&str] = &[
     "held.forgotten",
     // to VOD
     "vod.applied",
+    "vod.kept",
     "vod.stored",
     "vod.committed",
+    "vod.noted",
     // the news
     "webhook.sent",
     "webhook.forgotten",
@@ -74,6 +76,10 @@ pub const POINTS: &[&str] = &[
     "discard.counted",
     "discard.removed",
     "discard.erased",
+    // the same at VOD
+    "discard.learned",
+    "discard.known",
+    "discard.deleted",
     // the end of a task
     "forget.committed",
     "forget.undescribed",

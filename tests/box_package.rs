@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use support::browser::{Browser, Origin};
 use support::publisher::Sends;
 use support::receiver::Callback;
 use support::recorded::{PREFIX, Recording};
 use support::scene::{Scene, until};
-use support::{APP, output_of, probe, program};
+use support::{APP, BUCKET, output_of, probe, program};
 
 /// `clinic` and `dr-wang` as names have them.
 const FILE: &str = "Y2xpbmlj__UserId_s_ZHItd2FuZw..__UserId_e_main";
@@ -102,6 +103,40 @@ async fn an_mp4_lies_beside_the_hls_with_every_packet_of_it() {
     assert_eq!(scene.receiver.events(&task).iter().filter(|e| **e == 310).count(), 1);
     shelf_is_empty(&scene, &task).await;
     scene.gone(&task).await;
+}
+
+/// An mp4 of the box's own store, in a page of another origin: a browser plays it, knows its size and its length before it
+/// has all of it, and finds its middle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_plays_the_mp4() {
+    let scene = Scene::local(|s| s.segment_seconds = 2).await;
+    let task = scene.sdk.create("clinic", "recorder", format(1)).await.expect("hls+mp4 is known");
+    let _publisher = scene.publish("clinic", "dr-wang", Sends::default()).await;
+    scene.has_segments(&task, "dr-wang", "video", 4).await;
+    scene.sdk.delete(&task).await.expect("it runs");
+    let told = told(&stopped(&scene, &task, 0).await);
+    let length = (told[0].4 - told[0].3) as f64 / 1000.0;
+    let objects = scene.objects(&task).await;
+    let (name, body) = objects.iter().find(|(name, _)| name.ends_with(".mp4")).expect("an mp4");
+    assert!(name.ends_with(&told[0].0), "{name}");
+
+    let source = scene.daemon.url(&format!("files/{BUCKET}/{PREFIX}/{task}/{}", told[0].0));
+    let origin = Origin::start().await;
+    let browser = Browser::open(&origin.player(&source), None);
+    assert!(body.len() > 2000);
+    assert_eq!(browser.plays("range").await, [206.0, 1000.0]);
+    let known = browser.plays("metadata").await;
+    assert_eq!(known[..2], [640.0, 360.0]);
+    let seconds = known[2];
+    assert!((seconds - length).abs() < 0.1, "the browser knows of {seconds} s, 310 of {length} s");
+    let plays = browser.plays("plays").await;
+    let [at, pictures, sound, shades] = plays[..] else { panic!("{plays:?}") };
+    assert!(at >= 1.5 && pictures > 20.0 && sound > 1000.0 && shades > 4.0, "{plays:?}");
+    let middle = browser.plays("seeked").await;
+    assert!((middle[0] - seconds / 2.0).abs() < 0.1 && middle[1] > 4.0, "{middle:?} of {seconds} s");
+    assert!(browser.plays("goes-on").await[0] >= seconds / 2.0 + 1.0);
+    let end = browser.plays("ended").await[0];
+    assert!((end - seconds).abs() < 0.1, "it ends at {end} s of {seconds}");
 }
 
 /// mp4: no HLS goes up; the box is killed in mid-recording and again while it packs, and one file tells of both lives.

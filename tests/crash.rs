@@ -18,13 +18,14 @@ use support::small_disk::{SmallDisk, shelved};
 use support::{APP, LATER, halted};
 use torture::Life::{Ending, Quiet, Recording};
 use torture::after::{
-    PACKED, PACKED_ALONE, TO_VOD, dies_on_the_way_to_vod, dies_while_it_lets_go, dies_while_it_packs,
+    ERASED, PACKED, PACKED_ALONE, TO_VOD, dies_on_the_way_to_vod, dies_while_it_lets_go, dies_while_it_packs,
+    dies_while_vod_is_cleared,
 };
 use torture::power::Chance;
 use torture::{End, PLACES, Plan, World, all, at, logged};
 
 /// Every point in some life of some box, but for those that have tests of their own: [`REFOUND`], [`DISCARDED`], and
-/// what follows the end ([`PACKED`], [`PACKED_ALONE`], [`TO_VOD`]).
+/// what follows the end ([`PACKED`], [`PACKED_ALONE`], [`TO_VOD`], [`ERASED`]).
 fn walk() -> Vec<Plan> {
     let plans = [
         (
@@ -163,9 +164,8 @@ async fn killed_at_every_point_it_loses_nothing() {
     }
     let plans = walk();
     let mut walked = points(&plans);
-    walked.extend(
-        REFOUND.into_iter().chain(DISCARDED).chain(PACKED).chain(PACKED_ALONE).chain(TO_VOD).map(str::to_owned),
-    );
+    let apart = REFOUND.into_iter().chain(DISCARDED).chain(PACKED).chain(PACKED_ALONE).chain(TO_VOD).chain(ERASED);
+    walked.extend(apart.map(str::to_owned));
     let table: BTreeSet<String> = POINTS.iter().map(|point| (*point).to_owned()).collect();
     assert_eq!(walked, table, "a point that nobody dies at, or one that is no point");
     // to look at one of them again
@@ -283,6 +283,14 @@ async fn killed_while_it_packs_every_packet_is_in_the_file_once() {
 async fn killed_on_the_way_to_vod_a_file_is_committed_once() {
     let dying: Vec<_> = TO_VOD.iter().map(|point| tokio::spawn(dies_on_the_way_to_vod(point))).collect();
     for (point, dies) in TO_VOD.iter().zip(dying) {
+        assert!(dies.await.is_ok(), "{point}: see above");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_vod_is_cleared_nothing_stays_there() {
+    let dying: Vec<_> = ERASED.iter().map(|point| tokio::spawn(dies_while_vod_is_cleared(point))).collect();
+    for (point, dies) in ERASED.iter().zip(dying) {
         assert!(dies.await.is_ok(), "{point}: see above");
     }
 }

@@ -1,9 +1,9 @@
 //! Nothing is ever lost: random sequences of outages, restarts, full and failing disks, clock steps and damaged indexes,
-//! of pauses, discards and packing, against a model that knows only what was closed and announced.
+//! of pauses, discards and packing, to a bucket and to VOD, against a model that knows only what was closed and announced.
 //!
 //! Owns: the steps of a walk, and the order of its end. Must not touch: what must hold then (`model`).
-//! Law: a walk is a pure function of its seed, but for the timing of the machine. `HOLDFAST_WALKS` is how many there are,
-//! `HOLDFAST_SEED` repeats one; a seed that once found a fault is kept in `KEPT`.
+//! Law: a walk is a pure function of its seed, but for the timing of the machine. `HOLDFAST_WALKS` is how many there are
+//! (every other one with VOD), `HOLDFAST_SEED` repeats one; a seed that once found a fault is kept in `KEPT`.
 //!
 //! Everything is real but the frames, the disk's word and the wall clock: shelf, index, rooms, uploader, callbacks, an S3
 //! server behind a line that fails, and a receiver that refuses.
@@ -14,6 +14,8 @@ mod carrier;
 mod life;
 #[path = "never_lost/model.rs"]
 mod model;
+#[path = "never_lost/platform.rs"]
+mod platform;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "never_lost/studio.rs"]
@@ -23,7 +25,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use carrier::{KEYS, Server, keys};
 use holdfast::config::{App, Config, OnStop};
@@ -38,6 +40,7 @@ use holdfast::rooms::Error;
 use holdfast::store::records;
 use holdfast::vault::{Key, Vault};
 use life::{GUARD, Life, ScriptedDisk, Site, Wall};
+use platform::{Asked, Platform, Word};
 use proxy::{Mode, Proxy};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -47,8 +50,11 @@ use support::receiver::Receiver;
 
 const APP: SdkAppId = SdkAppId(support::APP);
 /// Seeds that found a fault once.
-const KEPT: [u64; 5] = [2_310_814_302, 3_609_778_312, 1_994_051_419, 2_263_173_449, 2_541_535_019];
+const KEPT: [u64; 7] =
+    [2_310_814_302, 3_609_778_312, 1_994_051_419, 2_263_173_449, 2_541_535_019, 3_430_585_317, 3_538_927_497];
 const WALKS: usize = 8;
+/// Seeds from here on are of walks with VOD, whose tasks end and are discarded more often.
+const TO_VOD: u64 = 1 << 32;
 /// Walks that go side by side: they mostly wait.
 const ABREAST: usize = 4;
 const STEPS: usize = 40;
@@ -83,6 +89,7 @@ enum Step {
     Resume,
     Discard,
     Line(Mode),
+    Vod(Word),
     Receiver {
         fails: bool,
     },
@@ -142,6 +149,16 @@ fn step(rng: &mut StdRng) -> Step {
     }
 }
 
+/// The same of a walk with VOD.
+fn step_to_vod(rng: &mut StdRng) -> Step {
+    match rng.random_range(0..100) {
+        0..16 => Step::Vod(platform::word(rng)),
+        16..26 => Step::End,
+        26..29 => Step::Discard,
+        _ => step(rng),
+    }
+}
+
 /// A publisher in a room.
 struct Present {
     room: u32,
@@ -166,6 +183,9 @@ struct Walk {
     outputs: BTreeMap<TaskId, Output>,
     /// Every byte of them is to go.
     discarded: BTreeSet<TaskId>,
+    /// Where files of some tasks go.
+    vod: Option<Platform>,
+    at_vod: BTreeMap<TaskId, Asked>,
     /// Some tasks are packed. A day of silence is not made then.
     packs: bool,
     present: Vec<Present>,
@@ -200,17 +220,25 @@ impl Walk {
         config.disk.when_full = if rng.random() { WhenFull::RefuseNewTasks } else { WhenFull::DropOldest };
         let (callback_url, callback_key) = (Some(receiver.url.clone()), Some(Secret::new(support::CALLBACK_KEY)));
         config.apps = vec![App { sdk_app_id: APP, secret_key: None, callback_url, callback_key }];
+        let wall = Wall::new(Timestamp::from_ms(1_800_000_000_000));
+        let mut vod = None;
+        if seed >= TO_VOD {
+            let token_seconds = *[40, 7200].choose(&mut rng).expect("not empty");
+            let platform = Platform::begin(&server, seed, token_seconds, &wall).await;
+            platform.tell(&mut config);
+            vod = Some(platform);
+        }
         let key = rng.random::<bool>().then(|| Key::new(std::array::from_fn(|i| i as u8 ^ seed as u8)));
         let site = Site {
             dir: dir.path().to_owned(),
             config: Arc::new(config),
             vault: Vault::new(key, Vec::new()),
             disk: ScriptedDisk::new(),
-            wall: Wall::new(Timestamp::from_ms(1_800_000_000_000)),
+            wall,
             studio: Studio::new(),
         };
         let life = Some(Life::begin(&site).await);
-        let packs = rng.random();
+        let packs = rng.random::<bool>() || vod.is_some();
         let (tasks, present) = (Vec::new(), Vec::new());
         Walk {
             seed,
@@ -226,6 +254,8 @@ impl Walk {
             tasks,
             outputs: BTreeMap::new(),
             discarded: BTreeSet::new(),
+            vod,
+            at_vod: BTreeMap::new(),
             packs,
             present,
             sessions: 0,
@@ -283,6 +313,7 @@ impl Walk {
                 }
             }
             Step::Line(mode) => self.proxy.set(mode),
+            Step::Vod(word) => self.vod.iter().for_each(|platform| platform.hear(word)),
             Step::Receiver { fails } => self.receiver.fail(fails),
             Step::Room(free) => self.room(free).await,
             Step::SyncsFail(n) => {
@@ -305,12 +336,22 @@ impl Walk {
     async fn create(&mut self) {
         let room = self.tasks.len() as u32 + 1;
         let outputs = if self.packs { &[Output::Hls, Output::HlsAac, Output::Aac][..] } else { &[Output::Hls] };
-        let output = *outputs.choose(&mut self.rng).expect("not empty");
-        let spec = RecordingSpec { output, ..spec(room, &self.bucket) };
+        let mut output = *outputs.choose(&mut self.rng).expect("not empty");
+        let mut spec = RecordingSpec { output, ..spec(room, &self.bucket) };
+        let mut at_vod = None;
+        if self.vod.is_some() && self.rng.random_bool(0.75) {
+            let asked;
+            (output, asked) = platform::asked(&mut self.rng);
+            at_vod = Some(Asked { room, output, lists: asked.lists });
+            let vendor = Vendor::Vod(Box::new(asked));
+            let destination = Destination { vendor, region: String::new(), bucket: String::new(), prefix: Vec::new() };
+            (spec.output, spec.destination) = (output, destination);
+        }
         let created = self.life().rooms.create(spec, keys(KEYS.0, KEYS.1), Secret::new("sig")).await;
         match created {
             Ok(task) => {
                 self.outputs.insert(task.clone(), output);
+                self.at_vod.extend(at_vod.map(|asked| (task.clone(), asked)));
                 self.tasks.push((task, room));
                 for user in ["ann", "bob"] {
                     if self.rng.random_bool(0.6) {
@@ -429,6 +470,7 @@ impl Walk {
     /// Everything is well again, every task ends, and what the model asks for must be there.
     async fn finish(mut self) {
         self.proxy.set(Mode::Pass);
+        self.vod.iter().for_each(Platform::heal);
         self.receiver.fail(false);
         self.room(None).await;
         // a disk that failed would have to show for a quarter of a minute that it works
@@ -439,20 +481,25 @@ impl Walk {
         for (task, _) in self.tasks.clone() {
             self.end(task).await;
         }
+        // as long as something moves it is not stuck: on a machine with much to do, packing comes last
         let spool = self.site.spool();
-        let empty = async {
-            while fs::read_dir(&spool).unwrap().flatten().any(|entry| entry.path().is_dir()) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+        let folders = || fs::read_dir(&spool).unwrap().flatten().any(|entry| entry.path().is_dir());
+        let moved = || (life::files(&spool), self.receiver.taken().len());
+        let mut last = (moved(), Instant::now());
+        while folders() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let now = moved();
+            if now != last.0 {
+                last = (now, Instant::now());
             }
-        };
-        if tokio::time::timeout(GUARD, empty).await.is_err() {
-            let stuck: Vec<_> = life::files(&spool);
-            panic!("a task is stuck: {stuck:#?}\n{}", self.receiver.story());
+            assert!(last.1.elapsed() < 3 * GUARD, "a task is stuck: {:#?}\n{}", last.0.0, self.receiver.story());
         }
         for (task, _) in &self.tasks {
             assert_eq!(self.life().rooms.describe(APP, task.clone()).await, Err(Error::TaskUnknown));
         }
-        for prefix in [records::TASKS, records::SPOOL, records::OUTBOX, records::PIECES, records::PARTS] {
+        let mut kept = vec![records::TASKS, records::SPOOL, records::OUTBOX, records::PIECES, records::PARTS];
+        kept.extend([records::VOD, records::ERASE]);
+        for prefix in kept {
             let left = self.life().store.scan(prefix).await.unwrap();
             assert!(left.is_empty(), "in the index is left {:?}", left.iter().map(|(key, _)| key).collect::<Vec<_>>());
         }
@@ -461,11 +508,19 @@ impl Walk {
         let objects = model::objects(&self.server, &self.bucket).await;
         let written = self.site.studio.written();
         for (task, _) in &self.tasks {
-            match self.discarded.contains(task) {
-                true => model::check_discarded(task, &objects, &told, self.blind),
-                false => model::check(task, self.outputs[task], &written, &objects, &told, (self.lives, self.blind)),
+            let platform = self.vod.as_ref().zip(self.at_vod.get(task));
+            let times = (self.lives, self.blind);
+            match (self.discarded.contains(task), platform) {
+                (true, None) => model::check_discarded(task, &objects, &told, self.blind),
+                (true, Some((platform, asked))) => {
+                    model::check_discarded(task, &objects, &told, self.blind);
+                    platform.check_discarded(task, asked.room, &told);
+                }
+                (false, None) => model::check(task, self.outputs[task], &written, &objects, &told, times),
+                (false, Some((platform, asked))) => platform.check(task, asked, &written, &told, times).await,
             }
         }
+        self.vod.iter().for_each(Platform::assert_by_the_rules);
         let (segments, lost) = (
             written.len(),
             written.iter().filter(|w| self.outputs[&w.task].hls() && !model::arrived(w, &objects)).count(),
@@ -520,7 +575,8 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 async fn walk(seed: u64, server: Arc<Server>) {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
     let mut steps = vec![Step::Create, Step::Enter, Step::Record(1, 20)];
-    steps.extend((0..STEPS).map(|_| step(&mut rng)));
+    let next = if seed >= TO_VOD { step_to_vod } else { step };
+    steps.extend((0..STEPS).map(|_| next(&mut rng)));
     let mut walk = Walk::begin(seed, server).await;
     for step in steps {
         tracing::info!(seed, ?step, "walk");
@@ -544,7 +600,8 @@ async fn what_was_closed_arrives_whatever_happens() {
         Some(seed) => vec![seed],
         None => {
             let fresh = setting("HOLDFAST_WALKS").map_or(WALKS, |walks| walks as usize);
-            KEPT.into_iter().chain((0..fresh).map(|_| u64::from(rand::random::<u32>()))).collect()
+            let seed = |n: usize| u64::from(rand::random::<u32>()) + if n % 2 == 1 { TO_VOD } else { 0 };
+            KEPT.into_iter().chain((0..fresh).map(seed)).collect()
         }
     };
     eprintln!("HOLDFAST_SEED is one of {seeds:?}");

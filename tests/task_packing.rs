@@ -409,11 +409,12 @@ fn a_discarded_task_is_packed_no_more_and_what_went_up_is_erased_by_its_name() {
         assert!(matches!(world.effects[0], Effect::Withhold), "before anything is carried: {:?}", world.effects);
         assert_eq!(world.task.deadline(), None, "it waits for words alone");
         world.apply(Input::Fate(Fate::Cleared { files: 3, bytes: 400 }));
-        let names = world.effects.iter().find_map(|e| if let Effect::Erase { names } = e { Some(names) } else { None });
+        let names =
+            world.effects.iter().find_map(|e| if let Effect::Erase { names, .. } = e { Some(names) } else { None });
         let names = names.expect("then the destination").clone();
         assert!(["a_1.mp4", "a_2.mp4"].iter().all(|file| names.iter().any(|name| name == file)), "{names:?}");
         world.wait(Policy::default().grace);
-        world.apply(Input::Fate(Fate::Erased { objects: 2, bytes: 200, uploads: 0 }));
+        world.apply(Input::Fate(Fate::Erased { objects: 2, bytes: 200, uploads: 0, media: Vec::new() }));
         assert_eq!(world.task.phase, Phase::Done);
         let told: Vec<u32> = world.told().iter().map(|(event, _)| *event).filter(|event| *event > 303).collect();
         assert!(!told.contains(&310) && told.last() == Some(&305), "{told:?}");

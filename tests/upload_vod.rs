@@ -263,6 +263,133 @@ async fn a_task_that_is_discarded_in_its_upload_is_not_committed() {
     }
 }
 
+/// What is told when VOD has nothing more of the task: how much went, its FileIds; and what was told before.
+async fn erased(bench: &Bench, appliance: &mut Appliance) -> (u64, Vec<String>, Vec<Fate>) {
+    appliance.spool.withhold(&bench.task);
+    appliance.spool.erase_task(&bench.task, String::new(), Vec::new(), Vec::new()).unwrap();
+    let mut before = Vec::new();
+    loop {
+        match appliance.fate().await {
+            (_, Fate::Erased { objects, media, .. }) => return (objects, media, before),
+            (_, fate) => before.push(fate),
+        }
+    }
+}
+
+/// What VOD has made of a discarded task goes, and the receipt names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_of_a_discarded_task_is_deleted() {
+    let (mut bench, mut appliance) = Bench::new(7200).await;
+    bench.shelve_file(&appliance).await;
+    bench.go(&mut appliance);
+    bench.committed(&mut appliance).await;
+    let file_id = bench.vod.medias().remove(0).file_id.expect("committed");
+    let codes = ["InternalError", "UnauthorizedOperation", "ResourceNotFound.UserNotExist"];
+    codes.iter().for_each(|code| bench.vod.refuse("DeleteMedia", code));
+    let (objects, media, before) = erased(&bench, &mut appliance).await;
+    assert_eq!((objects, media), (1, vec![file_id]));
+    let code = |fate: Fate| if let Fate::UploadFailed { code, .. } = fate { code } else { panic!("{fate:?}") };
+    assert_eq!(before.into_iter().map(code).collect::<Vec<_>>(), codes, "each is told, and tried again");
+    assert_eq!(bench.vod.medias(), []);
+    assert_eq!(bench.vod.keys().await, Vec::<String>::new(), "no byte of it");
+    bench.vod.assert_by_the_rules();
+}
+
+/// Somebody else has deleted it: that will do. A list goes with its segments.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_vod_does_not_have_any_more_counts_as_deleted() {
+    let (mut bench, mut appliance) = Bench::new(7200).await;
+    bench.shelve_bundle(&appliance).await;
+    bench.go(&mut appliance);
+    let (_, fate) = appliance.fate().await;
+    assert!(matches!(fate, Fate::VodCommitted { .. }), "{fate:?}");
+    bench.vod.refuse("DeleteMedia", "ResourceNotFound.FileNotExist");
+    let (objects, _, before) = erased(&bench, &mut appliance).await;
+    assert_eq!((objects, before, bench.vod.calls("DeleteMedia")), (1, vec![], 1));
+
+    let (mut bench, mut appliance) = Bench::new(7200).await;
+    bench.shelve_bundle(&appliance).await;
+    bench.go(&mut appliance);
+    appliance.fate().await;
+    assert_eq!(erased(&bench, &mut appliance).await.0, 1);
+    assert_eq!(bench.vod.keys().await, Vec::<String>::new(), "no segment of it");
+}
+
+/// Nothing of it was committed, so nobody is asked: the platform may be away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discarded_task_of_which_vod_has_nothing_asks_for_nothing() {
+    let (mut bench, mut appliance) = Bench::new(7200).await;
+    bench.shelve_file(&appliance).await;
+    bench.vod.stop_at(Some(Point::Write(2)));
+    bench.go(&mut appliance);
+    bench.vod.stands().await;
+    bench.vod.stop_at(None);
+    bench.line.set(Mode::Refuse);
+    let (objects, media, before) = erased(&bench, &mut appliance).await;
+    assert_eq!((objects, media, before), (0, vec![], vec![]));
+    assert_eq!((bench.vod.calls("CommitUpload"), bench.vod.calls("DeleteMedia")), (0, 0));
+}
+
+/// A life later, of which the index is lost.
+async fn without_index(bench: &Bench, appliance: Appliance) -> Appliance {
+    let dir = appliance.crash().await;
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    bench.vod.stop_at(None);
+    let appliance = Appliance::over(dir).await;
+    appliance.create_at(Vendor::Vod(Box::new(asked())), TASK, "", "").await;
+    appliance
+}
+
+/// CommitUpload was done and its answer not heard, or heard and not told; then the index is lost. The folder knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_the_index_has_lost_is_known_by_the_folder() {
+    let (mut bench, mut appliance) = Bench::new(7200).await;
+    bench.shelve_file(&appliance).await;
+    bench.vod.stop_at(Some(Point::Committed));
+    bench.go(&mut appliance);
+    bench.vod.stands().await;
+    let file_id = bench.vod.medias().remove(0).file_id;
+    let mut appliance = without_index(&bench, appliance).await;
+    bench.shelve_file(&appliance).await;
+    bench.go(&mut appliance);
+    bench.committed(&mut appliance).await;
+    assert_eq!((bench.vod.medias().remove(0).file_id, bench.vod.uploads().len()), (file_id.clone(), 1), "once");
+
+    // what was noted then is known for ever
+    let appliance = without_index(&bench, appliance).await;
+    let noted = &appliance.recovered.tasks[&bench.task].noted_committed;
+    assert_eq!(noted.iter().map(|noted| Some(noted.media.file_id.clone())).collect::<Vec<_>>(), [file_id]);
+    bench.assert_sealed(appliance.stop().await.path());
+}
+
+/// The same when the task is discarded: what nobody knows of is asked for, and goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_nobody_heard_of_is_found_and_deleted() {
+    for lost in [false, true] {
+        let (mut bench, mut appliance) = Bench::new(7200).await;
+        bench.shelve_file(&appliance).await;
+        bench.vod.stop_at(Some(Point::Committed));
+        bench.go(&mut appliance);
+        bench.vod.stands().await;
+        let file_id = bench.vod.medias().remove(0).file_id.expect("committed");
+        appliance = match lost {
+            true => without_index(&bench, appliance).await,
+            false => Appliance::over(appliance.crash().await).await,
+        };
+        bench.vod.stop_at(None);
+        appliance.spool.withhold(&bench.task);
+        bench.go(&mut appliance);
+        assert_eq!(erased(&bench, &mut appliance).await, (1, vec![file_id], vec![]), "index lost: {lost}");
+        assert_eq!(bench.vod.medias(), []);
+        assert_eq!((bench.vod.calls("CommitUpload"), bench.vod.uploads().len()), (2, 1));
+        // asked again after a restart, it is told again
+        let mut appliance = Appliance::over(appliance.crash().await).await;
+        appliance.spool.withhold(&bench.task);
+        bench.go(&mut appliance);
+        assert_eq!(erased(&bench, &mut appliance).await.0, 1);
+    }
+}
+
 /// The box dies at each step; what was done is not done again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_between_any_two_steps_repeats_none_that_counts() {

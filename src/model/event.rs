@@ -55,6 +55,9 @@ pub struct Receipt {
     pub object_bytes: Option<u64>,
     /// Uploads in parts that were given up.
     pub uploads: u64,
+    /// What VOD had made of its files: the FileIds, known so far in 302, deleted in 305.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub media: Vec<String>,
 }
 
 impl Receipt {
@@ -65,6 +68,9 @@ impl Receipt {
         if let Some(bytes) = self.object_bytes {
             json["ObjectBytes"] = bytes.into();
             json["Uploads"] = self.uploads.into();
+        }
+        if !self.media.is_empty() {
+            json["FileIds"] = self.media.clone().into();
         }
         json
     }

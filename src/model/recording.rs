@@ -175,8 +175,8 @@ pub enum Fate {
     /// Of a discarded task nothing lies on the shelf any more; so much was removed.
     Cleared { files: u64, bytes: u64 },
     /// Of a discarded task the destination has nothing any more; so much was removed, and so many uploads in parts were
-    /// given up.
-    Erased { objects: u64, bytes: u64, uploads: u64 },
+    /// given up. `media`: of VOD, the FileIds.
+    Erased { objects: u64, bytes: u64, uploads: u64, media: Vec<String> },
 }
 
 #[cfg(test)]

@@ -202,9 +202,11 @@ pub enum Effect {
     Withhold,
     /// What lies of it on the shelf goes, but for what the folder says of the task.
     Clear,
-    /// What its destination has of it goes: its segments, files of these names, and whatever else lies under its id.
+    /// What its destination has of it goes: its segments, files of these names, and whatever else lies under its id; of
+    /// VOD these FileIds, and those that its folder knows beside them.
     Erase {
         names: Vec<String>,
+        media: Vec<String>,
     },
     /// A lane did not answer to being killed: its thread is given up.
     Wedged(LaneRun),

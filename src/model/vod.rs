@@ -1,7 +1,7 @@
 //! VOD: what was asked of Tencent's VOD platform for a task's files, and the words that are exchanged with it.
 //!
-//! Owns: `CloudVod` as a task keeps it, the requests ApplyUpload and CommitUpload, what their answers mean. Must not
-//! touch: HTTP, signatures, the clock.
+//! Owns: `CloudVod` as a task keeps it, the requests ApplyUpload, CommitUpload and DeleteMedia, what their answers mean,
+//! what a task's folder keeps of its files. Must not touch: HTTP, signatures, the clock.
 //! Law: nothing of an answer is quoted in an error but the platform's own code and message; its secrets are `Secret`s
 //! from the first moment.
 //! Sources: RECORDING.md §7; API.md §1.7, §5.
@@ -16,6 +16,8 @@ use super::{Secret, Timestamp};
 pub const VERSION: &str = "2018-07-17";
 /// Of credentials that soon are worth nothing, the last minute is not used.
 const MARGIN_SECONDS: i64 = 60;
+/// "The file does not exist", in the words of DeleteMedia. Other things that are not found are the account's.
+const GONE: [&str; 3] = ["InvalidParameterValue.FileId", "ResourceNotFound", "ResourceNotFound.FileNotExist"];
 
 /// `StorageParams.CloudVod.TencentVod`. It holds no secret; what is absent is not sent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -92,7 +94,15 @@ impl Vod {
     }
 
     pub fn commit_request(&self, session: &Secret) -> Value {
-        let mut body = json!({ "VodSessionKey": session.expose() });
+        self.of_sub_app(json!({ "VodSessionKey": session.expose() }))
+    }
+
+    /// The body of DeleteMedia: the file goes with all that the platform made of it.
+    pub fn delete_request(&self, file_id: &str) -> Value {
+        self.of_sub_app(json!({ "FileId": file_id }))
+    }
+
+    fn of_sub_app(&self, mut body: Value) -> Value {
         if let Some(sub_app) = self.sub_app {
             body["SubAppId"] = sub_app.into();
         }
@@ -105,6 +115,31 @@ impl Vod {
 pub struct Media {
     pub file_id: String,
     pub url: String,
+}
+
+/// A file by its contents: one that was planned anew may have its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Which {
+    pub object: String,
+    pub bytes: u64,
+    pub crc32: u32,
+}
+
+/// What VOD made of a file, as the task's folder keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    #[serde(flatten)]
+    pub which: Which,
+    #[serde(flatten)]
+    pub media: Media,
+}
+
+/// That all of a file is stored, and by which session it is committed: the sealed record of that session, in hex.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    #[serde(flatten)]
+    pub which: Which,
+    pub session: String,
 }
 
 /// Keys that work for a while.
@@ -236,6 +271,14 @@ pub fn read_applied(body: &[u8]) -> Result<Applied, Refusal> {
     })
 }
 
+/// A file that the platform does not have (any more) is as good as deleted.
+pub fn read_deleted(body: &[u8]) -> Result<(), Refusal> {
+    match response(body) {
+        Err(refusal) if GONE.contains(&refusal.code.as_str()) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 pub fn read_committed(body: &[u8]) -> Result<Media, Refusal> {
     let response = response(body)?;
     let url = response.get("MediaUrl").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -283,6 +326,21 @@ mod tests {
         let refused =
             br#"{"Response":{"Error":{"Code":"AuthFailure.SecretIdNotFound","Message":"m"},"RequestId":"r"}}"#;
         assert_eq!(read_committed(refused).unwrap_err().to_string(), "AuthFailure.SecretIdNotFound: m");
+    }
+
+    #[test]
+    fn what_is_not_there_is_deleted() {
+        let refused = |code: &str| json!({ "Response": { "Error": { "Code": code, "Message": "m" } } }).to_string();
+        let read = |body: &str| read_deleted(body.as_bytes());
+        assert_eq!(read(r#"{"Response":{"RequestId":"r"}}"#), Ok(()));
+        assert_eq!(read(&refused("ResourceNotFound.FileNotExist")), Ok(()));
+        assert_eq!(read(&refused("InvalidParameterValue.FileId")), Ok(()));
+        for code in ["ResourceNotFound.UserNotExist", "InvalidParameterValue.SubAppId", "InternalError", ""] {
+            assert_eq!(read(&refused(code)).unwrap_err().code, code);
+        }
+        assert_eq!(read("{}").unwrap_err().code, "BadAnswer");
+        let vod = Vod { sub_app: Some(7), ..Vod::default() };
+        assert_eq!(vod.delete_request("5285"), json!({ "FileId": "5285", "SubAppId": 7 }));
     }
 
     #[test]

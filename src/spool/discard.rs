@@ -89,10 +89,16 @@ impl Spool {
     }
 
     /// Writes down that the destination is to be rid of the task, unless that stands there already. Returns at once.
-    /// `prefix`: of the task's keys; `names`: of files beside its segments.
-    pub fn erase_task(&self, task: &TaskId, prefix: String, names: Vec<String>) -> Result<(), Error> {
+    /// `prefix`: of the task's keys; `names`: of files beside its segments; `media`: at VOD.
+    pub fn erase_task(
+        &self,
+        task: &TaskId,
+        prefix: String,
+        names: Vec<String>,
+        media: Vec<String>,
+    ) -> Result<(), Error> {
         let stage = EraseStage::Counting;
-        let entry = EraseEntry { task: task.clone(), prefix, names, stage, objects: 0, bytes: 0, uploads: 0 };
+        let entry = EraseEntry { task: task.clone(), prefix, names, stage, objects: 0, bytes: 0, uploads: 0, media };
         self.order(Order::Erase(entry))
     }
 

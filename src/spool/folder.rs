@@ -14,6 +14,8 @@
 //!                   packed, and whichever is missing was let go
 //! uploaded.txt      <crc32 of the rest> up|lost <local name> <object>
 //!                   <crc32 of the rest> told <event>
+//!                   <crc32 of the rest> stored <file, and the sealed session by which VOD is to commit it>
+//!                   <crc32 of the rest> vod <file, and what VOD made of it>
 //! ```
 
 use std::collections::BTreeSet;
@@ -27,6 +29,7 @@ use super::Disk;
 use crate::crash;
 use crate::model::package::Hold;
 use crate::model::segment::{LocalName, UNFINISHED};
+use crate::model::vod::{Committed, Stored};
 
 pub const TASK: &str = "task.json";
 pub const DESTINATION: &str = "destination.json";
@@ -58,14 +61,34 @@ pub struct Told {
     /// The text of `task.json`.
     pub shape: Option<String>,
     pub destination: Option<Destination>,
-    /// In the order in which they were noted.
-    pub notes: Vec<(Note, LocalName, String)>,
-    /// Events that no shape holds, as they were noted.
-    pub events: Vec<String>,
-    /// Lines that could not be read.
-    pub torn: usize,
+    pub noted: Noted,
     /// The journal to be written to.
     pub journal: u32,
+}
+
+/// What journals say, each in the order in which it was noted.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Noted {
+    pub segments: Vec<(Note, LocalName, String)>,
+    /// Events that no shape holds, as they were noted.
+    pub events: Vec<String>,
+    /// Files that are stored at VOD, before they are committed.
+    pub stored: Vec<Stored>,
+    /// Files that VOD has.
+    pub committed: Vec<Committed>,
+    /// Lines that could not be read.
+    pub torn: usize,
+}
+
+impl Noted {
+    fn add(&mut self, later: Noted) {
+        let Noted { segments, events, stored, committed, torn } = later;
+        self.segments.extend(segments);
+        self.events.extend(events);
+        self.stored.extend(stored);
+        self.committed.extend(committed);
+        self.torn += torn;
+    }
 }
 
 /// Two records of the index, byte by byte.
@@ -105,24 +128,28 @@ fn journal_number(name: &str) -> Option<u32> {
 /// Reads all that a folder says. `names`: of the files in it.
 pub fn read<'a>(dir: &Path, names: impl Iterator<Item = &'a str>) -> io::Result<Told> {
     let names: BTreeSet<&str> = names.collect();
-    let mut told = Told { journal: 1, ..Told::default() };
+    let mut told = Told::default();
     if names.contains(TASK) {
         told.shape = Some(fs::read_to_string(dir.join(TASK))?);
     }
     if names.contains(DESTINATION) {
         told.destination = read_destination(&fs::read(dir.join(DESTINATION))?);
     }
-    let journals: BTreeSet<u32> = names.iter().filter_map(|name| journal_number(name)).collect();
+    (told.noted, told.journal) = read_journals(dir, names.into_iter())?;
+    Ok(told)
+}
+
+/// What the journals among these files say, and the one to be written to.
+pub fn read_journals<'a>(dir: &Path, names: impl Iterator<Item = &'a str>) -> io::Result<(Noted, u32)> {
+    let (mut noted, mut journal) = (Noted::default(), 1);
+    let journals: BTreeSet<u32> = names.filter_map(journal_number).collect();
     for number in journals {
         let bytes = fs::read(dir.join(journal_name(number)))?;
         let whole = bytes.is_empty() || bytes.ends_with(b"\n");
-        told.journal = if whole { number } else { number.saturating_add(1) };
-        let (notes, events, torn) = read_journal(&bytes);
-        told.notes.extend(notes);
-        told.events.extend(events);
-        told.torn += torn;
+        journal = if whole { number } else { number.saturating_add(1) };
+        noted.add(read_journal(&bytes));
     }
-    Ok(told)
+    Ok((noted, journal))
 }
 
 /// What a line of the journal says of a segment.
@@ -135,24 +162,38 @@ pub fn of_event(event: &str) -> String {
     format!("{TOLD}{event}")
 }
 
+pub fn of_stored(stored: &Stored) -> String {
+    format!("{STORED}{}", serde_json::to_string(stored).expect("it has text keys and no floats"))
+}
+
+pub fn of_committed(committed: &Committed) -> String {
+    format!("{COMMITTED}{}", serde_json::to_string(committed).expect("it has text keys and no floats"))
+}
+
 const TOLD: &str = "told ";
+const STORED: &str = "stored ";
+const COMMITTED: &str = "vod ";
 
 enum Line {
     Segment(Note, LocalName, String),
     Event(String),
+    Stored(Stored),
+    Committed(Committed),
 }
 
-/// The notes of a journal that can be read, the events that it keeps, and how many lines cannot be read.
-pub fn read_journal(bytes: &[u8]) -> (Vec<(Note, LocalName, String)>, Vec<String>, usize) {
-    let (mut notes, mut events, mut torn) = (Vec::new(), Vec::new(), 0);
+/// What a journal says, and how many of its lines cannot be read.
+pub fn read_journal(bytes: &[u8]) -> Noted {
+    let mut noted = Noted::default();
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         match parse_line(line) {
-            Some(Line::Segment(note, name, object)) => notes.push((note, name, object)),
-            Some(Line::Event(event)) => events.push(event),
-            None => torn += 1,
+            Some(Line::Segment(note, name, object)) => noted.segments.push((note, name, object)),
+            Some(Line::Event(event)) => noted.events.push(event),
+            Some(Line::Stored(stored)) => noted.stored.push(stored),
+            Some(Line::Committed(committed)) => noted.committed.push(committed),
+            None => noted.torn += 1,
         }
     }
-    (notes, events, torn)
+    noted
 }
 
 /// A line of a journal.
@@ -167,6 +208,12 @@ fn parse_line(line: &[u8]) -> Option<Line> {
     }
     if let Some(event) = rest.strip_prefix(TOLD) {
         return Some(Line::Event(event.to_owned()));
+    }
+    if let Some(stored) = rest.strip_prefix(STORED) {
+        return serde_json::from_str(stored).ok().map(Line::Stored);
+    }
+    if let Some(committed) = rest.strip_prefix(COMMITTED) {
+        return serde_json::from_str(committed).ok().map(Line::Committed);
     }
     let mut words = rest.split(' ');
     let note = match words.next()? {
@@ -254,6 +301,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::vod::{Media, Which};
     use crate::model::{Lane, LaneKind, MediaId, Timestamp, UserId};
     use crate::spool::RealDisk;
 
@@ -287,9 +335,9 @@ mod tests {
         (0..3).for_each(|index| add(dir.path(), 1, index));
         note(dir.path(), 1, &of_segment(Note::Lost, &name(3).to_string(), "3.ts"), &RealDisk).unwrap();
         let whole = told(dir.path());
-        assert_eq!((whole.notes.len(), whole.torn, whole.journal), (4, 0, 1));
-        assert_eq!(whole.notes[2], (Note::Uploaded, name(2), "2.ts".into()));
-        assert_eq!(whole.notes[3].0, Note::Lost);
+        assert_eq!((whole.noted.segments.len(), whole.noted.torn, whole.journal), (4, 0, 1));
+        assert_eq!(whole.noted.segments[2], (Note::Uploaded, name(2), "2.ts".into()));
+        assert_eq!(whole.noted.segments[3].0, Note::Lost);
 
         let path = dir.path().join("uploaded.txt");
         let bytes = fs::read(&path).unwrap();
@@ -298,12 +346,14 @@ mod tests {
             let torn = told(dir.path());
             let lines = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
             // the last byte of a line is no part of its contents
-            assert!(torn.notes.len() == lines || bytes[cut] == b'\n' && torn.notes.len() == lines + 1);
+            assert!(
+                torn.noted.segments.len() == lines || bytes[cut] == b'\n' && torn.noted.segments.len() == lines + 1
+            );
             assert_eq!(torn.journal, if bytes[cut - 1] == b'\n' { 1 } else { 2 });
         }
         add(dir.path(), 2, 7);
         let both = told(dir.path());
-        assert_eq!((both.notes.len(), both.torn, both.journal), (5, 0, 2));
+        assert_eq!((both.noted.segments.len(), both.noted.torn, both.journal), (5, 0, 2));
 
         // a hole that the disk left in it costs the lines that it meets
         let mut holed = bytes.clone();
@@ -311,7 +361,7 @@ mod tests {
         holed[at..at + 8].fill(0);
         fs::write(&path, &holed).unwrap();
         let holed = told(dir.path());
-        assert!(holed.torn >= 1 && holed.notes.len() >= 3, "{holed:?}");
+        assert!(holed.noted.torn >= 1 && holed.noted.segments.len() >= 3, "{holed:?}");
     }
 
     #[test]
@@ -322,7 +372,22 @@ mod tests {
         note(dir.path(), 1, &of_event(event), &RealDisk).unwrap();
         add(dir.path(), 1, 1);
         let told = told(dir.path());
-        assert_eq!((told.notes.len(), told.torn, told.events), (2, 0, vec![event.to_owned()]));
+        let noted = told.noted;
+        assert_eq!((noted.segments.len(), noted.torn, noted.events), (2, 0, vec![event.to_owned()]));
+    }
+
+    #[test]
+    fn what_vod_has_is_kept_beside_the_segments() {
+        let dir = tempfile::tempdir().unwrap();
+        let which = Which { object: "a b.mp4".into(), bytes: 7, crc32: 9 };
+        let stored = Stored { which: which.clone(), session: "00ff".into() };
+        let media = Media { file_id: "5285".into(), url: "http://v.example/a b".into() };
+        let committed = Committed { which, media };
+        for line in [of_stored(&stored), of_committed(&committed)] {
+            note(dir.path(), 1, &line, &RealDisk).unwrap();
+        }
+        let noted = told(dir.path()).noted;
+        assert_eq!((noted.stored, noted.committed, noted.torn), (vec![stored], vec![committed], 0));
     }
 
     #[test]

@@ -198,9 +198,24 @@ impl UploadJob {
         Ok(fate)
     }
 
+    /// All of it is stored at VOD, and `session` (sealed) commits it: on the disk when this returns, in the task's folder.
+    pub async fn note_stored(&self, session: &[u8]) -> Result<(), Error> {
+        let stored = Stored { which: self.entry.which(), session: hex::encode(session) };
+        let (shared, task) = (self.shared.clone(), self.entry.task.clone());
+        blocking(move || shared.note_stored(&task, &stored).map_err(at(&shared.task_dir(&task)))).await
+    }
+
     /// VOD has it: as [`UploadJob::ack_uploaded`].
     pub async fn ack_committed(mut self, media: Media) -> Result<Fate, Error> {
         let (task, object) = (self.entry.task.clone(), self.entry.object.clone());
+        let committed = Committed { which: self.entry.which(), media: media.clone() };
+        let (shared, of) = (self.shared.clone(), task.clone());
+        let noted = blocking(move || shared.note_committed(&of, &committed).map_err(at(&shared.task_dir(&of)))).await;
+        if let Err(error) = noted {
+            self.ack_failed(Fault::File, Duration::from_secs(5));
+            return Err(error);
+        }
+        crash::point("vod.noted");
         self.entry.state = SpoolState::Committed(media.clone());
         let batch = Batch::new().put(self.entry.key(), self.entry.to_bytes());
         let batch = batch.delete(records::parts_key(&task, &object)).delete(records::vod_key(&task, &object));

@@ -56,7 +56,7 @@ use crate::model::disk::{Fault, Limits as DiskLimits};
 use crate::model::package::Hold;
 use crate::model::recording::Fate;
 use crate::model::segment::{ClosedSegment, KEPT_SUFFIX, LOST_SUFFIX, LocalName, identity};
-use crate::model::vod::Media;
+use crate::model::vod::{Committed, Media, Stored};
 use crate::model::{LaneKind, LaneRun, TaskId, WallClock};
 use crate::store::records::{self, DestinationEntry, SpoolEntry, SpoolKind, SpoolState};
 use crate::store::{self, Batch, Store};
@@ -155,6 +155,8 @@ pub struct Shelved {
     pub noted_lost: Vec<LocalName>,
     /// Events that were kept ([`Spool::keep_event`]), in all lives.
     pub noted_events: Vec<String>,
+    /// Files that VOD has, in all lives.
+    pub noted_committed: Vec<Committed>,
 }
 
 impl Shelved {

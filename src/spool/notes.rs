@@ -5,6 +5,32 @@
 
 use super::*;
 
+impl Spool {
+    /// What the task's folder says of its files at VOD: those that are stored, those that are committed.
+    pub async fn noted_at_vod(&self, task: &TaskId) -> Result<(Vec<Stored>, Vec<Committed>), Error> {
+        let dir = self.task_dir(task);
+        blocking(move || {
+            let read = || {
+                let names = fs::read_dir(&dir)?.map(|file| Ok(file?.file_name().to_string_lossy().into_owned()));
+                let names: Vec<String> = names.collect::<io::Result<_>>()?;
+                folder::read_journals(&dir, names.iter().map(String::as_str))
+            };
+            match read() {
+                Ok((noted, _)) => Ok((noted.stored, noted.committed)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Default::default()),
+                Err(error) => Err(at(&dir)(error)),
+            }
+        })
+        .await
+    }
+
+    /// Notes that VOD has a file of which the shelf has nothing more.
+    pub async fn note_committed(&self, task: &TaskId, committed: Committed) -> Result<(), Error> {
+        let (shared, task) = (self.shared.clone(), task.clone());
+        blocking(move || shared.note_committed(&task, &committed).map_err(at(&shared.task_dir(&task)))).await
+    }
+}
+
 impl Shared {
     pub(super) fn journals(&self) -> MutexGuard<'_, BTreeMap<TaskId, u32>> {
         self.journals.lock().expect("nothing panics while it holds this lock")
@@ -19,6 +45,16 @@ impl Shared {
     /// The same of an event.
     pub(super) fn note_event(&self, task: &TaskId, event: &str) -> io::Result<()> {
         self.note_line(task, &folder::of_event(event))
+    }
+
+    /// The same of a file that VOD has.
+    pub(super) fn note_committed(&self, task: &TaskId, committed: &Committed) -> io::Result<()> {
+        self.note_line(task, &folder::of_committed(committed))
+    }
+
+    /// The same of a file that is stored at VOD.
+    pub(super) fn note_stored(&self, task: &TaskId, stored: &Stored) -> io::Result<()> {
+        self.note_line(task, &folder::of_stored(stored))
     }
 
     fn note_line(&self, task: &TaskId, line: &str) -> io::Result<()> {
@@ -86,6 +122,13 @@ impl Shared {
                 entry.state = SpoolState::Uploaded;
             }
         }
+        for entry in entries.iter_mut().filter(|entry| entry.kind == SpoolKind::Package) {
+            let noted = recovered.tasks.get(&entry.task).map(|shelved| &shelved.noted_committed[..]);
+            let mine = |noted: &&Committed| noted.which == entry.which();
+            if let Some(noted) = noted.unwrap_or_default().iter().rfind(mine) {
+                entry.state = SpoolState::Committed(noted.media.clone());
+            }
+        }
         for file in files.iter().filter(|file| is_uploaded(&file.task, &file.name)) {
             self.unlink(&file.task, &file.name).map_err(at(&self.task_dir(&file.task).join(&file.name)))?;
         }
@@ -109,16 +152,18 @@ impl Shared {
                 return Ok(());
             }
         };
-        if told.torn > 0 {
-            tracing::warn!(%task, lines = told.torn, "lines of a journal of uploads are torn");
+        let noted = told.noted;
+        if noted.torn > 0 {
+            tracing::warn!(%task, lines = noted.torn, "lines of a journal of uploads are torn");
         }
         if told.journal > 1 {
             self.journals().insert(task.clone(), told.journal);
         }
         shelved.shape = told.shape;
-        shelved.noted_events = told.events;
+        shelved.noted_events = noted.events;
+        shelved.noted_committed = noted.committed;
         shelved.destination = told.destination.is_some();
-        for (note, name, object) in told.notes {
+        for (note, name, object) in noted.segments {
             match note {
                 Note::Uploaded => shelved.noted_uploaded.push((name, object)),
                 Note::Lost => shelved.noted_lost.push(name),

@@ -30,7 +30,7 @@ use super::{Batch, Error, Store};
 use crate::model::event::Event;
 use crate::model::recording::{Destination, StorageKeys, Vendor};
 use crate::model::segment::ClosedSegment;
-use crate::model::vod::Media;
+use crate::model::vod::{Media, Which};
 use crate::model::{SdkAppId, Secret, TaskId, Timestamp};
 
 pub const TASKS: &str = "task/";
@@ -38,7 +38,8 @@ pub const PIECES: &str = "seg/";
 pub const OUTBOX: &str = "out/";
 pub const SPOOL: &str = "spool/";
 pub const PARTS: &str = "parts/";
-const VOD: &str = "vod/";
+/// Sessions of files that go to VOD.
+pub const VOD: &str = "vod/";
 pub const ERASE: &str = "erase/";
 /// Events as the operators are told of them; by the side of [`OUTBOX`], since each has its own receiver.
 pub const MIRROR: &str = "mirror/";
@@ -242,6 +243,9 @@ pub struct EraseEntry {
     pub bytes: u64,
     /// Uploads in parts that were under way.
     pub uploads: u64,
+    /// What VOD made of the task's files: its FileIds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub media: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -313,6 +317,9 @@ impl SpoolEntry {
     }
     pub fn from_bytes(key: &str, bytes: &[u8]) -> Result<SpoolEntry, Error> {
         decode(key, bytes)
+    }
+    pub fn which(&self) -> Which {
+        Which { object: self.object.clone(), bytes: self.bytes, crc32: self.crc32 }
     }
     /// Length of the file on the shelf.
     pub fn stored_bytes(&self) -> u64 {
@@ -538,6 +545,7 @@ mod tests {
             objects: 7,
             bytes: 1_316,
             uploads: 1,
+            media: Vec::new(),
         };
         golden(
             &entry.to_bytes(),
@@ -548,6 +556,10 @@ mod tests {
         );
         assert_eq!(EraseEntry::from_bytes("k", &entry.to_bytes()).unwrap(), entry);
         assert_eq!(entry.key(), "erase/hAb+c-9..");
+        let plain = String::from_utf8(entry.to_bytes()).unwrap();
+        let entry = EraseEntry { media: vec!["5285".into()], ..entry };
+        golden(&entry.to_bytes(), &format!(r#"{},"media":["5285"]}}"#, plain.strip_suffix('}').unwrap()));
+        assert_eq!(EraseEntry::from_bytes("k", &entry.to_bytes()).unwrap(), entry);
     }
 
     #[test]

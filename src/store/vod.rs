@@ -71,6 +71,11 @@ impl VodSession {
         box_key.seal(&text, &vod_key(task, object))
     }
 
+    /// Of the file of this name. `None`: it was sealed by another box, or for another file, or is none.
+    pub fn of_sealed(box_key: &BoxKey, sealed: &[u8], task: &TaskId, object: &str) -> Option<VodSession> {
+        VodSession::open(box_key, sealed, &vod_key(task, object))
+    }
+
     fn open(box_key: &BoxKey, sealed: &[u8], key: &str) -> Option<VodSession> {
         let plain: Plain = serde_json::from_slice(&box_key.open(sealed, key).ok()?).ok()?;
         let keys = plain.keys.map(|(id, key, token, expires)| Temporary {

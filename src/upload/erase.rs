@@ -82,17 +82,17 @@ impl Uploader {
             let longest = Duration::from_secs(upload.retry_longest_seconds);
             let wait = backoff(attempts, first, longest, rand::random());
             let message: String = error.message.chars().take(MESSAGE).collect();
-            tracing::warn!(%task, code = error.code, message, ?wait, "a discarded task cannot be removed yet");
+            tracing::warn!(%task, code = error.code, why = message, ?wait, "a discarded task cannot be removed yet");
             metrics::counter!("holdfast_erase_failures_total").increment(1);
             self.tell_unerased(&task, Some(format!("a discarded task is still at its destination: {}", error.code)));
             self.tell(task.clone(), Some(Fate::UploadFailed { code: error.code, message })).await;
             tokio::time::sleep(wait).await;
         }
         self.tell_unerased(&task, None);
-        let EraseEntry { objects, bytes, uploads, .. } = entry;
+        let EraseEntry { objects, bytes, uploads, media, .. } = entry;
         tracing::info!(%task, objects, bytes, uploads, "nothing of a discarded task is left at its destination");
         metrics::counter!("holdfast_erased_objects_total").increment(objects);
-        self.tell(task.clone(), Some(Fate::Erased { objects, bytes, uploads })).await;
+        self.tell(task.clone(), Some(Fate::Erased { objects, bytes, uploads, media })).await;
         task
     }
 
@@ -113,10 +113,8 @@ impl Uploader {
             return Ok(());
         }
         let destination = self.destination_of(&entry.task).await?;
-        if let Vendor::Vod(_) = destination.destination.vendor {
-            // an upload that is not committed is dropped by the platform itself; what was committed is the account's
-            tracing::warn!(task = %entry.task, "files that VOD has taken are to be removed on that platform");
-            return Ok(());
+        if let Vendor::Vod(vod) = &destination.destination.vendor {
+            return self.erase_media(entry, vod).await;
         }
         let line = self.line_of(&entry.task, destination).await?;
         let begun = self.abort_parts(&entry.task, &line).await?;
@@ -155,7 +153,7 @@ impl Uploader {
         Ok(())
     }
 
-    async fn goes_on(&self, entry: &mut EraseEntry, stage: EraseStage) -> Result<(), PutError> {
+    pub(super) async fn goes_on(&self, entry: &mut EraseEntry, stage: EraseStage) -> Result<(), PutError> {
         entry.stage = stage;
         self.store.commit(Batch::new().put(entry.key(), entry.to_bytes())).await.map_err(ours)
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::*;
 use crate::model::bundle::{BUNDLE_VERSION, BundlePlan};
 use crate::model::signature::sign_tc3_for;
-use crate::model::vod::{self, Means, Media, Refusal, Vod};
+use crate::model::vod::{self, Means, Media, Refusal, Stored, Vod};
 use crate::model::{Secret, Timestamp};
 use crate::package::Shelf;
 use crate::store::Batch;
@@ -59,7 +59,7 @@ impl Platform {
     }
 
     /// One try of one call; the body of its answer.
-    async fn call(&self, action: &'static str, body: &Value, now: Timestamp) -> Result<Vec<u8>, PutError> {
+    pub(super) async fn call(&self, action: &'static str, body: &Value, now: Timestamp) -> Result<Vec<u8>, PutError> {
         let body = body.to_string().into_bytes();
         let signed = sign_tc3_for("vod", &self.secret_id, self.secret_key.expose(), &self.host, &body, now);
         let request = self.client.post(self.endpoint.clone()).header(CONTENT_TYPE, "application/json");
@@ -94,7 +94,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// What a refusal means for the file and for those after it.
-fn put_error(refusal: Refusal) -> PutError {
+pub(super) fn put_error(refusal: Refusal) -> PutError {
     let Refusal { code, message } = refusal;
     let class = match vod::meaning(&code) {
         Means::Later if code.starts_with("RequestLimitExceeded") => Class::Later,
@@ -213,6 +213,11 @@ impl Uploader {
                 }
                 Ok(Went::Up) => {
                     session.stored = true;
+                    // an index that is lost from here on must not make a second file of it
+                    let sealed = session.to_sealed(&self.box_key, job.task(), &job.entry().object);
+                    let noted = job.note_stored(&sealed).await;
+                    noted.map_err(|e| PutError::new(Class::Never, LOCAL_READ_ERROR, e.to_string()))?;
+                    crash::point("vod.kept");
                     self.keep_session(job.entry(), session).await?;
                     crash::point("vod.stored");
                 }
@@ -263,10 +268,33 @@ impl Uploader {
         Err(put_error(refusal).into())
     }
 
+    /// The session of a stored file that the folder keeps, where the index is behind it.
+    async fn stored_session(
+        &self,
+        entry: &SpoolEntry,
+        known: Option<&VodSession>,
+    ) -> Result<Option<VodSession>, PutError> {
+        let noted = self.spool.noted_at_vod(&entry.task).await;
+        let (stored, _) = noted.map_err(|e| PutError::new(Class::Never, LOCAL_READ_ERROR, e.to_string()))?;
+        let open = |stored: &Stored| {
+            let sealed = hex::decode(&stored.session).ok()?;
+            VodSession::of_sealed(&self.box_key, &sealed, &entry.task, &entry.object)
+        };
+        let which = entry.which();
+        let last = stored.iter().rfind(|stored| stored.which == which).and_then(open);
+        // one that the platform has forgotten since has another in its place
+        Ok(last.filter(|last| known.is_none_or(|known| last.unknown >= known.unknown)))
+    }
+
     /// The file's session: the one that was begun, if it is of this file and its keys last, or a new one.
     async fn session_of(&self, platform: &Platform, entry: &SpoolEntry, vod: &Vod) -> Result<VodSession, Broken> {
         let known = load_session(&self.store, &self.box_key, &entry.task, &entry.object).await;
         let known = known.map_err(|e| PutError::new(Class::Later, "InternalError", e.to_string()))?;
+        if known.as_ref().is_none_or(|known| !known.stored)
+            && let Some(session) = self.stored_session(entry, known.as_ref()).await?
+        {
+            return Ok(session);
+        }
         let mine = |session: &VodSession| (session.bytes, session.crc32) == (entry.bytes, entry.crc32);
         let Some(session) = known else { return self.apply(platform, entry, vod, 0).await };
         let now = (self.clock)().secs();
@@ -406,18 +434,23 @@ impl Uploader {
     /// Forgets how far a file's parts have gone; at the storage they are dropped if its keys still work.
     pub(super) async fn abandon_parts(&self, entry: &SpoolEntry) {
         let Ok(Some(record)) = self.parts_of(entry).await else { return };
-        let session = load_session(&self.store, &self.box_key, &entry.task, &entry.object).await;
+        self.drop_parts(&record).await;
+        self.forget_parts(&record.key()).await;
+    }
+
+    /// At the storage, if the session's keys still work. What is not committed goes there by itself in the end.
+    pub(super) async fn drop_parts(&self, record: &PartsEntry) {
+        let session = load_session(&self.store, &self.box_key, &record.task, &record.object).await;
         if let (Ok(Some(session)), Ok(platform), true) = (session, self.platform(), record.upload != BUNDLE)
             && let Ok(line) = self.vod_line(&platform, "", &session)
             && let Some(parts) = line.store.parts()
             && let Err(error) = parts.abort(&record.object_key, &record.upload).await
         {
-            tracing::debug!(task = %entry.task, object = entry.object, code = error.code, "parts stay at VOD's storage");
+            tracing::debug!(task = %record.task, object = record.object, code = error.code, "parts stay at VOD's storage");
         }
-        self.forget_parts(&record.key()).await;
     }
 
-    fn platform(&self) -> Result<Arc<Platform>, PutError> {
+    pub(super) fn platform(&self) -> Result<Arc<Platform>, PutError> {
         let mut platform = self.platform.lock().expect("nothing panics while it holds this lock");
         if let Some(platform) = &*platform {
             return Ok(platform.clone());
@@ -451,11 +484,11 @@ fn hide(mut error: PutError, secrets: &[&Secret]) -> PutError {
     error
 }
 
-fn without_key(error: PutError, platform: &Platform) -> PutError {
+pub(super) fn without_key(error: PutError, platform: &Platform) -> PutError {
     hide(error, &[&platform.secret_key])
 }
 
-fn without_secrets(error: PutError, platform: &Platform, session: &VodSession) -> PutError {
+pub(super) fn without_secrets(error: PutError, platform: &Platform, session: &VodSession) -> PutError {
     let mut secrets = vec![&platform.secret_key, &session.applied.session];
     if let Some(keys) = &session.applied.keys {
         secrets.extend([&keys.secret_id, &keys.secret_key, &keys.token]);

@@ -53,7 +53,7 @@ pub async fn lists_name_what_is_there(server: &Server, bucket: &str, discarded: 
     assert!(missing.is_empty(), "listed before they are there: {missing:?}");
 }
 
-fn parsed(name: &str, body: &[u8]) -> Playlist {
+pub fn parsed(name: &str, body: &[u8]) -> Playlist {
     let text = std::str::from_utf8(body).expect("a playlist is text");
     Playlist::parse(text).unwrap_or_else(|e| panic!("{name}: {e}\n{text}"))
 }
@@ -64,14 +64,14 @@ pub fn arrived(written: &Written, objects: &Objects) -> bool {
 }
 
 /// An event as it was told first.
-struct Told {
-    seq: u64,
-    event: u64,
-    payload: Value,
+pub struct Told {
+    pub seq: u64,
+    pub event: u64,
+    pub payload: Value,
 }
 
 /// In the order in which they were told first; that order is theirs, and repeats say the same.
-fn told_of(task: &TaskId, callbacks: &[Callback]) -> Vec<Told> {
+pub fn told_of(task: &TaskId, callbacks: &[Callback]) -> Vec<Told> {
     let mut told = Vec::<Told>::new();
     let mut bodies = BTreeMap::<u64, Value>::new();
     for callback in callbacks.iter().filter(|c| c.task() == task.as_str()) {
@@ -109,9 +109,7 @@ pub fn check(
     let told = told_of(task, callbacks);
     let story: Vec<String> = told.iter().map(|t| format!("{} {} {}", t.seq, t.event, t.payload)).collect();
 
-    let mut announced: Vec<&str> = (told.iter().filter(|t| t.event == 308 && t.payload["Code"] == "SegmentLost"))
-        .filter_map(|t| t.payload["Message"].as_str()?.split([' ', ':']).next())
-        .collect();
+    let announced = announced(&told);
 
     // once, under one name, byte by byte
     let mut names = BTreeMap::<&str, &Written>::new();
@@ -152,17 +150,7 @@ pub fn check(
         }
     }
     let missing: Vec<&&Written> = written.iter().filter(|w| !places.contains_key(&(w.run, w.index))).collect();
-    for piece in &missing {
-        let user = encode_id(piece.lane.user.as_ref().expect("single streams").as_str());
-        let is_it = |object: &&str| {
-            let told = segment_stem(object).is_some_and(|stem| stem.contains(&format!("UserId_s_{user}__")));
-            told && !of_task.contains_key(*object)
-        };
-        let at = announced.iter().position(is_it);
-        let at = at.unwrap_or_else(|| panic!("{task}: {piece:?} is neither there nor announced as lost\n{story:#?}"));
-        announced.remove(at);
-        assert!(piece.doomed, "{task}: {piece:?} was lost for no reason\n{story:#?}");
-    }
+    lost_one_by_one(task, &missing, &told, &of_task.keys().copied().collect(), &story);
     let lost = missing.len() + given_up;
 
     // the lists, in order, and their gaps
@@ -221,6 +209,34 @@ pub fn check(
             assert_eq!(told_files.into_iter().collect::<Vec<_>>(), names, "{task}\n{story:#?}");
         }
     }
+    errors_are_few(task, &told, lost, lives, &story);
+}
+
+/// Segments that were told as lost.
+fn announced(told: &[Told]) -> Vec<&str> {
+    (told.iter().filter(|t| t.event == 308 && t.payload["Code"] == "SegmentLost"))
+        .filter_map(|t| t.payload["Message"].as_str()?.split([' ', ':']).next())
+        .collect()
+}
+
+/// Each of the missing was told as lost, and had a reason to be. `there`: names that are not among them.
+pub fn lost_one_by_one(task: &TaskId, missing: &[&&Written], told: &[Told], there: &BTreeSet<&str>, story: &[String]) {
+    let mut announced = announced(told);
+    for piece in missing {
+        let user = encode_id(piece.lane.user.as_ref().expect("single streams").as_str());
+        let is_it = |object: &&str| {
+            let told = segment_stem(object).is_some_and(|stem| stem.contains(&format!("UserId_s_{user}__")));
+            told && !there.contains(*object)
+        };
+        let at = announced.iter().position(is_it);
+        let at = at.unwrap_or_else(|| panic!("{task}: {piece:?} is neither there nor announced as lost\n{story:#?}"));
+        announced.remove(at);
+        assert!(piece.doomed, "{task}: {piece:?} was lost for no reason\n{story:#?}");
+    }
+}
+
+/// 308 is told of what is lost, and once in a while of what goes wrong.
+pub fn errors_are_few(task: &TaskId, told: &[Told], lost: usize, lives: usize, story: &[String]) {
     let mut errors = BTreeMap::<&str, usize>::new();
     for t in told.iter().filter(|t| t.event == 308) {
         *errors.entry(t.payload["Code"].as_str().expect("a code")).or_default() += 1;
@@ -233,7 +249,7 @@ pub fn check(
 
 /// Every packed file holds each frame once and in order, and each segment that it has anything of whole. Answers with
 /// these: (run, index).
-fn in_files(task: &TaskId, packed: &BTreeMap<&str, Vec<FrameId>>, written: &[&Written]) -> BTreeSet<(u32, u32)> {
+pub fn in_files(task: &TaskId, packed: &BTreeMap<&str, Vec<FrameId>>, written: &[&Written]) -> BTreeSet<(u32, u32)> {
     let mut there = BTreeSet::new();
     let mut seen = BTreeSet::new();
     for (name, frames) in packed {

@@ -1,4 +1,4 @@
-//! Headless Chromium as a publisher, with its fake camera and microphone or with files in their place.
+//! Headless Chromium as a publisher, with its fake camera and microphone or with files in their place, and as a player.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,8 +13,9 @@ use super::daemon::encoded;
 use super::{Running, program};
 
 const PAGE: &str = include_str!("publish.html");
+const PLAYER: &str = include_str!("play.html");
 
-/// Serves the harness's own publish page, so that it comes from another origin than the box.
+/// Serves the harness's own pages, so that they come from another origin than the box.
 pub struct Origin {
     address: SocketAddr,
     server: tokio::task::JoinHandle<()>,
@@ -25,6 +26,7 @@ impl Origin {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let address = listener.local_addr().expect("it is bound");
         let router = Router::new().route("/publish", get(|| async { Html(PAGE) }));
+        let router = router.route("/play", get(|| async { Html(PLAYER) }));
         let server = tokio::spawn(async move {
             axum::serve(listener, router).await.expect("the listener lives as long as the test");
         });
@@ -34,6 +36,13 @@ impl Origin {
     /// The page's address; `more` as in `&codec=VP8&seconds=10`.
     pub fn page(&self, whip: &str, token: &str, more: &str) -> String {
         format!("http://{}/publish?whip={}&token={}{more}", self.address, encoded(whip), encoded(token))
+    }
+}
+
+impl Origin {
+    /// The page that plays what lies at `source`, and says so.
+    pub fn player(&self, source: &str) -> String {
+        format!("http://{}/play?src={}", self.address, encoded(source))
     }
 }
 
@@ -77,6 +86,16 @@ impl Browser {
     /// The first console line with `words` in it.
     pub async fn says(&self, words: &str) -> String {
         self.running.lines.wait_for(words, |line| line.contains(words).then(|| line.to_owned())).await
+    }
+
+    /// What the player says of this step: the numbers behind its name.
+    pub async fn plays(&self, step: &str) -> Vec<f64> {
+        let (words, wrong) = (format!("play: {step} "), "play: error");
+        let told = |line: &str| (line.contains(&words) || line.contains(wrong)).then(|| line.to_owned());
+        let line = self.running.lines.wait_for(&words, told).await;
+        let (_, said) = line.split_once(&words).unwrap_or_else(|| panic!("waiting for {step}: {line}"));
+        let said = said.split('"').next().unwrap_or_default();
+        said.split(' ').map(|number| number.parse().unwrap_or_else(|_| panic!("{step}: {line}"))).collect()
     }
 
     /// The tab is gone in an instant.

@@ -1,5 +1,5 @@
-//! Tencent's VOD platform, as small as it can be: ApplyUpload and CommitUpload by the official rules, in front of a real S3
-//! server whose gate asks for the temporary token of a session.
+//! Tencent's VOD platform, as small as it can be: ApplyUpload, CommitUpload and DeleteMedia by the official rules, in front
+//! of a real S3 server whose gate asks for the temporary token of a session.
 //!
 //! Its signature check is written apart from the box's own; `agrees_with` runs it over the recorded requests of the SDKs.
 #![allow(dead_code, reason = "each test file uses its share")]
@@ -46,7 +46,11 @@ pub struct Upload {
     /// Key of its object.
     pub key: String,
     pub file_id: Option<String>,
+    /// By DeleteMedia.
+    pub deleted: bool,
 }
+
+type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 #[derive(Default)]
 struct Platform {
@@ -58,6 +62,10 @@ struct Platform {
     stop_at: Option<Point>,
     /// After so many writes all tokens are over.
     over_after: Option<usize>,
+    /// So many more files are committed; then the platform is ill.
+    commits: Option<usize>,
+    applied: usize,
+    forgotten: BTreeSet<String>,
     writes: usize,
     /// What the rules do not allow and was asked all the same.
     faults: Vec<String>,
@@ -72,6 +80,8 @@ struct Shared {
     keys: (String, String),
     /// Seconds that tokens last.
     token_seconds: i64,
+    bucket: String,
+    clock: Clock,
     client: reqwest::Client,
     referee: aws_sdk_s3::Client,
 }
@@ -98,6 +108,11 @@ impl VodServer {
 
     /// With temporary keys that last so long.
     pub async fn lasting(s3: &str, keys: (&str, &str), token_seconds: i64) -> VodServer {
+        VodServer::by_clock(s3, keys, token_seconds, BUCKET, Arc::new(now)).await
+    }
+
+    /// One of several in front of one S3 server, by a clock that the test rules.
+    pub async fn by_clock(s3: &str, keys: (&str, &str), token_seconds: i64, bucket: &str, clock: Clock) -> VodServer {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().expect("a client of loopback");
         let http = aws_smithy_http_client::Builder::new().build_http();
@@ -110,7 +125,7 @@ impl VodServer {
             .credentials_provider(Credentials::new(keys.0, keys.1, None, None, "the platform"))
             .build();
         let referee = aws_sdk_s3::Client::from_conf(referee);
-        referee.create_bucket().bucket(BUCKET).send().await.expect("the server makes a bucket");
+        referee.create_bucket().bucket(bucket).send().await.expect("the server makes a bucket");
         let (told, _) = watch::channel(0);
         let shared = Arc::new(Shared {
             platform: Mutex::default(),
@@ -118,6 +133,8 @@ impl VodServer {
             s3: s3.to_owned(),
             keys: (keys.0.to_owned(), keys.1.to_owned()),
             token_seconds,
+            bucket: bucket.to_owned(),
+            clock,
             client,
             referee,
         });
@@ -151,13 +168,43 @@ impl VodServer {
         self.platform().over_after = Some(writes);
     }
 
+    /// So many more files are committed, and then none until `None` is said.
+    pub fn commits(&self, commits: Option<usize>) {
+        self.platform().commits = commits;
+    }
+
+    /// No key that was given works any more.
+    pub fn end_keys(&self) {
+        self.platform().tokens.values_mut().for_each(|expires| *expires = 0);
+    }
+
+    /// The platform knows nothing more of sessions that were not committed; of each file it forgets one only, as a box
+    /// believes it once.
+    pub fn forget_sessions(&self) {
+        let mut platform = self.platform();
+        let Platform { sessions, forgotten, .. } = &mut *platform;
+        let name = |upload: &Upload| upload.asked["MediaName"].as_str().unwrap_or_default().to_owned();
+        sessions.retain(|_, upload| upload.file_id.is_some() || !forgotten.insert(name(upload)));
+    }
+
+    /// Everything is as usual again.
+    pub fn heal(&self) {
+        let mut platform = self.platform();
+        platform.script.clear();
+        (platform.stop_at, platform.over_after, platform.commits) = (None, None, None);
+    }
+
+    pub fn faults(&self) -> Vec<String> {
+        self.platform().faults.clone()
+    }
+
     pub fn uploads(&self) -> Vec<Upload> {
         self.platform().sessions.values().cloned().collect()
     }
 
-    /// Those that were committed.
+    /// Those that were committed, and are there.
     pub fn medias(&self) -> Vec<Upload> {
-        self.uploads().into_iter().filter(|upload| upload.file_id.is_some()).collect()
+        self.uploads().into_iter().filter(|upload| upload.file_id.is_some() && !upload.deleted).collect()
     }
 
     pub fn calls(&self, action: &str) -> usize {
@@ -203,13 +250,14 @@ impl VodServer {
     }
 
     pub async fn object(&self, key: &str) -> Vec<u8> {
-        let object = self.shared.referee.get_object().bucket(BUCKET).key(key).send().await;
+        let object = self.shared.referee.get_object().bucket(&self.shared.bucket).key(key).send().await;
         let object = object.unwrap_or_else(|e| panic!("GET {key}: {e:?}"));
         object.body.collect().await.expect("the body comes whole").to_vec()
     }
 
     pub async fn keys(&self) -> Vec<String> {
-        let page = self.shared.referee.list_objects_v2().bucket(BUCKET).send().await.expect("the server lists");
+        let page =
+            self.shared.referee.list_objects_v2().bucket(&self.shared.bucket).send().await.expect("the server lists");
         page.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect()
     }
 }
@@ -274,7 +322,7 @@ async fn api(
         let at = platform.script.iter().position(|(of, _)| *of == action);
         at.and_then(|at| platform.script.remove(at))
     };
-    let outcome: Outcome = match by_the_rules(&method, &uri, &headers, &body) {
+    let outcome: Outcome = match by_the_rules(&method, &uri, &headers, &body, (shared.clock)()) {
         Err(fault) => {
             shared.platform().faults.push(format!("{action}: {}: {}", fault.0, fault.1));
             Err(fault)
@@ -283,6 +331,7 @@ async fn api(
         Ok(asked) => match (scripted, action.as_str()) {
             (Some((_, code)), _) => Err(error(code, format!("refused by the script: {}", Value::Object(asked)))),
             (None, "ApplyUpload") => apply(&shared, asked).await,
+            (None, "DeleteMedia") => delete(&shared, asked).await,
             (None, _) => commit(&shared, asked).await,
         },
     };
@@ -302,6 +351,7 @@ fn by_the_rules(
     uri: &Uri,
     headers: &HeaderMap,
     body: &[u8],
+    now: i64,
 ) -> Result<Map<String, Value>, (String, String)> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if (method.as_str(), uri.path(), text("content-type")) != ("POST", "/", "application/json") {
@@ -312,7 +362,7 @@ fn by_the_rules(
     }
     let stamp: i64 =
         text("x-tc-timestamp").parse().map_err(|_| error("AuthFailure.InvalidAuthorization", "no stamp"))?;
-    if (now() - stamp).abs() > 300 {
+    if (now - stamp).abs() > 300 {
         return Err(error("AuthFailure.SignatureExpire", "the stamp is old"));
     }
     let signed = signature("POST", "", &[("content-type", text("content-type")), ("host", text("host"))], body);
@@ -334,6 +384,7 @@ fn by_the_rules(
             ("SubAppId", false, 0),
         ],
         "CommitUpload" => &[("VodSessionKey", true, 4096), ("SubAppId", false, 0)],
+        "DeleteMedia" => &[("FileId", true, 64), ("SubAppId", false, 0)],
         _ => return Err(error("InvalidAction", "no such action")),
     };
     for (name, value) in &asked {
@@ -355,7 +406,7 @@ fn by_the_rules(
     }
     if let Some(expires) = asked.get("ExpireTime").and_then(Value::as_str) {
         let read = time::OffsetDateTime::parse(expires, &time::format_description::well_known::Rfc3339);
-        if !read.is_ok_and(|at| at.unix_timestamp() > now()) {
+        if !read.is_ok_and(|at| at.unix_timestamp() > now) {
             return Err(error("InvalidParameterValue.ExpireTime", expires));
         }
     }
@@ -369,25 +420,26 @@ async fn apply(shared: &Shared, asked: Map<String, Value>) -> Outcome {
     }
     let (session, token, key) = {
         let mut platform = shared.platform();
-        let nth = platform.sessions.len() + 1;
+        platform.applied += 1;
+        let nth = platform.applied;
         let session = format!("vod-session-{nth:03}-{}", uuid::Uuid::new_v4());
         let token = format!("vod-token-{nth:03}-{}", uuid::Uuid::new_v4());
         let key = format!("1250000000/vodtranscq{nth:03}/f0.{media_type}");
-        platform.tokens.insert(token.clone(), now() + shared.token_seconds);
-        let upload = Upload { asked: Value::Object(asked), key: key.clone(), file_id: None };
+        platform.tokens.insert(token.clone(), (shared.clock)() + shared.token_seconds);
+        let upload = Upload { asked: Value::Object(asked), key: key.clone(), file_id: None, deleted: false };
         platform.sessions.insert(session.clone(), upload);
         (session, token, key)
     };
     shared.pass(Point::Applied).await;
     let answer = json!({
         "VodSessionKey": session,
-        "StorageBucket": BUCKET,
+        "StorageBucket": shared.bucket,
         "StorageRegion": REGION,
         "MediaStoragePath": format!("/{key}"),
         "CoverStoragePath": "",
         "TempCertificate": {
             "SecretId": shared.keys.0, "SecretKey": shared.keys.1, "Token": token,
-            "ExpiredTime": now() + shared.token_seconds,
+            "ExpiredTime": (shared.clock)() + shared.token_seconds,
         },
     });
     Ok(answer.as_object().expect("an object").clone())
@@ -396,16 +448,44 @@ async fn apply(shared: &Shared, asked: Map<String, Value>) -> Outcome {
 async fn commit(shared: &Shared, asked: Map<String, Value>) -> Outcome {
     shared.pass(Point::Commit).await;
     let session = asked["VodSessionKey"].as_str().unwrap_or_default().to_owned();
-    let Some(upload) = shared.platform().sessions.get(&session).cloned() else {
+    let found = shared.platform().sessions.get(&session).filter(|upload| !upload.deleted).cloned();
+    let Some(upload) = found else {
         return Err(error("InvalidParameterValue.VodSessionKey", "no such session"));
     };
     if upload.asked.get("SubAppId") != asked.get("SubAppId") {
         return Err(error("InvalidParameterValue.SubAppId", "another application than was applied for"));
     }
-    let mut missing = Vec::new();
-    let mut wanted = VecDeque::from([upload.key.clone()]);
+    if upload.file_id.is_none() {
+        let mut platform = shared.platform();
+        match &mut platform.commits {
+            Some(0) => return Err(error("InternalError", "no more files now")),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+    }
+    let (_, missing) = all_of(shared, &upload.key).await;
+    if !missing.is_empty() {
+        shared.platform().faults.push(format!("committed before it was there: {missing:?}"));
+        return Err(error("FailedOperation.UploadCosFail", "the media is not there"));
+    }
+    let file_id = {
+        let mut platform = shared.platform();
+        // by its place among all sessions, which its key tells
+        let nth: u64 = session.split('-').nth(2).and_then(|nth| nth.parse().ok()).unwrap_or(0);
+        let upload = platform.sessions.get_mut(&session).expect("it was there a moment ago");
+        upload.file_id.get_or_insert_with(|| format!("52858908{nth:08}")).clone()
+    };
+    shared.pass(Point::Committed).await;
+    let answer = json!({ "FileId": file_id, "MediaUrl": media_url(&file_id), "CoverUrl": "" });
+    Ok(answer.as_object().expect("an object").clone())
+}
+
+/// Keys of what belongs to a file (a list has segments), those that are there and those that are not.
+async fn all_of(shared: &Shared, key: &str) -> (Vec<String>, Vec<String>) {
+    let (mut there, mut missing) = (Vec::new(), Vec::new());
+    let mut wanted = VecDeque::from([key.to_owned()]);
     while let Some(key) = wanted.pop_front() {
-        let Ok(object) = shared.referee.get_object().bucket(BUCKET).key(&key).send().await else {
+        let Ok(object) = shared.referee.get_object().bucket(&shared.bucket).key(&key).send().await else {
             missing.push(key);
             continue;
         };
@@ -415,20 +495,29 @@ async fn commit(shared: &Shared, asked: Map<String, Value>) -> Outcome {
             wanted
                 .extend(text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(|l| format!("{folder}/{l}")));
         }
+        there.push(key);
     }
-    if !missing.is_empty() {
-        shared.platform().faults.push(format!("committed before it was there: {missing:?}"));
-        return Err(error("FailedOperation.UploadCosFail", "the media is not there"));
-    }
-    let file_id = {
-        let mut platform = shared.platform();
-        let nth = platform.sessions.keys().position(|key| *key == session).unwrap_or(0);
-        let upload = platform.sessions.get_mut(&session).expect("it was there a moment ago");
-        upload.file_id.get_or_insert_with(|| format!("52858908{nth:08}")).clone()
+    (there, missing)
+}
+
+async fn delete(shared: &Shared, asked: Map<String, Value>) -> Outcome {
+    let file_id = asked["FileId"].as_str().unwrap_or_default().to_owned();
+    let known = |upload: &&Upload| upload.file_id.as_ref() == Some(&file_id) && !upload.deleted;
+    let Some(upload) = shared.platform().sessions.values().find(known).cloned() else {
+        return Err(error("ResourceNotFound.FileNotExist", "no such file"));
     };
-    shared.pass(Point::Committed).await;
-    let answer = json!({ "FileId": file_id, "MediaUrl": media_url(&file_id), "CoverUrl": "" });
-    Ok(answer.as_object().expect("an object").clone())
+    if upload.asked.get("SubAppId") != asked.get("SubAppId") {
+        return Err(error("InvalidParameterValue.SubAppId", "another application than was applied for"));
+    }
+    for key in all_of(shared, &upload.key).await.0 {
+        let gone = shared.referee.delete_object().bucket(&shared.bucket).key(&key).send().await;
+        gone.unwrap_or_else(|e| panic!("DELETE {key}: {e:?}"));
+    }
+    let mut platform = shared.platform();
+    platform.sessions.values_mut().filter(|upload| upload.file_id.as_ref() == Some(&file_id)).for_each(|upload| {
+        upload.deleted = true;
+    });
+    Ok(Map::new())
 }
 
 pub fn media_url(file_id: &str) -> String {
@@ -458,7 +547,7 @@ async fn storage(
     let expires = shared.platform().tokens.get(token).copied();
     match expires {
         None => return refused(403, "InvalidToken"),
-        Some(expires) if now() >= expires => return refused(403, "ExpiredToken"),
+        Some(expires) if (shared.clock)() >= expires => return refused(403, "ExpiredToken"),
         Some(_) => {}
     }
     let writes = method == Method::PUT;

@@ -11,7 +11,7 @@ use crate::support::publisher::Sends;
 use crate::support::recorded::Recording;
 use crate::support::scene::{Scene, until};
 use crate::support::vod::{SUB_APP, VodServer};
-use crate::support::{ACCESS_KEY, LATER, SECRET_KEY, halted, probe};
+use crate::support::{ACCESS_KEY, APP, LATER, SECRET_KEY, halted, probe};
 
 /// From the plan to the day on which its sources go.
 pub const PACKED: [&str; 6] =
@@ -20,8 +20,11 @@ pub const PACKED: [&str; 6] =
 /// Where nothing but the file is kept: it is noted that its segments go, and then they do.
 pub const PACKED_ALONE: [&str; 2] = ["held.gone", "held.removed"];
 
-/// The three steps of an upload to VOD.
-pub const TO_VOD: [&str; 3] = ["vod.applied", "vod.stored", "vod.committed"];
+/// The three steps of an upload to VOD, and what is kept of them.
+pub const TO_VOD: [&str; 5] = ["vod.applied", "vod.kept", "vod.stored", "vod.committed", "vod.noted"];
+
+/// What VOD has of a discarded task is found out, written down and deleted.
+pub const ERASED: [&str; 3] = ["discard.learned", "discard.known", "discard.deleted"];
 
 /// Kills the box that stands at its point, and starts it again without one.
 async fn dies(scene: &mut Scene, point: &str) {
@@ -125,26 +128,62 @@ async fn has_finished(dir: &std::path::Path, count: usize) {
     .await;
 }
 
-/// mp4 alone.
-pub async fn dies_on_the_way_to_vod(point: &str) {
-    let _place = PLACES.acquire().await.expect("nobody closes it");
+/// A box that dies at the point, its VOD platform, and a recording that has ended.
+async fn recorded_for_vod(point: &str, media_type: u8, commits: Option<usize>) -> (Scene, VodServer, String) {
     let s3 = S3::start(Kind::S3sFs).await;
     let vod = VodServer::start(&s3.endpoint, (ACCESS_KEY, SECRET_KEY)).await;
+    vod.commits(commits);
     let table = vod.table(&vod.api);
-    let mut scene = Scene::with(Some(s3), |settings| {
+    let scene = Scene::with(Some(s3), |settings| {
         settings.segment_seconds = 2;
         settings.crash = Some(point.to_owned());
         settings.more = table;
     })
     .await;
     let ask = |p: &mut serde_json::Value| {
-        p["StorageParams"] = json!({ "CloudVod": { "TencentVod": { "MediaType": 0, "SubAppId": SUB_APP } } });
+        p["StorageParams"] = json!({ "CloudVod": { "TencentVod": { "MediaType": media_type, "SubAppId": SUB_APP } } });
     };
     let task = scene.sdk.create("clinic", "recorder", ask).await.expect("a task");
     let _publisher = scene.publish("clinic", "dr-wang", Sends::default()).await;
     let dir = scene.daemon.spool_dir().join(&task);
     has_finished(&dir, 4).await;
     scene.sdk.delete(&task).await.expect("it runs");
+    (scene, vod, task)
+}
+
+/// An mp4 and a list; one of them is committed, and of the other nobody knows. Then both are to go.
+pub async fn dies_while_vod_is_cleared(point: &str) {
+    let _place = PLACES.acquire().await.expect("nobody closes it");
+    let (mut scene, vod, task) = recorded_for_vod(point, 3, Some(1)).await;
+    vod.wait_for("one file, and another that waits", |vod| {
+        (vod.medias().len() == 1 && vod.calls("CommitUpload") >= 2).then_some(())
+    })
+    .await;
+    assert_eq!(scene.receiver.event(&task, 311).await.payload()["Status"], 0, "{point}");
+    let order = json!({ "SdkAppId": APP, "TaskId": task, "Discard": true });
+    scene.sdk.call_json("DeleteCloudRecording", order).await.expect("its files have not all arrived");
+    vod.commits(None);
+    dies(&mut scene, point).await;
+
+    let gone = scene.receiver.event(&task, 305).await;
+    assert_eq!(gone.payload()["Status"], 3, "{point}: {}", gone.body);
+    let mut ids: Vec<String> = vod.uploads().into_iter().filter_map(|upload| upload.file_id).collect();
+    ids.sort();
+    assert_eq!(ids.len(), 2, "{point}: the one that was stored had to be committed to be named");
+    assert_eq!(gone.payload()["Discard"]["FileIds"], json!(ids), "{point}");
+    assert_eq!(gone.payload()["Discard"]["Objects"], 2, "{point}: {}", gone.body);
+    assert_eq!(vod.medias(), [], "{point}");
+    assert_eq!(vod.keys().await, Vec::<String>::new(), "{point}: no byte of them");
+    scene.gone(&task).await;
+    let log = scene.daemon.log();
+    assert!(ids.iter().all(|id| log.contains(id)), "{point}: the receipt is in the log");
+    vod.assert_by_the_rules();
+}
+
+/// mp4 alone.
+pub async fn dies_on_the_way_to_vod(point: &str) {
+    let _place = PLACES.acquire().await.expect("nobody closes it");
+    let (mut scene, vod, task) = recorded_for_vod(point, 0, None).await;
     dies(&mut scene, point).await;
 
     assert_eq!(scene.receiver.event(&task, 312).await.payload()["Status"], 0, "{point}");

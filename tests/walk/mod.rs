@@ -243,7 +243,7 @@ impl World {
                     assert!(self.withheld && self.lanes.is_empty(), "it is cleared while something still writes");
                     self.to_clear = true;
                 }
-                Effect::Erase { names } => {
+                Effect::Erase { names, .. } => {
                     assert!(self.withheld && self.cleared, "the destination is cleared before the box");
                     let known = |object: &&String| self.pieces.contains_key(*object);
                     assert!(self.destination.iter().all(|object| known(&object)), "{:?}", self.destination);
@@ -502,7 +502,7 @@ impl World {
         } else if std::mem::take(&mut self.to_erase) {
             let objects = self.destination.len() as u64;
             self.destination.clear();
-            self.apply(Input::Fate(Fate::Erased { objects, bytes: objects * 188, uploads: 0 }));
+            self.apply(Input::Fate(Fate::Erased { objects, bytes: objects * 188, uploads: 0, media: Vec::new() }));
         }
     }
 

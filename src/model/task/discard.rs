@@ -5,6 +5,8 @@
 //! listed or packed any more (no 310 follows). Each step is asked for again after a restart until its word has come. 302
 //! is told when nothing is left on the box, 305 when nothing is left anywhere.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::record::{LiveState, PieceFate};
@@ -33,6 +35,9 @@ pub(super) struct Discard {
     /// What the shelf has removed.
     files: u64,
     bytes: u64,
+    /// What VOD made of files that were under way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    media: Vec<String>,
 }
 
 impl RecordingTask {
@@ -51,7 +56,7 @@ impl RecordingTask {
         for record in &mut self.records {
             (record.again_at, record.list_at) = (None, None);
         }
-        self.discard = Some(Discard { by, at: now, stage: Stage::Ending, files: 0, bytes: 0 });
+        self.discard = Some(Discard { by, at: now, stage: Stage::Ending, files: 0, bytes: 0, media: Vec::new() });
         self.reshaped = true;
         vec![Effect::Withhold]
     }
@@ -68,8 +73,8 @@ impl RecordingTask {
                 (self.discard_asked, self.reshaped) = (false, true);
                 self.left_discarded(now)
             }
-            (Fate::Erased { objects, bytes, uploads }, Stage::Erasing) => {
-                let receipt = Receipt { objects, object_bytes: Some(bytes), uploads, ..self.receipt() };
+            (Fate::Erased { objects, bytes, uploads, media }, Stage::Erasing) => {
+                let receipt = Receipt { objects, object_bytes: Some(bytes), uploads, media, ..self.receipt() };
                 self.phase = Phase::Done;
                 self.reshaped = true;
                 vec![self.announce(EventBody::Erased { receipt }, now), Effect::Forget]
@@ -83,6 +88,10 @@ impl RecordingTask {
                 Vec::new()
             }
             (Fate::PackageUploaded { object }, _) => self.package_uploaded(&object),
+            (Fate::VodCommitted { object, media }, _) => {
+                discard.media.push(media.file_id);
+                self.package_uploaded(&object)
+            }
             _ => Vec::new(),
         }
     }
@@ -112,7 +121,18 @@ impl RecordingTask {
             || (String::new(), self.created, 0, 0),
             |discard| (discard.by.clone(), discard.at, discard.files, discard.bytes),
         );
-        Receipt { by, at, files, bytes, objects: (segments + lists + packed) as u64, object_bytes: None, uploads: 0 }
+        let objects = (segments + lists + packed) as u64;
+        Receipt { by, at, files, bytes, objects, object_bytes: None, uploads: 0, media: self.media() }
+    }
+
+    /// The FileIds that the task was told, each once.
+    fn media(&self) -> Vec<String> {
+        let told = self.told.iter().filter_map(|event| match &event.body {
+            EventBody::VodCommit { media: Some(media), .. } => Some(&media.file_id),
+            _ => None,
+        });
+        let flew = self.discard.iter().flat_map(|discard| &discard.media);
+        told.chain(flew).cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     pub(super) fn drive_discard(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -138,6 +158,7 @@ impl RecordingTask {
         let ended = self.records.iter().all(|record| record.live.is_none());
         let lists = self.records.iter().map(|record| &record.file_name);
         let names = lists.chain(self.packing.files().map(|file| &file.object)).cloned().collect();
+        let media = self.media();
         let Some(discard) = &mut self.discard else { return };
         if discard.stage == Stage::Ending && ended {
             discard.stage = Stage::Clearing;
@@ -145,7 +166,7 @@ impl RecordingTask {
         }
         if discard.stage != Stage::Ending && !std::mem::replace(&mut self.discard_asked, true) {
             effects.push(match discard.stage {
-                Stage::Erasing => Effect::Erase { names },
+                Stage::Erasing => Effect::Erase { names, media },
                 Stage::Ending | Stage::Clearing => Effect::Clear,
             });
         }

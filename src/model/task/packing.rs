@@ -17,6 +17,7 @@ use crate::model::Timestamp;
 use crate::model::bundle;
 use crate::model::event::EventBody;
 use crate::model::package::{self, Container, Limits, Packed, PackedFile, local_file};
+use crate::model::vod::{Committed, Which};
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub(super) struct Packing {
     /// Files whose plans wait on the shelf, as is known in this life.
     #[serde(skip)]
     here: Vec<String>,
+    /// Files that VOD has, as the task's folder says.
+    #[serde(skip)]
+    known: Vec<Committed>,
 }
 
 impl Packing {
@@ -155,15 +159,26 @@ impl RecordingTask {
             file.uploaded = before
                 .iter()
                 .any(|b| b.uploaded && (&b.object, b.bytes, b.crc32) == (&file.object, file.bytes, file.crc32));
-            if !file.uploaded {
-                let (object, bytes, crc32) = (file.object.clone(), file.bytes, file.crc32);
-                effects.push(Effect::SpoolPackage { object, bytes, crc32, plan });
-            }
+            let (object, bytes, crc32) = (file.object.clone(), file.bytes, file.crc32);
+            let waits = !file.uploaded;
             self.packing.files.push(file);
+            let which = Which { object: object.clone(), bytes, crc32 };
+            let there = self.packing.known.iter().rfind(|known| known.which == which).map(|known| known.media.clone());
+            match there {
+                // the index, which has lost it, is not asked
+                Some(media) if waits => effects.extend(self.vod_committed(&object, media, now)),
+                None if waits => effects.push(Effect::SpoolPackage { object, bytes, crc32, plan }),
+                _ => {}
+            }
         }
         self.packing.stage = Stage::Made { at: now };
         self.reshaped = true;
         effects
+    }
+
+    /// What VOD has of the task's files, as its folder says; before `restore`.
+    pub fn hear_committed(&mut self, known: Vec<Committed>) {
+        self.packing.known = known;
     }
 
     /// A segment could not be read when it was its turn.

@@ -13,6 +13,7 @@ pub(super) fn tell_receipt(event: &Event) {
     info!(
         %task, ?room, event = event_type, by = receipt.by, asked_ms = receipt.at.ms(), files = receipt.files,
         bytes = receipt.bytes, objects = receipt.objects, object_bytes = ?receipt.object_bytes, uploads = receipt.uploads,
+        file_ids = ?receipt.media,
         "a recording is discarded"
     );
 }

@@ -172,7 +172,8 @@ impl Actor {
         let store = self.parts.store.clone();
         let Indexed { saved, pieces } = indexed;
         let Shelved { adopted, spooled, uploaded, lost, playlists, packages, packed, committed, .. } = found;
-        let (noted_uploaded, noted_lost) = (found.noted_uploaded, found.noted_lost);
+        let (noted_uploaded, noted_lost, noted_committed) =
+            (found.noted_uploaded, found.noted_lost, found.noted_committed);
         let kept = found.noted_events.iter().filter_map(|text| serde_json::from_str::<Event>(text).ok());
         // told again, an event is kept again
         let kept: Vec<Event> = kept.map(|event| (event.seq, event)).collect::<BTreeMap<_, _>>().into_values().collect();
@@ -184,6 +185,7 @@ impl Actor {
             adopted,
             playlists,
         };
+        task.hear_committed(noted_committed);
         untaken.iter().for_each(|event| task.recall(event));
         let (pieces, lacking) = task.mend(pieces, &found);
         let mut effects = Vec::new();
