@@ -151,7 +151,7 @@ fn join(path: &str, name: &str) -> String {
 fn check(pattern: &str, path: &str, value: &Value, faults: &mut Vec<Fault>) {
     let leads = |pattern: &str| {
         let further = |field: &&str| field.strip_prefix(pattern).is_some_and(|rest| rest.starts_with(['.', '[']));
-        FIELDS.iter().any(|field| further(&field))
+        FIELDS.iter().any(further)
     };
     let each = format!("{pattern}[]");
     let is_list = leads(&each) || FIELDS.contains(&each.as_str());
