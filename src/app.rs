@@ -338,7 +338,8 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
             health.clone(),
             cancel.clone(),
         )),
-        tokio::spawn(panel::follow(panel.clone(), live.clone(), front, cancel)),
+        tokio::spawn(panel::follow(panel.clone(), live.clone(), front, cancel.clone())),
+        tokio::spawn(panel::watch_updates(live.clone(), health.clone(), cancel)),
     ]);
     let door = Door {
         config: live.clone(),
@@ -349,14 +350,15 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         metrics: metrics.clone(),
     };
     if let Some(mut operators) = operators {
+        let (rotations_in, rotations) = mpsc::channel(4);
         if let Some(twin) = twin {
-            let station = operators.station(twin, live.clone(), restart.clone());
+            let station = operators.station(twin, live.clone(), rotations, restart.clone());
             work_tasks.push(tokio::spawn(crate::fleet::keep("twin", station, health.clone(), work_cancel.clone())));
         }
         let sight =
             commands::Sight { live: live.clone(), metrics: metrics.clone(), board, clock, health: health.clone() };
         let call: Call = Arc::new(api::operators(door.clone()));
-        let hands = commands::hands(call, rooms.clone(), &panel, &sources, sight);
+        let hands = commands::hands(call, rooms.clone(), &panel, &sources, sight, rotations_in);
         let commands = operators.commands(store.clone(), hands);
         work_tasks.push(tokio::spawn(crate::fleet::keep("commands", commands, health.clone(), work_cancel.clone())));
         work_tasks.extend(operators.start(metrics, alarms.clone(), &work_cancel));

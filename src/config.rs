@@ -11,6 +11,7 @@ mod faults;
 mod fleet;
 mod live;
 pub mod panel;
+pub mod rotation;
 pub mod sources;
 
 use std::collections::BTreeSet;

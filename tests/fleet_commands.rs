@@ -42,8 +42,7 @@ impl Operator {
     }
 
     fn ask(&self, id: &str, command: &str, args: Value) {
-        let request = json!({ "command": command, "args": args }).to_string();
-        self.broker.publish(&format!("holdfast/{BOX}/command/{id}"), &request, false);
+        self.broker.ask(BOX, id, command, args);
     }
 
     fn statuses(&self, id: &str) -> Vec<Value> {
@@ -57,21 +56,15 @@ impl Operator {
     }
 
     async fn status(&self, id: &str, state: &str) -> Value {
-        let topic = format!("holdfast/{BOX}/command/{id}/status");
-        let pick = |message: &broker::Message| {
-            (message.topic == topic && message.payload["state"] == state).then(|| message.payload.clone())
-        };
-        self.broker.wait(&format!("command {id} to be {state}"), pick).await
+        self.broker.status(BOX, id, state).await
     }
 
     async fn done(&self, id: &str, command: &str, args: Value) -> Value {
-        self.ask(id, command, args);
-        self.status(id, "done").await["result"].clone()
+        self.broker.done(BOX, id, command, args).await
     }
 
     async fn refused(&self, id: &str, command: &str, args: Value) -> String {
-        self.ask(id, command, args);
-        self.status(id, "failed").await["error"]["code"].as_str().expect("a code").to_owned()
+        self.broker.refused(BOX, id, command, args).await.0
     }
 }
 

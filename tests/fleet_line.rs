@@ -10,9 +10,11 @@ use broker::{Broker, Entry, Message, PASSWORD};
 use serde_json::{Value, json};
 use support::daemon::{Daemon, Settings};
 use support::receiver::Receiver;
-use support::scene::until;
+use support::scene::{now_ms, until};
 use support::sdk::Sdk;
 use support::{ACCESS_KEY, API_KEY, APP_KEY, CALLBACK_KEY, SECRET_KEY};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 fn with(more: String) -> Settings {
     Settings { more, ..Settings::default() }
@@ -104,6 +106,7 @@ async fn what_happens_while_the_broker_is_away_is_told_when_it_is_back() {
     let acknowledged = || async { (daemon.metric("holdfast_fleet_waiting").await < 1.0).then_some(()) };
     until("the broker's word", acknowledged).await;
 
+    let told_before = broker.messages().len();
     broker.kill().await;
     daemon.logged("no session with the broker").await;
     sdk.delete(&task).await.expect("it runs");
@@ -120,6 +123,7 @@ async fn what_happens_while_the_broker_is_away_is_told_when_it_is_back() {
     daemon.logged("more waits for the broker than may").await;
     daemon.kill().await;
     daemon.start_again().await;
+    let back_at = now_ms();
     broker.start_again().await;
 
     let happened: BTreeMap<String, Vec<Value>> =
@@ -144,6 +148,16 @@ async fn what_happens_while_the_broker_is_away_is_told_when_it_is_back() {
             assert!(happened[task].iter().any(same), "{task}: {event}\n{:?}", happened[task]);
         }
     }
+    // of how things were while nobody heard it, one telemetry a second, at most the newest is told
+    let old = |message: &&Message| {
+        let at = message.payload["at"].as_str().filter(|_| message.topic == "holdfast/b-1/telemetry");
+        let at = at.map(|at| OffsetDateTime::parse(at, &Rfc3339).expect("by schema"));
+        at.is_some_and(|at| at.unix_timestamp_nanos() < i128::from(back_at) * 1_000_000)
+    };
+    let messages = broker.messages();
+    let old = messages[told_before..].iter().filter(old).count();
+    // one that the first broker was given may have no answer yet
+    assert!(old <= 2, "{old} old states");
     // what says how a task ended is worth most
     let last = tasks.last().expect("there are tasks");
     assert!(heard[last].iter().any(|(_, event)| event["EventType"] == 305), "{heard:?}");

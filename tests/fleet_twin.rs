@@ -29,26 +29,12 @@ impl Operator {
     }
 
     fn desire(&self, version: i64, config: Value) {
-        let document = json!({"version": version, "config": config}).to_string();
-        self.broker.publish(&format!("holdfast/{BOX}/twin/desired"), &document, true);
+        self.broker.desire(BOX, version, config);
     }
 
     /// The first report of which this holds.
     async fn report(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        let topic = format!("holdfast/{BOX}/twin/reported");
-        let pick = |message: &broker::Message| {
-            (message.topic == topic && holds(&message.payload)).then(|| message.payload.clone())
-        };
-        self.broker.wait(what, pick).await
-    }
-
-    /// No message that ever went out holds any of these; what the operator said himself is not the box's.
-    fn assert_told_nothing_of(&self, secrets: &[&str]) {
-        let desired = format!("holdfast/{BOX}/twin/desired");
-        for message in self.broker.messages().into_iter().filter(|message| message.topic != desired) {
-            let text = message.payload.to_string();
-            assert!(secrets.iter().all(|secret| !text.contains(secret)), "a secret is in a message: {text}");
-        }
+        self.broker.report(BOX, what, holds).await
     }
 }
 
@@ -110,9 +96,73 @@ async fn a_document_holds_at_once_and_after_a_start_and_a_bad_one_is_refused_who
     daemon.start_again().await;
     starts_with(answered(&daemon, NEW_KEY).await, known);
     starts_with(answered(&daemon, API_KEY).await, stranger);
-    operator.assert_told_nothing_of(&[NEW_KEY, API_KEY, APP_KEY, PASSWORD]);
+    operator.broker.assert_told_nothing_of(&[NEW_KEY, API_KEY, APP_KEY, PASSWORD]);
     assert_eq!(daemon.terminate().await, Some(0));
     for secret in [NEW_KEY, PASSWORD] {
+        assert!(!daemon.log().contains(secret), "a secret is in the log");
+        assert!(!holds_secret(&daemon.state_dir(), secret), "a secret lies plain on the disk");
+    }
+}
+
+/// The leaked key is refused and the new one holds: at once, over the document that the broker still keeps, after a start;
+/// until a newer document decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_changed_by_a_command_until_a_newer_document_decides() {
+    const ROTATED: &str = "api-secret-of-the-command-91";
+    const LAST: &str = "api-secret-of-the-newer-document-13";
+    const FOR_APP: &str = "app-secret-of-the-command-55";
+    let operator = Operator::new().await;
+    let mut daemon = fleet_box(&operator.broker, TRIAL).await;
+    operator.report("the first report", |told| told["in_force"] == Value::Null).await;
+    let known = async |daemon: &Daemon, key: &str| answered(daemon, key).await.starts_with("ResourceNotFound");
+    let api_keys = |key: &str| json!([{"secret_id": API_ID, "secret_key": key}]);
+    operator.desire(1, json!({"api_keys": api_keys(NEW_KEY), "limits": {"tasks": 7}}));
+    operator.report("version 1", |told| told["in_force"] == 1).await;
+    assert!(known(&daemon, NEW_KEY).await);
+
+    let wrong = json!({"api_keys": [{"secret_id": API_ID, "secret_key": 7}], "apps": [{"sdk_app_id": 5, "secret_key": ROTATED}],
+        "limits": {"tasks": 9}});
+    let (code, why) = operator.broker.refused(BOX, "keys-1", "rotate_keys", wrong).await;
+    assert_eq!(code, "bad_request");
+    for part in ["api_keys[0].secret_key: must be a text", "limits: is no key"] {
+        assert!(why.contains(part), "{why}");
+    }
+    let stranger = json!({"apps": [{"sdk_app_id": 5, "secret_key": ROTATED}]});
+    let (_, why) = operator.broker.refused(BOX, "keys-2", "rotate_keys", stranger).await;
+    assert_eq!(why, "apps[0].sdk_app_id: is none of the configuration in force");
+    assert!(known(&daemon, NEW_KEY).await, "the keys before stay in force");
+
+    let keys = json!({"api_keys": api_keys(ROTATED), "apps": [{"sdk_app_id": APP, "secret_key": FOR_APP}]});
+    let done = operator.broker.done(BOX, "keys-3", "rotate_keys", keys).await;
+    assert_eq!(
+        (&done["version"], &done["fields"]),
+        (&json!(1), &json!(["api_keys", format!("apps[{APP}].secret_key")]))
+    );
+    assert!(known(&daemon, ROTATED).await && !known(&daemon, NEW_KEY).await);
+    let rotated = |told: &Value| told["keys_rotated"]["fields"] == done["fields"] && told["in_force"] == 1;
+    let told = operator.report("the keys", rotated).await;
+    assert_eq!(told["config"]["api_keys"], done["keys"]["api_keys"], "the same fingerprints");
+    assert_eq!((&told["accepted"], &told["config"]["limits"]["tasks"]), (&json!(true), &json!(7)));
+    operator.report("they passed", |told| rotated(told) && told["on_trial"] == false).await;
+
+    // what the broker keeps comes again with each session
+    assert_eq!(daemon.terminate().await, Some(0));
+    let before = operator.broker.messages().len();
+    daemon.start_again().await;
+    let again = |message: &broker::Message| {
+        (message.topic.ends_with("/twin/reported") && rotated(&message.payload)).then_some(())
+    };
+    operator.broker.wait_from(before, "a report of the next life", again).await;
+    operator.broker.done(BOX, "list-1", "list_recordings", json!({})).await;
+    assert!(known(&daemon, ROTATED).await && !known(&daemon, NEW_KEY).await);
+
+    operator.desire(2, json!({"api_keys": api_keys(LAST)}));
+    let told = operator.report("version 2", |told| told["in_force"] == 2).await;
+    assert_eq!(told["keys_rotated"], Value::Null);
+    assert!(known(&daemon, LAST).await && !known(&daemon, ROTATED).await);
+    operator.broker.assert_told_nothing_of(&[ROTATED, LAST, NEW_KEY, FOR_APP]);
+    assert_eq!(daemon.terminate().await, Some(0));
+    for secret in [ROTATED, LAST, FOR_APP] {
         assert!(!daemon.log().contains(secret), "a secret is in the log");
         assert!(!holds_secret(&daemon.state_dir(), secret), "a secret lies plain on the disk");
     }

@@ -258,6 +258,32 @@ fn user_groups_and_folders_come_to_be() {
     }
 }
 
+/// The rule as polkit runs it (its engine is this one): exactly this user, exactly a start anew.
+#[test]
+fn polkit_lets_the_box_start_the_machine_anew_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let script = dir.path().join("rules.js");
+    let around = format!(
+        "var rules = [];\nvar polkit = {{ addRule: function (rule) {{ rules.push(rule); }}, Result: {{ YES: 'yes' }} }};\n{}\n\
+         function ask(action, user) {{\n  print(action, user, String(rules[0]({{ id: action }}, {{ user: user }})));\n}}\n\
+         ['reboot', 'reboot-multiple-sessions', 'reboot-ignore-inhibit', 'power-off', 'set-reboot-to-firmware-setup']\n  \
+         .forEach(function (verb) {{ ['holdfast', 'nobody'].forEach(function (user) {{ ask('org.freedesktop.login1.' + verb, user); }}); }});\n\
+         ask('org.freedesktop.systemd1.manage-units', 'holdfast');\nprint(rules.length);\n",
+        read("polkit.rules")
+    );
+    std::fs::write(&script, around).expect("it is ours");
+    let said = output_of(Command::new(program("duk")).arg(&script));
+    let said = String::from_utf8(said).expect("text");
+    let let_through: Vec<&str> = said.lines().filter(|line| !line.ends_with("undefined")).collect();
+    let wanted = [
+        "org.freedesktop.login1.reboot holdfast yes",
+        "org.freedesktop.login1.reboot-multiple-sessions holdfast yes",
+        "1",
+    ];
+    assert_eq!(let_through, wanted, "{said}");
+    assert_eq!(said.lines().count(), 12);
+}
+
 /// One `KEY op "value"` of a rule.
 fn pair(text: &str) -> Option<(&str, &str, &str)> {
     let end = text.find(|c: char| !c.is_ascii_uppercase())?;

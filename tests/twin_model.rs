@@ -17,6 +17,11 @@ enum Step {
         line: bool,
         restart: bool,
     },
+    /// Keys by command, over what holds.
+    Rotate {
+        keys: u8,
+        line: bool,
+    },
     Connect(bool),
     Fail(bool),
     Wait(u64),
@@ -28,6 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0i64..4, 0u8..3, any::<bool>(), any::<bool>())
             .prop_map(|(version, content, line, restart)| Step::Offer { version, content, line, restart }),
+        2 => (0u8..3, any::<bool>()).prop_map(|(keys, line)| Step::Rotate { keys, line }),
         3 => any::<bool>().prop_map(Step::Connect),
         2 => any::<bool>().prop_map(Step::Fail),
         5 => (0u64..400).prop_map(Step::Wait),
@@ -121,17 +127,37 @@ impl World {
     fn step(&mut self, step: Step) {
         match step {
             Step::Offer { version, content, line, restart } => {
-                let edition = Edition { version: Version::Number(version), fingerprint: format!("c{content}") };
+                let edition = Edition::of_document(Version::Number(version), format!("c{content}"));
                 let refused = self.refused.contains(&edition);
                 let before = self.uses.clone();
                 let reach = Reach { line, restart };
                 let effects = self.input(Input::Offered { edition: edition.clone(), reach, period: PERIOD });
-                if refused && before.as_ref() != Some(&edition) {
+                let held = before.as_ref().is_some_and(|now| {
+                    now.version == edition.version
+                        && *now.rotated.as_ref().unwrap_or(&now.fingerprint) == edition.fingerprint
+                });
+                if held {
+                    assert_eq!(
+                        self.uses, before,
+                        "what holds is not undone by its own repetition, nor are keys over it"
+                    );
+                    assert_eq!(effects, [Effect::Tell]);
+                } else if refused {
                     assert_eq!(self.uses, before, "what was rolled back is not taken again");
                     assert!(matches!(effects[..], [Effect::Refuse(_)]));
                 } else {
                     assert_eq!(self.uses, Some(edition));
                 }
+            }
+            Step::Rotate { keys, line } => {
+                let document = self.uses.as_ref().map(|now| now.rotated.as_ref().unwrap_or(&now.fingerprint).clone());
+                let version = self.uses.as_ref().map_or(Version::File, |now| now.version.clone());
+                let document = document.unwrap_or_default();
+                let edition = self.twin.with_keys(format!("{document}+k{keys}"));
+                assert_eq!((&edition.version, edition.rotated.as_ref()), (&version, Some(&document)));
+                let reach = Reach { line, restart: false };
+                self.input(Input::Offered { edition: edition.clone(), reach, period: PERIOD });
+                assert_eq!(self.uses, Some(edition), "a command is always taken, and lies over what held");
             }
             Step::Connect(true) => {
                 (self.connected, self.met) = (true, true);
@@ -163,10 +189,12 @@ proptest! {
         for step in steps {
             world.step(step);
         }
-        // whatever was going on, a start and the length of a trial end it
+        // whatever was going on, a start and the length of a trial end it, or twelve where only the line is away
         world.restart();
-        world.uptime += PERIOD;
-        world.input(Input::Tick);
+        for _ in 0..12 {
+            world.uptime += PERIOD;
+            world.input(Input::Tick);
+        }
         prop_assert!(world.twin.trial().is_none(), "a trial ends");
     }
 }

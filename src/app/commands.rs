@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::ring;
+use crate::config::document::part;
 use crate::config::{Live, Source};
 use crate::fleet::bundle::{self, Page};
 use crate::fleet::commands::{Call, Hand, Hands};
+use crate::fleet::twin::Rotation;
 use crate::images::Outlet;
 use crate::media::graphs;
 use crate::media::sources::Sources;
@@ -47,7 +50,14 @@ pub(super) struct Sight {
     pub health: crate::health::Reporter,
 }
 
-pub(super) fn hands(call: Call, rooms: Rooms, panel: &Panel, sources: &Sources, sight: Sight) -> Hands {
+pub(super) fn hands(
+    call: Call,
+    rooms: Rooms,
+    panel: &Panel,
+    sources: &Sources,
+    sight: Sight,
+    rotations: mpsc::Sender<Rotation>,
+) -> Hands {
     let live = sight.live.clone();
     Hands {
         call,
@@ -57,6 +67,7 @@ pub(super) fn hands(call: Call, rooms: Rooms, panel: &Panel, sources: &Sources, 
         more: BTreeMap::from([
             ("add_source", add_source(sources.clone(), sight.live.clone())),
             ("remove_source", remove_source(sources.clone())),
+            ("rotate_keys", rotate_keys(rotations)),
             ("debug_bundle", debug_bundle(sight)),
         ]),
     }
@@ -82,9 +93,7 @@ async fn reboot(command: Vec<String>) -> Result<(), String> {
 fn add_source(sources: Sources, live: Live) -> Hand {
     Arc::new(move |args| {
         let refused = |why: String| Refusal::new("bad_request", why);
-        // the error's own text may quote a value, and that may be a password
-        let read =
-            serde_json::from_value::<Source>(args).map_err(|_| refused("args are not one source, see docs".into()));
+        let read = part::<Source>(args).map_err(|fault| refused(format!("{}: {}", fault.field, fault.reason)));
         let config = live.now();
         let made = read.and_then(|source| {
             let spec = source.spec(|app| config.app(app).is_some()).map_err(|faults| refused(faults.join("; ")))?;
@@ -92,6 +101,19 @@ fn add_source(sources: Sources, live: Live) -> Hand {
             Ok(json!({ "name": source.name }))
         });
         Box::pin(std::future::ready(made))
+    })
+}
+
+/// `args`: a document of keys alone. The twin takes it, so that there is one truth of which keys hold.
+fn rotate_keys(rotations: mpsc::Sender<Rotation>) -> Hand {
+    Arc::new(move |args| {
+        let rotations = rotations.clone();
+        Box::pin(async move {
+            let gone = || Refusal::new("failed", "this box is not configured by documents");
+            let (answer, answered) = oneshot::channel();
+            rotations.send(Rotation { args, answer }).await.map_err(|_| gone())?;
+            answered.await.map_err(|_| gone())?
+        })
     })
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,7 @@ use crate::fleet::commands::{Commands, FILTER, Hands};
 use crate::fleet::keep;
 use crate::fleet::line::{Ends, Line};
 use crate::fleet::telemetry::Reports;
-use crate::fleet::twin::{DESIRED, Station, Twin};
+use crate::fleet::twin::{DESIRED, Rotation, Station, Twin};
 use crate::health::Reporter;
 use crate::model::WallClock;
 use crate::model::alarm::Alarm;
@@ -49,10 +49,16 @@ pub(super) fn line(config: &Config, store: &Store, clock: &WallClock, health: &R
 
 impl Operators {
     /// The twin, put to the line.
-    pub fn station(&mut self, twin: Twin, live: Live, restart: Arc<Notify>) -> Station {
+    pub fn station(
+        &mut self,
+        twin: Twin,
+        live: Live,
+        rotations: mpsc::Receiver<Rotation>,
+        restart: Arc<Notify>,
+    ) -> Station {
         let incoming = self.line.hear(DESIRED);
         let Ends { outgoing, connected, .. } = self.ends.clone();
-        Station { twin, live, incoming, outgoing, connected, restart }
+        Station { twin, live, incoming, rotations, outgoing, connected, restart }
     }
 
     /// The commands, put to the line.

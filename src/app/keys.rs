@@ -53,9 +53,10 @@ const CREDENTIAL: &str = "credential:";
 /// Puts what systemd's credentials hold in the place of their names. Blocks.
 fn credentials(config: &mut Config) -> Result<(), Error> {
     let apps = config.apps.iter_mut().flat_map(|app| app.secret_key.iter_mut().chain(&mut app.callback_key));
-    let automatic = &mut config.automatic;
-    let of_automatic =
-        [&mut automatic.access_key, &mut automatic.secret_key].into_iter().chain(&mut automatic.callback_key);
+    let records = [&mut config.automatic, &mut config.panel.button.record].into_iter();
+    let of_automatic = records.flat_map(|record| {
+        [&mut record.access_key, &mut record.secret_key].into_iter().chain(&mut record.callback_key)
+    });
     let signing = config.api_keys.iter_mut().map(|key| &mut key.secret_key);
     let of_accounts = config.vod.secret_key.iter_mut().chain(&mut config.fleet.password);
     let of_sources = config.sources.iter_mut().flat_map(|s| s.password.iter_mut().chain(&mut s.token));

@@ -23,6 +23,8 @@ use crate::model::recording::{RecordingSpec, StorageKeys};
 use crate::panel::{Last, Panel};
 use crate::rooms::{self, Rooms, TaskStatus};
 
+/// How often it is looked whether the box is being updated. A light that is two seconds late is soon enough.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long identify lasts, whoever asks for it.
 pub const IDENTIFY: Duration = Duration::from_secs(15);
 
@@ -43,6 +45,22 @@ pub(super) async fn follow(panel: Arc<Panel>, live: Live, mut before: config::Pa
             let _ = tokio::task::spawn_blocking(move || panel.configure(&now)).await;
         }
         before = now;
+    }
+}
+
+/// Until `cancel`: health knows whether the box is being updated, which the file of the configuration says.
+pub(super) async fn watch_updates(live: Live, health: Reporter, cancel: CancellationToken) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = look.tick() => {}
+        }
+        let file = live.now().panel.updating_file.clone();
+        // what cannot be looked for is not there
+        let updating = tokio::fs::try_exists(file).await.unwrap_or(false);
+        health.tell(|facts| facts.updating = updating);
     }
 }
 
@@ -204,6 +222,31 @@ fn facts_of(row: &lamps::Row) -> Facts {
 mod tests {
     use super::*;
     use crate::model::lamps::Light;
+
+    #[tokio::test]
+    async fn a_box_is_updating_as_long_as_the_file_is_there() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("updating");
+        let mut config = Config::default();
+        config.panel.updating_file = file.clone();
+        let (health, cancel) = (Reporter::default(), CancellationToken::new());
+        health.started();
+        let mut facts = health.facts();
+        let watching = tokio::spawn(watch_updates(Live::new(config), health.clone(), cancel.clone()));
+        for there in [true, false] {
+            if there {
+                std::fs::write(&file, "").expect("the folder is ours");
+            } else {
+                std::fs::remove_file(&file).expect("it is there");
+            }
+            let seen = facts.wait_for(|facts| facts.updating == there);
+            let seen = tokio::time::timeout(Duration::from_secs(60), seen).await.expect("it is looked for");
+            let shown = lamps::state(Light::Power, &seen.expect("health is there"));
+            assert_eq!(shown, if there { State::Updating } else { State::Well });
+        }
+        cancel.cancel();
+        watching.await.expect("it ends");
+    }
 
     #[test]
     fn every_state_can_be_shown_and_leaves_the_other_lights_calm() {

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::change::written;
+use super::rotation::Keys;
 use super::{Config, Faults};
-use crate::model::Secret;
 use crate::model::twin::Version;
+use crate::model::{Secret, Timestamp};
 
 /// Whoever has this box at his own address needs more than a document.
 const MOST_BYTES: usize = 256 * 1024;
@@ -59,6 +60,17 @@ impl Fault {
 pub struct Document {
     pub version: Version,
     config: Map<String, Value>,
+    /// Keys that a command changed since it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rotated: Option<Rotated>,
+}
+
+/// Keys that lie over a document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rotated {
+    pub keys: Keys,
+    /// When the last of them came.
+    pub at: Timestamp,
 }
 
 impl fmt::Debug for Document {
@@ -86,7 +98,11 @@ impl Document {
         let Value::Object(mut parts) = parsed else { return Err(none("it must be a JSON object".into())) };
         let mut faults = Vec::new();
         let version = parts.remove("version").and_then(|version| serde_json::from_value::<Version>(version).ok());
-        let version = version.filter(|version| !matches!(version, Version::Text(text) if text.len() > LONGEST_VERSION));
+        let version = version.filter(|version| match version {
+            Version::Number(_) => true,
+            Version::Text(text) => text.len() <= LONGEST_VERSION,
+            Version::File => false,
+        });
         if version.is_none() {
             let reason = format!("must be there, a whole number or a text of at most {LONGEST_VERSION} bytes");
             faults.push(Fault::new("version", reason));
@@ -110,14 +126,23 @@ impl Document {
             }
         }
         match version {
-            Some(version) if faults.is_empty() => Ok(Document { version, config }),
+            Some(version) if faults.is_empty() => Ok(Document { version, config, rotated: None }),
             version => Err(Unread { version, faults }),
         }
     }
 
     /// What it says, as one text: two that are the same say the same. It holds its secrets.
     pub fn content(&self) -> Secret {
-        Secret::new(Value::Object(self.config.clone()).to_string())
+        let config = Value::Object(self.config.clone()).to_string();
+        Secret::new(match &self.rotated {
+            None => config,
+            Some(rotated) => format!("{config}\n{}", rotated.keys.content().expose()),
+        })
+    }
+
+    /// `None`: its keys are its own.
+    pub fn rotated(&self) -> Option<&Rotated> {
+        self.rotated.as_ref()
     }
 }
 
@@ -164,12 +189,36 @@ impl Base {
         }
     }
 
-    /// The file with a document over it, checked as a whole.
-    pub fn with(&self, document: Option<&Document>) -> Result<Config, Vec<Fault>> {
+    /// The file with a document over it, unchecked.
+    fn tables(&self, document: Option<&Document>) -> Map<String, Value> {
         let mut tables = self.0.clone();
         if let Some(document) = document {
             lay_over(&mut tables, &document.config);
+            if let Some(rotated) = &document.rotated {
+                rotated.keys.lay_over(&mut tables);
+            }
         }
+        tables
+    }
+
+    /// The document with these keys over it and over those that lie there already; `None`: over the file alone.
+    pub fn rotated(&self, document: Option<&Document>, mut keys: Keys, at: Timestamp) -> Result<Document, Vec<Fault>> {
+        let tables = self.tables(document);
+        let faults = keys.strangers(&tables);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        keys.inherit(&tables);
+        let file = || Document { version: Version::File, config: Map::new(), rotated: None };
+        let mut document = document.cloned().unwrap_or_else(file);
+        let before = document.rotated.take().map(|rotated| rotated.keys).unwrap_or_default();
+        document.rotated = Some(Rotated { keys: before.and(&keys), at });
+        Ok(document)
+    }
+
+    /// The file with a document over it, checked as a whole.
+    pub fn with(&self, document: Option<&Document>) -> Result<Config, Vec<Fault>> {
+        let tables = self.tables(document);
         // each table apart, so that one that cannot be read does not hide the others
         let mut faults = Vec::new();
         for (name, table) in &tables {
@@ -216,7 +265,12 @@ impl Layers {
 }
 
 fn read(tables: Map<String, Value>) -> Result<Config, Fault> {
-    serde_path_to_error::deserialize(Value::Object(tables)).map_err(|error| {
+    part(Value::Object(tables))
+}
+
+/// A part of a configuration that came by itself. A fault tells its field and no value.
+pub fn part<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Fault> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let path = if path.is_empty() || path == "." { "-".to_owned() } else { path };
         let reason = without_value(&error.inner().to_string());
@@ -248,6 +302,13 @@ pub fn shown(config: &Config, fingerprint: &dyn Fn(&str) -> String) -> Value {
     let mut tables = Value::Object(written(config));
     hide("", &mut tables, fingerprint);
     tables
+}
+
+/// Likewise these keys alone, and whose they are.
+pub fn keys_shown(config: &Config, keys: &Keys, fingerprint: &dyn Fn(&str) -> String) -> Value {
+    let mut shown = keys.of_written(&written(config));
+    hide("", &mut shown, fingerprint);
+    shown
 }
 
 fn hide(name: &str, value: &mut Value, fingerprint: &dyn Fn(&str) -> String) {

@@ -3,6 +3,7 @@
 //! Owns: the tables, their defaults and faults, what a press records. Must not touch: lines and lamps.
 //! Law: a light or a button is named in one way of three; one that is not named is not there.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -20,11 +21,18 @@ pub struct Panel {
     pub button: Button,
     /// The upload light tells of a backlog once the oldest segment has waited for so long.
     pub backlog_seconds: u64,
+    /// The power light says "updating" as long as there is such a file: whoever puts another program in place makes it.
+    pub updating_file: PathBuf,
 }
 
 impl Default for Panel {
     fn default() -> Self {
-        Panel { lights: Lights::default(), button: Button::default(), backlog_seconds: 300 }
+        Panel {
+            lights: Lights::default(),
+            button: Button::default(),
+            backlog_seconds: 300,
+            updating_file: "/run/holdfast/updating".into(),
+        }
     }
 }
 
@@ -189,6 +197,7 @@ impl Panel {
             }
         };
         check((10..=604_800).contains(&self.backlog_seconds), "backlog_seconds must be 10 to 604800".into());
+        check(self.updating_file.is_absolute(), "updating_file must be an absolute path".into());
         let mut wires: Vec<(&str, Wire<'_>)> = Vec::new();
         for light in Light::ALL {
             let (name, Some(lamp)) = (light.name(), self.lights.of(light)) else { continue };
@@ -245,6 +254,7 @@ mod tests {
         let bad = r#"
             [panel]
             backlog_seconds = 1
+            updating_file = "updating"
             [panel.lights]
             power = { led = "a", pin = 3 }
             recording = { led = "../x" }
@@ -263,6 +273,7 @@ mod tests {
             faults,
             [
                 "panel.backlog_seconds must be 10 to 604800",
+                "panel.updating_file must be an absolute path",
                 "panel.lights.power must have one of led = …, chip = … with line = …, pin = …",
                 "panel.lights.recording.led is not a name under /sys/class/leds",
                 "panel.button and upload are the same line",

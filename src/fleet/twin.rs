@@ -2,6 +2,7 @@
 //!
 //! Owns: taking a document whole or refusing it whole, its trial and its way back, the report. Must not touch: how parts
 //! take a change: they follow [`Live`].
+//! Keys that a command changes lie over the document in force and go the same way, so that there is one truth of them.
 //! Law: a document is safe on the disk before it holds; whatever it says, one that cuts the box off or makes it ill goes
 //! again by itself; no secret is in a report, a log or an error.
 
@@ -13,16 +14,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::kept::{Kept, Place};
 use super::{Class, Incoming, Outgoing, Part};
-use crate::config::document::{Document, Fault, Layers, shown};
+use crate::config::document::{Document, Fault, Layers, keys_shown, shown};
+use crate::config::rotation::Keys;
 use crate::config::{Change, Config, Live};
 use crate::health::{Reporter, Summary};
 use crate::model::WallClock;
+use crate::model::command::Refusal;
 use crate::model::playlist::rfc3339_ms;
 use crate::model::twin::{Edition, Effect, Input, Now, Reach, RolledBack, Version};
 use crate::store::seal::BoxKey;
@@ -50,6 +53,12 @@ pub struct Needs {
     pub health: Reporter,
 }
 
+/// Keys that somebody wants changed, as the command has them.
+pub struct Rotation {
+    pub args: Value,
+    pub answer: oneshot::Sender<Result<Value, Refusal>>,
+}
+
 /// The answer to the last document.
 #[derive(Debug, Clone)]
 struct Answer {
@@ -63,6 +72,7 @@ pub struct Station {
     pub live: Live,
     /// Of [`DESIRED`].
     pub incoming: mpsc::Receiver<Incoming>,
+    pub rotations: mpsc::Receiver<Rotation>,
     pub outgoing: mpsc::Sender<Outgoing>,
     pub connected: watch::Receiver<bool>,
     /// Notified when a change needs a start and nothing is recorded.
@@ -138,7 +148,7 @@ impl Twin {
         }
         twin.answer.version = twin.kept.machine.in_force().map(|edition| edition.version.clone());
         if let Some(told) = twin.kept.machine.rolled_back() {
-            twin.answer = refused(told);
+            twin.answer = twin.after(told);
         }
         (twin.started, twin.pending) = (twin.wanted.clone(), Vec::new());
         twin
@@ -204,20 +214,9 @@ impl Twin {
                 return Ok(());
             }
         };
-        let restart = Config::diff(&self.started, &candidate).iter().any(|(_, change)| *change == Change::Restart);
-        let line = Config::diff(&self.wanted, &candidate).iter().any(|(field, _)| field.starts_with("fleet."));
         let fingerprint = self.place.fingerprint(document.content().expose());
-        let edition = Edition { version: version.clone(), fingerprint: fingerprint.clone() };
-        let period = Duration::from_secs(self.wanted.fleet.rollback_seconds);
-        let before = self.kept.clone();
-        self.kept.documents.insert(fingerprint, document);
         self.answer = Answer { version: Some(version.clone()), errors: Vec::new() };
-        let input = Input::Offered { edition, reach: Reach { line, restart }, period };
-        let effects = self.kept.machine.apply(input, self.now());
-        if let Err(error) = self.perform(effects, live).await {
-            self.kept = before;
-            return Err(error);
-        }
+        self.take(document, Edition::of_document(version.clone(), fingerprint), &candidate, live).await?;
         if self.answer.errors.is_empty() {
             tracing::info!(
                 ?version,
@@ -227,6 +226,68 @@ impl Twin {
             metrics::counter!("holdfast_twin_documents_total", "outcome" => "accepted").increment(1);
         }
         Ok(())
+    }
+
+    /// An error: it could not be made safe, and nothing has changed.
+    async fn take(
+        &mut self,
+        document: Document,
+        edition: Edition,
+        candidate: &Config,
+        live: &Live,
+    ) -> Result<(), std::io::Error> {
+        let restart = Config::diff(&self.started, candidate).iter().any(|(_, change)| *change == Change::Restart);
+        let line = Config::diff(&self.wanted, candidate).iter().any(|(field, _)| field.starts_with("fleet."));
+        let period = Duration::from_secs(self.wanted.fleet.rollback_seconds);
+        let before = self.kept.clone();
+        self.kept.documents.insert(edition.fingerprint.clone(), document);
+        let input = Input::Offered { edition, reach: Reach { line, restart }, period };
+        let effects = self.kept.machine.apply(input, self.now());
+        self.perform(effects, live).await.inspect_err(|_| self.kept = before)
+    }
+
+    /// Keys over the document in force; what they are now, with fingerprints.
+    async fn rotate(&mut self, args: Value, live: &Live) -> Result<Value, Refusal> {
+        let in_force = self.kept.machine.in_force();
+        let below = in_force.and_then(|edition| self.kept.document(edition)).cloned();
+        if in_force.is_some() && below.is_none() {
+            return Err(Refusal::new("failed", "the document in force is not to be had: put another one first"));
+        }
+        let made = Keys::parse(args).and_then(|keys| {
+            let asked = keys.clone();
+            let document = self.layers().base().rotated(below.as_ref(), keys, (self.needs.clock)())?;
+            let candidate = self.configuration(Some(&document))?;
+            Ok((asked, document, candidate))
+        });
+        let (keys, document, candidate) = made.map_err(|faults| {
+            tracing::warn!(?faults, "keys are not changed: those before stay in force");
+            Refusal::new("bad_request", told_in_one(&faults))
+        })?;
+        let edition = self.kept.machine.with_keys(self.place.fingerprint(document.content().expose()));
+        let version = edition.version.clone();
+        let taken = self.take(document, edition, &candidate, live).await;
+        taken.map_err(|error| Refusal::new("failed", format!("they cannot be kept on the disk: {error}")))?;
+        let (fields, on_trial) = (keys.fields(), self.kept.machine.trial().is_some());
+        tracing::info!(?version, ?fields, trial = on_trial, "keys were changed by a command");
+        metrics::counter!("holdfast_twin_documents_total", "outcome" => "keys_rotated").increment(1);
+        let keys = keys_shown(&candidate, &keys, &|text| self.shown_fingerprint(text));
+        Ok(json!({ "version": version, "fields": fields, "keys": keys, "on_trial": on_trial }))
+    }
+
+    /// What is answered after something was rolled back: of keys, that the document below them holds as it did.
+    fn after(&self, told: &RolledBack) -> Answer {
+        let in_force = self.kept.machine.in_force();
+        match in_force.filter(|edition| told.edition.rotated.is_some() && edition.same_document(&told.edition)) {
+            Some(edition) => Answer { version: Some(edition.version.clone()), errors: Vec::new() },
+            None if told.edition.version == Version::File => Answer { version: None, errors: Vec::new() },
+            None => refused(told),
+        }
+    }
+
+    fn shown_fingerprint(&self, text: &str) -> String {
+        let mut whole = self.place.fingerprint(text);
+        whole.truncate(SHOWN);
+        whole
     }
 
     /// In their order. What could not be made safe is not done; what went before it was harmless.
@@ -250,7 +311,7 @@ impl Twin {
                     {
                         tracing::error!(version = ?back.edition.version, why = back.why.reason(), "a desired configuration is rolled back");
                         metrics::counter!("holdfast_twin_documents_total", "outcome" => "rolled_back").increment(1);
-                        self.answer = refused(back);
+                        self.answer = self.after(back);
                     }
                 }
                 Effect::Refuse(before) => {
@@ -328,23 +389,28 @@ impl Twin {
 
     fn report(&self, live: &Live) -> Value {
         let machine = &self.kept.machine;
-        let fingerprint = |text: &str| {
-            let mut whole = self.place.fingerprint(text);
-            whole.truncate(SHOWN);
-            whole
-        };
+        let rotated =
+            machine.in_force().filter(|_| !self.unusable).and_then(|edition| self.kept.document(edition)?.rotated());
+        let keys_rotated =
+            rotated.map(|rotated| json!({"fields": rotated.keys.fields(), "at": rfc3339_ms(rotated.at)}));
         let at = rfc3339_ms((self.needs.clock)());
         let in_force = machine.in_force().filter(|_| !self.unusable).map(|edition| &edition.version);
-        let rolled_back = machine.rolled_back().map(
-            |told| json!({"version": told.edition.version, "reason": told.why.reason(), "at": rfc3339_ms(told.at)}),
-        );
+        let rolled_back = machine.rolled_back().map(|told| {
+            json!({
+                "version": told.edition.version,
+                "keys_alone": told.edition.rotated.is_some(),
+                "reason": told.why.reason(),
+                "at": rfc3339_ms(told.at),
+            })
+        });
         json!({
             "version": self.answer.version,
             "accepted": self.answer.errors.is_empty(),
             "errors": self.answer.errors,
             "in_force": in_force,
+            "keys_rotated": keys_rotated,
             "on_trial": machine.trial().is_some(),
-            "config": shown(&live.now(), &fingerprint),
+            "config": shown(&live.now(), &|text| self.shown_fingerprint(text)),
             "pending_restart": self.pending,
             "rolled_back": rolled_back,
             "at": at,
@@ -362,7 +428,7 @@ impl Twin {
 impl Station {
     /// Until `cancel`.
     async fn run(&mut self, cancel: CancellationToken) {
-        let Station { twin, live, incoming, outgoing, connected, restart } = self;
+        let Station { twin, live, incoming, rotations, outgoing, connected, restart } = self;
         let mut health = twin.needs.health.watch();
         health.mark_changed();
         connected.mark_changed();
@@ -382,6 +448,13 @@ impl Station {
                     }
                     None => return,
                 },
+                Some(Rotation { args, answer }) = rotations.recv() => {
+                    let done = twin.rotate(args, live).await;
+                    // told before its answer: whoever waited for that finds this true
+                    twin.tell(live, outgoing);
+                    drop(answer.send(done));
+                    continue;
+                }
                 changed = connected.changed() => {
                     if changed.is_err() {
                         return;
@@ -404,6 +477,15 @@ impl Station {
             }
         }
     }
+}
+
+/// Each begins with its field.
+fn told_in_one(faults: &[Fault]) -> String {
+    let one = |fault: &Fault| match fault.reason.starts_with(&fault.field) {
+        true => fault.reason.clone(),
+        false => format!("{}: {}", fault.field, fault.reason),
+    };
+    faults.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn refused(told: &RolledBack) -> Answer {

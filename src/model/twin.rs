@@ -3,7 +3,8 @@
 //! Owns: the trial of a document and what was refused by it. Must not touch: what a document says, clocks (time is an
 //! argument), files.
 //! Law: one of two is in force, the last good one or the one on trial; a document that was rolled back is not taken again
-//! until its version or its content changes; a trial ends; the last good one is let go only for one that passed.
+//! until its version or its content changes; a trial ends; the last good one is let go only for one that passed. Keys that
+//! a command changed lie over the document in force and are tried as one: its own repetition does not undo them.
 
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use super::Timestamp;
 
 /// A box that was begun so often with a document on trial, and not to its end, does not stay up with it.
 const MOST_STARTS: u32 = 5;
+/// So many further times a trial waits for a line that its document does not touch; a broker may be away for reasons of its
+/// own, and yet it may be what a document does that keeps the box from it.
+const MOST_WAITS: u32 = 11;
 /// Editions that were rolled back and are remembered; the oldest goes.
 const MOST_REFUSED: usize = 16;
 
@@ -22,14 +26,41 @@ const MOST_REFUSED: usize = 16;
 pub enum Version {
     Number(i64),
     Text(String),
+    /// No document's: what lies over the file alone. Written as `null`.
+    File,
 }
 
 /// One wording of one version.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Edition {
     pub version: Version,
-    /// Of its content.
+    /// Of all that it says, keys of a command included.
     pub fingerprint: String,
+    /// A command changed keys since: the fingerprint of the document that they lie over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated: Option<String>,
+}
+
+impl Edition {
+    /// As the operators put it on the broker.
+    pub fn of_document(version: Version, fingerprint: String) -> Edition {
+        Edition { version, fingerprint, rotated: None }
+    }
+
+    /// The fingerprint of the document alone.
+    fn document(&self) -> &str {
+        self.rotated.as_deref().unwrap_or(&self.fingerprint)
+    }
+
+    /// Whether both are of one document, whatever keys lie over it.
+    pub fn same_document(&self, other: &Edition) -> bool {
+        (&self.version, self.document()) == (&other.version, other.document())
+    }
+
+    /// Whether a box that has this has what is wanted: a document that comes again does not undo keys over it.
+    pub fn answers(&self, wanted: &Edition) -> bool {
+        self == wanted || wanted.rotated.is_none() && self.same_document(wanted)
+    }
 }
 
 /// Why a document was rolled back.
@@ -78,6 +109,9 @@ pub struct Trial {
     failed_before: bool,
     /// Lives of the box that began with it.
     starts: u32,
+    /// How often it has waited on for the line.
+    #[serde(default)]
+    waits: u32,
     /// The broker was met again after it was taken, in this life.
     #[serde(skip)]
     reached: bool,
@@ -157,6 +191,15 @@ impl Twin {
         self.rolled_back.as_ref()
     }
 
+    /// What keys of a command make of the document in force. `fingerprint`: of both.
+    pub fn with_keys(&self, fingerprint: String) -> Edition {
+        let (version, document) = match self.in_force() {
+            Some(edition) => (edition.version.clone(), edition.document().to_owned()),
+            None => (Version::File, String::new()),
+        };
+        Edition { version, fingerprint, rotated: Some(document) }
+    }
+
     /// What is left of the trial, to be written down now and then.
     pub fn left(&self) -> Option<Duration> {
         self.trial.as_ref().map(|trial| trial.left)
@@ -174,6 +217,10 @@ impl Twin {
                 self.connected = true;
                 if let Some(trial) = &mut self.trial {
                     trial.reached = true;
+                    // it was only this that it waited for
+                    if trial.waits > 0 {
+                        trial.left = Duration::ZERO;
+                    }
                 }
                 vec![Effect::Tell]
             }
@@ -191,10 +238,12 @@ impl Twin {
     }
 
     fn offered(&mut self, edition: Edition, reach: Reach, period: Duration) -> Vec<Effect> {
-        if self.in_force() == Some(&edition) {
+        if self.in_force().is_some_and(|now| now.answers(&edition)) {
             return vec![Effect::Tell];
         }
-        if let Some(before) = self.refused.iter().find(|refused| refused.edition == edition) {
+        // what a broker keeps comes again by itself; a command is given anew
+        let retained = edition.rotated.is_none();
+        if let Some(before) = self.refused.iter().find(|refused| retained && refused.edition == edition) {
             return vec![Effect::Refuse(before.clone())];
         }
         // back to what is known to be good, or the same under another name: there is nothing to try
@@ -215,6 +264,7 @@ impl Twin {
             left: period,
             failed_before,
             starts: 0,
+            waits: 0,
             reached: false,
         });
         vec![Effect::Keep, Effect::Use(Some(edition)), Effect::Tell]
@@ -224,11 +274,19 @@ impl Twin {
         let Some(trial) = self.trial.as_mut().filter(|trial| trial.left.is_zero()) else { return Vec::new() };
         // where the line was not touched, a broker that is away for a time is not the document's fault
         let met = self.connected || trial.reached && !trial.reach.line;
-        if !met {
+        if !met && trial.reach.line {
             return self.roll_back(Why::CutOff, wall);
         }
         if self.failed && !trial.failed_before {
             return self.roll_back(Why::HealthFailed, wall);
+        }
+        if !met && trial.waits < MOST_WAITS {
+            trial.waits += 1;
+            trial.left = trial.period;
+            return vec![Effect::Keep];
+        }
+        if !met {
+            return self.roll_back(Why::CutOff, wall);
         }
         if trial.reach.restart {
             // the part of it that needs a start has not been tried
@@ -244,10 +302,12 @@ impl Twin {
     fn roll_back(&mut self, why: Why, at: Timestamp) -> Vec<Effect> {
         let Some(trial) = self.trial.take() else { return Vec::new() };
         let told = RolledBack { edition: trial.edition, why, at };
-        if self.refused.len() >= MOST_REFUSED {
-            self.refused.remove(0);
+        if told.edition.rotated.is_none() {
+            if self.refused.len() >= MOST_REFUSED {
+                self.refused.remove(0);
+            }
+            self.refused.push(told.clone());
         }
-        self.refused.push(told.clone());
         self.rolled_back = Some(told);
         vec![Effect::Keep, Effect::Use(self.good.clone()), Effect::Tell]
     }
@@ -260,7 +320,7 @@ impl Twin {
         trial.starts += 1;
         if trial.reach.restart {
             trial.reach.restart = false;
-            trial.left = trial.period;
+            (trial.left, trial.waits) = (trial.period, 0);
         }
         vec![Effect::Keep, Effect::Use(Some(trial.edition.clone())), Effect::Tell]
     }
@@ -273,7 +333,7 @@ mod tests {
     const PERIOD: Duration = Duration::from_secs(300);
 
     fn edition(version: i64) -> Edition {
-        Edition { version: Version::Number(version), fingerprint: format!("of {version}") }
+        Edition::of_document(Version::Number(version), format!("of {version}"))
     }
 
     fn at(seconds: u64) -> Now {
@@ -335,6 +395,84 @@ mod tests {
             twin.apply(Input::Tick, at(300));
             assert_eq!(twin.last_good().is_some(), stays, "line {line}");
         }
+    }
+
+    /// The broker goes by itself in the middle of a trial and is not back at its end.
+    #[test]
+    fn a_line_that_the_document_does_not_touch_is_waited_for_and_not_for_ever() {
+        for back_at in [Some(700), None] {
+            let mut twin = connected();
+            twin.apply(offer(1, false, false), at(0));
+            twin.apply(Input::Disconnected, at(200));
+            assert_eq!(twin.apply(Input::Tick, at(300)), [Effect::Keep], "the trial goes on");
+            assert_eq!(twin.in_force(), Some(&edition(1)));
+            if let Some(back_at) = back_at {
+                twin.apply(Input::Tick, at(600));
+                twin.apply(Input::Connected, at(back_at));
+                assert_eq!(twin.apply(Input::Tick, at(back_at + 1)), [Effect::Keep, Effect::Tell], "it passed at once");
+                assert_eq!((twin.last_good(), twin.rolled_back()), (Some(&edition(1)), None));
+                continue;
+            }
+            // health is judged meanwhile, too
+            let mut ill = twin.clone();
+            ill.apply(Input::Health { failed: true }, at(400));
+            ill.apply(Input::Tick, at(600));
+            assert_eq!(ill.rolled_back().map(|told| told.why), Some(Why::HealthFailed));
+            // as long as it may be waited for, over starts too
+            for period in 2..=u64::from(MOST_WAITS) {
+                assert_eq!(twin.apply(Input::Tick, at(300 * period)), [Effect::Keep], "period {period}");
+            }
+            let mut next: Twin = serde_json::from_slice(&serde_json::to_vec(&twin).expect("written")).expect("read");
+            next.apply(Input::Restarted, at(0));
+            next.apply(Input::Tick, at(300));
+            assert_eq!(next.rolled_back().map(|told| told.why), Some(Why::CutOff));
+        }
+    }
+
+    #[test]
+    fn keys_over_a_document_are_tried_and_its_repetition_does_not_undo_them() {
+        let mut twin = connected();
+        twin.apply(offer(1, false, false), at(0));
+        twin.apply(Input::Tick, at(300));
+        let keys = twin.with_keys("1 with keys".into());
+        assert_eq!((&keys.version, keys.rotated.as_deref()), (&Version::Number(1), Some("of 1")));
+        let rotate =
+            |edition: Edition, line| Input::Offered { edition, reach: Reach { line, restart: false }, period: PERIOD };
+        let taken = twin.apply(rotate(keys.clone(), false), at(400));
+        assert_eq!(taken, [Effect::Keep, Effect::Use(Some(keys.clone())), Effect::Tell]);
+        assert_eq!(twin.apply(offer(1, false, false), at(401)), [Effect::Tell], "the retained one comes again");
+        twin.apply(Input::Tick, at(700));
+        assert_eq!(twin.last_good(), Some(&keys));
+        let mut twin: Twin = serde_json::from_slice(&serde_json::to_vec(&twin).expect("written")).expect("read");
+        twin.apply(Input::Restarted, at(0));
+        twin.apply(Input::Connected, at(1));
+        assert_eq!(twin.apply(offer(1, false, false), at(2)), [Effect::Tell], "after a start, too");
+        // keys over keys lie over the same document; those that cut the box off go, and may be tried again
+        let worse = twin.with_keys("1 with others".into());
+        assert_eq!(worse.rotated.as_deref(), Some("of 1"));
+        twin.apply(rotate(worse.clone(), true), at(3));
+        twin.apply(Input::Disconnected, at(4));
+        assert!(twin.apply(Input::Tick, at(303)).contains(&Effect::Use(Some(keys.clone()))));
+        assert_eq!(twin.rolled_back().map(|told| &told.edition), Some(&worse));
+        assert!(twin.apply(rotate(worse.clone(), true), at(304)).contains(&Effect::Use(Some(worse))));
+        // another document decides everything itself
+        assert!(twin.apply(offer(2, false, false), at(305)).contains(&Effect::Use(Some(edition(2)))));
+    }
+
+    #[test]
+    fn keys_over_the_file_alone_are_of_no_version_and_old_records_have_none() {
+        let mut twin = connected();
+        let keys = twin.with_keys("keys".into());
+        assert_eq!(serde_json::to_value(&keys).expect("written")["version"], serde_json::Value::Null);
+        twin.apply(
+            Input::Offered { edition: keys.clone(), reach: Reach { line: false, restart: false }, period: PERIOD },
+            at(0),
+        );
+        let twin: Twin = serde_json::from_slice(&serde_json::to_vec(&twin).expect("written")).expect("read");
+        assert_eq!(twin.in_force(), Some(&keys));
+        let old = serde_json::json!({"version": 7, "fingerprint": "f"});
+        let read: Edition = serde_json::from_value(old).expect("as it was written before");
+        assert_eq!(read, Edition::of_document(Version::Number(7), "f".into()));
     }
 
     #[test]

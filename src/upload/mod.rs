@@ -573,37 +573,27 @@ impl Uploader {
             return Ok(Line { name, bucket, store, asked_by_commit: false });
         }
         let keys = records::load_keys(&self.store, &self.box_key, task).await.map_err(ours)?.ok_or_else(missing)?;
-        let store: Arc<dyn ObjectStore> = Arc::new(self.connect(&entry.destination, &keys)?);
-        let store = self.keep_client(name.clone(), store);
+        let config = self.config.now();
+        let store: Arc<dyn ObjectStore> = Arc::new(connect(&config, &entry.destination, &keys)?);
+        let store = self.keep_client(name.clone(), store, &config);
         Ok(Line { name, bucket, store, asked_by_commit: false })
     }
 
-    fn keep_client(&self, name: String, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+    /// `made_by`: the configuration that it was made of.
+    fn keep_client(&self, name: String, store: Arc<dyn ObjectStore>, made_by: &Config) -> Arc<dyn ObjectStore> {
         let mut clients = self.clients();
+        // looked at under the lock: of one that is in force now, what was made is swept out when it goes; one that has gone
+        // meanwhile was swept already, and serves this once
+        let now = self.config.now();
+        if (&now.storage, &now.vod, now.upload.timeout_seconds)
+            != (&made_by.storage, &made_by.vod, made_by.upload.timeout_seconds)
+        {
+            return store;
+        }
         if clients.len() >= CLIENTS {
             clients.clear();
         }
         clients.entry(name).or_insert(store).clone()
-    }
-
-    fn connect(&self, destination: &Destination, keys: &TaskKeys) -> Result<s3::S3, PutError> {
-        let config = self.config.now();
-        let storage = &config.storage;
-        let endpoint = match destination.vendor {
-            Vendor::S3 => storage.s3_endpoint.clone(),
-            Vendor::Cos | Vendor::Vod(_) => {
-                Some(storage.cos_endpoint.clone().unwrap_or_else(|| cos_endpoint(&destination.region)))
-            }
-        };
-        s3::S3::new(s3::Settings {
-            endpoint,
-            region: destination.region.clone(),
-            bucket: destination.bucket.clone(),
-            keys: keys.storage.clone(),
-            path_style: storage.path_style,
-            tags_of_parts: destination.vendor == Vendor::S3,
-            timeout: Duration::from_secs(config.upload.timeout_seconds.max(1)),
-        })
     }
 
     fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Arc<dyn ObjectStore>>> {
@@ -613,6 +603,25 @@ impl Uploader {
     fn down(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.down.lock().expect("nothing panics while it holds this lock")
     }
+}
+
+fn connect(config: &Config, destination: &Destination, keys: &TaskKeys) -> Result<s3::S3, PutError> {
+    let storage = &config.storage;
+    let endpoint = match destination.vendor {
+        Vendor::S3 => storage.s3_endpoint.clone(),
+        Vendor::Cos | Vendor::Vod(_) => {
+            Some(storage.cos_endpoint.clone().unwrap_or_else(|| cos_endpoint(&destination.region)))
+        }
+    };
+    s3::S3::new(s3::Settings {
+        endpoint,
+        region: destination.region.clone(),
+        bucket: destination.bucket.clone(),
+        keys: keys.storage.clone(),
+        path_style: storage.path_style,
+        tags_of_parts: destination.vendor == Vendor::S3,
+        timeout: Duration::from_secs(config.upload.timeout_seconds.max(1)),
+    })
 }
 
 fn ours(error: store::Error) -> PutError {

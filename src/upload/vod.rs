@@ -363,7 +363,8 @@ impl Uploader {
             Some(keys) => (keys.secret_id.clone(), keys.secret_key.clone(), Some(&keys.token)),
             None => (Secret::new(platform.secret_id.as_str()), platform.secret_key.clone(), None),
         };
-        let endpoint = self.config.now().vod.storage_endpoint.clone();
+        let config = self.config.now();
+        let endpoint = config.vod.storage_endpoint.clone();
         let settings = s3::Settings {
             endpoint: Some(endpoint.unwrap_or_else(|| cos_endpoint(&applied.region))),
             region: applied.region.clone(),
@@ -371,10 +372,10 @@ impl Uploader {
             keys: StorageKeys { access_key, secret_key },
             path_style: false,
             tags_of_parts: false,
-            timeout: Duration::from_secs(self.config.now().upload.timeout_seconds.max(1)),
+            timeout: Duration::from_secs(config.upload.timeout_seconds.max(1)),
         };
         let store: Arc<dyn ObjectStore> = Arc::new(s3::S3::with_token(settings, token)?);
-        Ok(line(self.keep_client(client, store)))
+        Ok(line(self.keep_client(client, store, &config)))
     }
 
     /// The next segment of a bundle, or its list.

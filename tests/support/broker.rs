@@ -180,6 +180,59 @@ impl Broker {
         self.wait_from(0, what, pick).await
     }
 
+    /// Asks a box for something, as an operator.
+    pub fn ask(&self, box_id: &str, id: &str, command: &str, args: Value) {
+        let request = json!({ "command": command, "args": args }).to_string();
+        self.publish(&format!("holdfast/{box_id}/command/{id}"), &request, false);
+    }
+
+    /// The first status of a command that has this state.
+    pub async fn status(&self, box_id: &str, id: &str, state: &str) -> Value {
+        let topic = format!("holdfast/{box_id}/command/{id}/status");
+        let pick = |message: &Message| {
+            (message.topic == topic && message.payload["state"] == state).then(|| message.payload.clone())
+        };
+        self.wait(&format!("command {id} to be {state}"), pick).await
+    }
+
+    /// The result of a command that is done.
+    pub async fn done(&self, box_id: &str, id: &str, command: &str, args: Value) -> Value {
+        self.ask(box_id, id, command, args);
+        self.status(box_id, id, "done").await["result"].clone()
+    }
+
+    /// Code and message of a command that is refused.
+    pub async fn refused(&self, box_id: &str, id: &str, command: &str, args: Value) -> (String, String) {
+        self.ask(box_id, id, command, args);
+        let status = self.status(box_id, id, "failed").await;
+        let text = |field: &str| status["error"][field].as_str().expect("by schema").to_owned();
+        (text("code"), text("message"))
+    }
+
+    /// The first report of a box's twin of which this holds.
+    pub async fn report(&self, box_id: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let topic = format!("holdfast/{box_id}/twin/reported");
+        let pick =
+            |message: &Message| (message.topic == topic && holds(&message.payload)).then(|| message.payload.clone());
+        self.wait(what, pick).await
+    }
+
+    pub fn desire(&self, box_id: &str, version: i64, config: Value) {
+        let document = json!({"version": version, "config": config}).to_string();
+        self.publish(&format!("holdfast/{box_id}/twin/desired"), &document, true);
+    }
+
+    /// What the box said, and not the operators, holds none of these.
+    pub fn assert_told_nothing_of(&self, secrets: &[&str]) {
+        for message in self.messages() {
+            let by_operators = message.topic.ends_with("/twin/desired")
+                || message.topic.contains("/command/") && !message.topic.ends_with("/status");
+            let text = message.payload.to_string();
+            let silent = secrets.iter().all(|secret| !text.contains(secret));
+            assert!(by_operators || silent, "a secret is in a message: {text}");
+        }
+    }
+
     /// Everything, as bytes that went over the line.
     pub fn heard(&self) -> String {
         self.watchers.iter().map(|watcher| watcher.lines.text()).collect::<Vec<_>>().join("\n")

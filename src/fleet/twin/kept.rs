@@ -104,7 +104,7 @@ mod tests {
     fn on_trial() -> Kept {
         let document = br#"{"version": 3, "config": {"api_keys": [{"secret_id": "a", "secret_key": "hush-hush"}]}}"#;
         let document = Document::parse(document).unwrap();
-        let edition = Edition { version: document.version.clone(), fingerprint: "f".into() };
+        let edition = Edition::of_document(document.version.clone(), "f".into());
         let mut kept = Kept::default();
         let now = Now { uptime: Duration::ZERO, wall: Timestamp(0) };
         let reach = Reach { line: false, restart: false };

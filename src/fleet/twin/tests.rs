@@ -27,6 +27,7 @@ struct Life {
     live: Live,
     health: Reporter,
     to_twin: mpsc::Sender<Incoming>,
+    rotations: mpsc::Sender<Rotation>,
     from_twin: mpsc::Receiver<Outgoing>,
     connected: watch::Sender<bool>,
     restart: Arc<Notify>,
@@ -58,18 +59,37 @@ impl Life {
         let twin = Twin::begin(needs, config);
         let live = Live::new(twin.config());
         let (to_twin, incoming) = mpsc::channel(4);
+        let (rotations, asked) = mpsc::channel(4);
         let (outgoing, from_twin) = mpsc::channel(64);
         let (connected, seen) = watch::channel(true);
         let (restart, cancel) = (Arc::new(Notify::new()), CancellationToken::new());
         let (live_too, restart_too, ends) = (live.clone(), restart.clone(), cancel.clone());
-        let mut station = Station { twin, live: live_too, incoming, outgoing, connected: seen, restart: restart_too };
+        let mut station = Station {
+            twin,
+            live: live_too,
+            incoming,
+            rotations: asked,
+            outgoing,
+            connected: seen,
+            restart: restart_too,
+        };
         let running = tokio::spawn(async move { station.run(ends).await });
-        Life { live, health, to_twin, from_twin, connected, restart, cancel, running, told: Vec::new() }
+        Life { live, health, to_twin, rotations, from_twin, connected, restart, cancel, running, told: Vec::new() }
     }
 
     async fn desire(&self, version: i64, config: Value) {
         let payload = json!({"version": version, "config": config}).to_string().into_bytes().into();
         self.to_twin.send(Incoming { topic: DESIRED.into(), payload, retained: true }).await.unwrap();
+    }
+
+    async fn rotate(&self, args: Value) -> Result<Value, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        assert!(self.rotations.send(Rotation { args, answer }).await.is_ok(), "the twin lives");
+        let done = answered.await.expect("it is answered");
+        if let Ok(told) = &done {
+            assert!(!told.to_string().contains("hush"), "{told}");
+        }
+        done
     }
 
     /// The next report of which this holds.
@@ -239,5 +259,83 @@ async fn what_cannot_be_kept_does_not_hold() {
     life.desire(1, json!({"limits": {"tasks": 6}})).await;
     life.report("version 1", |told| told["in_force"] == 1).await;
     assert_eq!((life.live.now().limits.tasks, life.health.summary()), (6, Summary::Idle));
+    life.end().await;
+}
+
+/// The API keys in force.
+fn api_keys(life: &Life) -> Vec<String> {
+    life.live.now().api_keys.iter().map(|key| key.secret_key.expose().to_owned()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_by_command_lie_over_the_document_and_only_another_one_undoes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(dir.path());
+    let document = json!({"limits": {"tasks": 6}, "api_keys": [{"secret_id": "doc", "secret_key": "hush-doc"}]});
+    life.desire(1, document.clone()).await;
+    life.report("it passed", |told| told["version"] == 1 && told["on_trial"] == false).await;
+    let bad = life.rotate(json!({"limits": {"tasks": 7}, "apps": [{"sdk_app_id": 9, "secret_key": "hush"}]})).await;
+    let bad = bad.expect_err("it holds more than keys");
+    assert_eq!(bad, Refusal::new("bad_request", "limits: is no key: this changes keys alone"));
+    let bad = life.rotate(json!({"vod": {"secret_key": "hush-alone"}})).await.expect_err("half an account");
+    assert!(bad.code == "bad_request" && bad.message.starts_with("vod.secret_id "), "{bad}");
+    assert_eq!(api_keys(&life), ["hush-doc"]);
+
+    let keys = json!({"api_keys": [{"secret_id": "new", "secret_key": "hush-new"}], "fleet": {"username": "box", "password": "hush-line"}});
+    let done = life.rotate(keys.clone()).await.expect("they are taken");
+    assert_eq!((&done["version"], &done["on_trial"]), (&json!(1), &json!(true)));
+    assert_eq!(done["fields"], json!(["api_keys", "fleet.password", "fleet.username"]));
+    assert_eq!(done["keys"]["api_keys"][0]["secret_id"], "new");
+    assert_eq!(api_keys(&life), ["hush-new"]);
+    let told = life.report("told", |told| told["keys_rotated"] != Value::Null).await;
+    assert_eq!(done["keys"]["api_keys"], told["config"]["api_keys"], "with the same fingerprints");
+    assert_eq!((&told["version"], &told["in_force"], &told["accepted"]), (&json!(1), &json!(1), &json!(true)));
+    life.desire(1, document.clone()).await;
+    life.report("the retained one came again", |told| told["version"] == 1).await;
+    assert_eq!(api_keys(&life), ["hush-new"]);
+    life.report("they passed", |told| told["on_trial"] == false).await;
+    life.end().await;
+    let on_disk = std::fs::read(dir.path().join("twin")).unwrap();
+    assert!(!on_disk.windows(4).any(|bytes| bytes == b"hush"));
+
+    let mut life = Life::begin(dir.path());
+    assert_eq!((api_keys(&life), life.live.now().limits.tasks), (vec!["hush-new".to_owned()], 6));
+    life.desire(1, document).await;
+    let told = life.report("after a start", |told| told["version"] == 1).await;
+    assert_eq!((&told["accepted"], &told["keys_rotated"]["fields"]), (&json!(true), &done["fields"]));
+    assert_eq!(api_keys(&life), ["hush-new"]);
+    life.desire(2, json!({"api_keys": [{"secret_id": "doc", "secret_key": "hush-2"}]})).await;
+    let told = life.report("version 2", |told| told["in_force"] == 2).await;
+    assert_eq!((&told["keys_rotated"], life.live.now().fleet.password.is_none()), (&Value::Null, true));
+    assert_eq!(api_keys(&life), ["hush-2"]);
+    let told = life.end().await;
+    assert!(told.iter().all(|text| !text.contains("hush")), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_cut_the_box_off_go_again_and_the_file_alone_takes_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(dir.path());
+    let done = life.rotate(json!({"fleet": {"username": "box", "password": "hush-wrong"}})).await.expect("taken");
+    assert_eq!((&done["version"], &done["keys"]["fleet"]["username"]), (&Value::Null, &json!("box")));
+    life.connected.send_replace(false);
+    let back = life.report("rolled back", |told| told["rolled_back"] != Value::Null).await;
+    assert_eq!((&back["rolled_back"]["keys_alone"], &back["keys_rotated"]), (&json!(true), &Value::Null));
+    assert_eq!((&back["accepted"], &back["version"]), (&json!(true), &Value::Null), "no document was refused");
+    assert_eq!(life.live.now().fleet.password, None);
+    // a disk that takes nothing: neither does the box
+    std::fs::create_dir(dir.path().join("twin.new")).unwrap();
+    let keys = json!({"api_keys": [{"secret_id": "new", "secret_key": "hush-new"}]});
+    assert_eq!(life.rotate(keys.clone()).await.expect_err("it cannot be kept").code, "failed");
+    assert_eq!(api_keys(&life), ["hush-of-the-file"]);
+    std::fs::remove_dir(dir.path().join("twin.new")).unwrap();
+    life.connected.send_replace(true);
+    life.rotate(keys).await.expect("now it can");
+    assert_eq!(api_keys(&life), ["hush-new"]);
+    life.report("they passed", |told| told["on_trial"] == false && told["keys_rotated"] != Value::Null).await;
+    // whoever changes the file by hand finds the keys over it still
+    life.end().await;
+    let life = Life::begin_with(dir.path(), &FILE.replace("tasks = 5", "tasks = 8"));
+    assert_eq!((life.live.now().limits.tasks, api_keys(&life)), (8, vec!["hush-new".to_owned()]));
     life.end().await;
 }
