@@ -38,7 +38,6 @@ use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::{Engine, Mixing};
 use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
-use crate::media::senses::Sensing;
 use crate::media::sources::{Sources, Standing};
 use crate::media::stills::Stills;
 use crate::media::tracks::Tracks;
@@ -248,9 +247,8 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
     let remembered = remembered.await.map_err(failed("rooms"))?.map_err(failed("rooms"))?;
     spool.watch_disk(config.disk_limits(), clock.clone()).await.map_err(failed("disk"))?;
 
-    let alarms = &config.alarms;
-    let tracks =
-        Tracks::sensing(Sensing { quietest_dbfs: alarms.quietest_dbfs, picture_every: alarms.picture_every() });
+    let tracks = Tracks::default();
+    tracks.sense(live::sensing(&config.alarms));
     let settings = WhipSettings {
         udp: config.whip.udp,
         addresses: config.whip.addresses.clone(),
@@ -262,7 +260,7 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
     let stills = Stills::default();
     let mixing = Mixing::new(stills.clone(), board.as_deref());
     let sources = Sources::new(media_clock, tracks.clone(), whip.ids(), news_in.clone(), &mixing, whip.clone());
-    let engine = Engine::new(media_clock, tracks, news_in, Arc::new(sources.clone()), mixing);
+    let engine = Engine::new(media_clock, tracks.clone(), news_in, Arc::new(sources.clone()), mixing);
     let (images_in, images_out) = mpsc::channel(256);
     let (image_failures_in, image_failures) = mpsc::channel(256);
     let images = Images::new(&config.images, stills.clone()).map_err(failed("images"))?;
@@ -315,6 +313,7 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         set_filter,
         sources: sources.clone(),
         alarms: alarm_limits,
+        tracks,
         fleet,
     };
     let mut work_tasks = vec![
@@ -504,8 +503,8 @@ fn runtime() -> Result<Runtime, Error> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed("runtime"))
 }
 
-/// `holdfast run`: until SIGTERM or SIGINT. SIGHUP reads `[automatic]` of the file again. A second signal leaves at once. Ends by itself with code 70 after
-/// a broken part, and with 75 for a start with another configuration.
+/// `holdfast run`: until SIGTERM or SIGINT. SIGHUP reads `[automatic]` of the file again. A second signal leaves at once.
+/// Ends by itself with code 70 after a broken part, and with 75 for a start with another configuration.
 pub fn run(config: Config, base: Base, file: &Path, set_filter: SetFilter) -> Result<ExitCode, Error> {
     runtime()?.block_on(async {
         // first: without it the signal ends the process
@@ -573,7 +572,7 @@ pub struct PublishArgs {
     /// Bits per second of the picture.
     #[arg(long, default_value_t = 1_500_000)]
     bitrate: u32,
-    /// h264, vp8 or vp9.
+    /// h264 or vp8.
     #[arg(long, default_value = "h264")]
     video: String,
     /// Text in the picture; the address's last part if not given.

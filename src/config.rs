@@ -7,6 +7,7 @@ mod alarms;
 mod automatic;
 mod change;
 pub mod document;
+mod faults;
 mod fleet;
 mod live;
 pub mod panel;
@@ -33,8 +34,6 @@ use crate::model::source::SourceSpec;
 use crate::model::{SdkAppId, Secret};
 
 const MIB: u64 = 1024 * 1024;
-/// With fewer bytes a second a storage gives up waiting for the next ones.
-const SLOWEST_BUDGET: u64 = 8 * 1024;
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -436,10 +435,6 @@ fn networks<'de, D: Deserializer<'de>>(document: D) -> Result<Vec<IpNet>, D::Err
     texts.into_iter().map(network).collect()
 }
 
-fn within(name: &str, value: u64, low: u64, high: u64) -> (bool, String) {
-    ((low..=high).contains(&value), format!("{name} must be {low} to {high}, not {value}"))
-}
-
 /// What is wrong with a document, one line for each fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -456,136 +451,6 @@ impl Config {
         })?;
         let faults = config.faults();
         if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
-    }
-
-    fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        let mut check = |holds: bool, fault: String| {
-            if !holds {
-                faults.push(fault);
-            }
-        };
-        for (holds, fault) in [
-            within("whip.ice_timeout_seconds", self.whip.ice_timeout_seconds, 2, 300),
-            within("whip.max_sessions", self.whip.max_sessions as u64, 1, 10_000),
-            within("limits.requests_per_second", self.limits.requests_per_second.into(), 1, 10_000),
-            within("limits.tasks", self.limits.tasks as u64, 1, 10_000),
-            within("limits.streams_per_task", self.limits.streams_per_task as u64, 1, 1_000),
-            within("limits.mix_publishers", self.limits.mix_publishers.into(), 1, 25),
-            within("recording.segment_seconds", self.recording.segment_seconds, 1, 3600),
-            within("recording.gap_seconds", self.recording.gap_seconds, 1, 60),
-            within("recording.sync_seconds", self.recording.sync_seconds, 1, 60),
-            within(
-                "recording.takeover_seconds",
-                self.recording.takeover_seconds.into_iter().fold(0, u64::max),
-                0,
-                3600,
-            ),
-            within("disk.low_percent", self.disk.low_percent, 0, 90),
-            within("upload.concurrency", self.upload.concurrency as u64, 1, 64),
-            within("upload.per_destination", self.upload.per_destination as u64, 1, 64),
-            within("upload.multipart_from_bytes", self.upload.multipart_from_bytes, 5 * MIB, 5 * 1024 * MIB),
-            within("upload.part_bytes", self.upload.part_bytes, 5 * MIB, 5 * 1024 * MIB),
-            within("upload.timeout_seconds", self.upload.timeout_seconds, 1, 3600),
-            within("upload.retry_first_seconds", self.upload.retry_first_seconds, 1, 3600),
-            within("upload.grace_seconds", self.upload.grace_seconds, 0, 86_400),
-            within("upload.list_seconds", self.upload.list_seconds, 0, 3600),
-            within("callbacks.timeout_seconds", self.callbacks.timeout_seconds, 1, 60),
-            within("callbacks.retry_first_seconds", self.callbacks.retry_first_seconds, 1, 3600),
-            within("callbacks.keep_hours", self.callbacks.keep_hours, 1, 8760),
-            within("callbacks.keep_events", self.callbacks.keep_events as u64, 100, 1_000_000),
-            within("callbacks.keep_bytes", self.callbacks.keep_bytes, 64 * 1024, 4096 * MIB),
-            within("images.timeout_seconds", self.images.timeout_seconds, 1, 60),
-            within("images.retry_first_seconds", self.images.retry_first_seconds, 1, 3600),
-        ] {
-            check(holds, fault);
-        }
-        let (first, longest) = (self.upload.retry_first_seconds, self.upload.retry_longest_seconds);
-        check(first <= longest, format!("upload.retry_longest_seconds must not be below {first}"));
-        let budget = &self.upload.budget;
-        let slowest = |rate: u64| rate == 0 || rate >= SLOWEST_BUDGET;
-        check(
-            self.upload.bytes_per_second.is_none_or(slowest),
-            format!("upload.bytes_per_second must be 0 or {SLOWEST_BUDGET} and more"),
-        );
-        for (i, window) in budget.iter().enumerate() {
-            check(window.from != window.to, format!("upload.budget[{i}].from and .to are the same"));
-            check(
-                slowest(window.bytes_per_second),
-                format!("upload.budget[{i}].bytes_per_second must be 0 or {SLOWEST_BUDGET} and more"),
-            );
-            if let Some(j) = budget[..i].iter().position(|other| other.overlaps(window) && window.from != window.to) {
-                check(false, format!("upload.budget[{j}] and [{i}] overlap"));
-            }
-        }
-        let (first, longest) = (self.callbacks.retry_first_seconds, self.callbacks.retry_longest_seconds);
-        check(first <= longest, format!("callbacks.retry_longest_seconds must not be below {first}"));
-        let (first, longest) = (self.images.retry_first_seconds, self.images.retry_longest_seconds);
-        check(first <= longest, format!("images.retry_longest_seconds must not be below {first}"));
-        check(
-            self.server.http.is_some() || self.server.https.is_some(),
-            "server.http and server.https are both closed: nobody could reach the box".into(),
-        );
-        check(
-            self.server.certificate.is_some() == self.server.private_key.is_some(),
-            "server.certificate and server.private_key go together".into(),
-        );
-        check(
-            self.spool.key_file.is_none() || self.spool.key_credential.is_none(),
-            "spool.key_file and spool.key_credential exclude each other".into(),
-        );
-        let spool = self.spool.key_credential.iter().chain(&self.spool.old_key_credentials).map(|name| ("spool", name));
-        for (table, name) in spool.chain(self.vod.secret_key_credential.iter().map(|name| ("vod", name))) {
-            let plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-            check(plain, format!("{table}: '{name}' is not the name of a credential"));
-        }
-        let vod = &self.vod;
-        let keys = [vod.secret_key.is_some(), vod.secret_key_file.is_some(), vod.secret_key_credential.is_some()];
-        let keys = keys.into_iter().filter(|given| *given).count();
-        check(keys <= 1, "vod.secret_key, .secret_key_file and .secret_key_credential exclude each other".into());
-        check(vod.secret_id.is_some() == (keys > 0), "vod.secret_id and its secret key go together".into());
-        let empty = vod.secret_id.as_ref().is_some_and(String::is_empty)
-            || vod.secret_key.as_ref().is_some_and(Secret::is_empty);
-        check(!empty, "vod.secret_id or vod.secret_key is empty".into());
-        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        check(plain(&vod.region), "vod.region holds other than letters, digits and -".into());
-        let mut seen = BTreeSet::new();
-        for (i, app) in self.apps.iter().enumerate() {
-            check(app.sdk_app_id.0 != 0, format!("apps[{i}].sdk_app_id must not be 0"));
-            check(seen.insert(app.sdk_app_id), format!("apps[{i}].sdk_app_id {} stands twice", app.sdk_app_id));
-            if let Some(address) = &app.callback_url {
-                let fits =
-                    url::Url::parse(address).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
-                check(fits, format!("apps[{i}].callback_url is not an http or https address"));
-            }
-            for (name, secret) in [("secret_key", &app.secret_key), ("callback_key", &app.callback_key)] {
-                check(secret.as_ref().is_none_or(|s| !s.is_empty()), format!("apps[{i}].{name} is empty"));
-            }
-        }
-        let mut seen = BTreeSet::new();
-        for (i, key) in self.api_keys.iter().enumerate() {
-            check(!key.secret_id.is_empty(), format!("api_keys[{i}].secret_id is empty"));
-            check(!key.secret_key.is_empty(), format!("api_keys[{i}].secret_key is empty"));
-            check(seen.insert(&key.secret_id), format!("api_keys[{i}].secret_id stands twice"));
-        }
-        for (name, endpoint) in [
-            ("storage.s3_endpoint", &self.storage.s3_endpoint),
-            ("storage.cos_endpoint", &self.storage.cos_endpoint),
-            ("vod.storage_endpoint", &self.vod.storage_endpoint),
-            ("vod.endpoint", &Some(self.vod.endpoint.clone())),
-        ] {
-            let fits = endpoint.as_ref().is_none_or(|e| {
-                url::Url::parse(e).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host())
-            });
-            check(fits, format!("{name} is not an http or https address"));
-        }
-        let cloud = self.storage.kind == StorageKind::Cloud;
-        faults.extend(self.alarms.faults());
-        faults.extend(self.automatic.faults(cloud, |app| self.app(app).is_some()));
-        faults.extend(self.panel.faults(cloud, |app| self.app(app).is_some()));
-        faults.extend(sources::faults(&self.sources, |app| self.app(app).is_some()));
-        faults.extend(self.fleet.faults());
-        faults
     }
 
     pub fn app(&self, id: SdkAppId) -> Option<&App> {
@@ -707,8 +572,8 @@ mod tests {
         assert_eq!(
             told.lines().collect::<Vec<_>>(),
             [
-                "upload.bytes_per_second must be 0 or 8192 and more",
-                "upload.budget[1].bytes_per_second must be 0 or 8192 and more",
+                "upload.bytes_per_second must be 0 or 8192 and more, not 100",
+                "upload.budget[1].bytes_per_second must be 0 or 8192 and more, not 1",
                 "upload.budget[0] and [1] overlap",
                 "upload.budget[2].from and .to are the same",
             ]

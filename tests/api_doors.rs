@@ -232,16 +232,23 @@ async fn health_and_figures_are_shown() {
     let health = async || {
         let got = bench.send(get("/healthz")).await;
         let body: Value = serde_json::from_slice(&got.body).unwrap();
-        (got.status.as_u16(), body["status"].as_str().unwrap().to_owned(), body["reasons"].clone())
+        (
+            got.status.as_u16(),
+            body["status"].as_str().unwrap().to_owned(),
+            body["reasons"].clone(),
+            body["lights"].clone(),
+        )
     };
-    assert_eq!(health().await, (200, "ok".into(), serde_json::json!([])));
+    let calm = serde_json::json!({"power": "well", "recording": "not-recording", "upload": "nothing-to-upload"});
+    assert_eq!(health().await, (200, "ok".into(), serde_json::json!([]), calm));
     bench.health.degraded("upload", "the destination does not answer");
-    let (code, status, reasons) = health().await;
+    let (code, status, reasons, lights) = health().await;
     assert_eq!((code, status.as_str()), (200, "degraded"));
+    assert_eq!((&lights["power"], &lights["upload"]), (&"well".into(), &"unreachable".into()));
     assert!(reasons[0].as_str().unwrap().contains("destination"));
     bench.health.failed("spool", "the disk failed");
-    let (code, status, _) = health().await;
-    assert_eq!((code, status.as_str()), (503, "failed"));
+    let (code, status, _, lights) = health().await;
+    assert_eq!((code, status.as_str(), &lights["power"]), (503, "failed", &"failed".into()));
 
     let put = Request::put("/").body(Body::empty()).unwrap();
     assert_eq!(bench.send(put).await.code(), "UnsupportedProtocol");

@@ -158,13 +158,12 @@ async fn an_empty_room_ends_the_task_after_max_idle_time() {
 async fn removed_and_dismissed() {
     let scene = Scene::local(|_| {}).await;
     let mut publisher = in_room(&scene, "clinic", "dr-wang").await;
-    // a publisher may need the usual 30 s to see that it was shown out
-    let task = scene.sdk.create("clinic", "recorder", |p| p["RecordParams"]["MaxIdleTime"] = json!(600)).await;
-    let task = task.expect("ten minutes are allowed");
+    let task = scene.create("clinic").await;
     scene.lanes_began(&task, 2).await;
     let out = json!({ "SdkAppId": APP, "RoomId": "clinic", "UserIds": ["dr-wang"] });
     scene.sdk.call("RemoveUserByStrRoomId", out).await.expect("dr-wang is in the room");
-    publisher.ended().await;
+    assert_eq!(publisher.ended().await, Some(0));
+    assert!(publisher.log().contains("ended by the box"), "{}", publisher.log());
     let out = json!({ "SdkAppId": APP, "RoomId": "clinic", "UserIds": ["recorder"] });
     scene.sdk.call("RemoveUserByStrRoomId", out).await.expect("the recorder is in the room");
     assert_eq!(scene.leave_code(&task).await, 1);

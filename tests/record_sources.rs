@@ -139,6 +139,32 @@ async fn what_no_recording_holds_is_transcoded_and_a_password_stays_unsaid() {
     }
 }
 
+/// A camera that speaks TLS, with a certificate of its own making: taken where that is allowed, and otherwise refused in
+/// words that say why. What it sends goes through the same TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_camera_that_speaks_tls_is_taken_when_its_certificate_is() {
+    let films = Films { video: "h264", audio: "pcma", colour: "3060a0", login: Some(("viewer", "tr0ub4dor")) };
+    let camera = Camera::sealed(films).await;
+    let login = "username = \"viewer\"\npassword = \"tr0ub4dor\"\n";
+    let sources = source("door", "rtsp", "ward", &camera.url(), &format!("{login}insecure = true"))
+        + &source("gate", "rtsp", "ward", &camera.url(), login);
+    let scene = Scene::local(|s| quick(s, sources)).await;
+    let task = scene.create("ward").await;
+    scene.has_segments(&task, "door", "video", 2).await;
+    scene.has_segments(&task, "door", "audio", 2).await;
+    let why = told(&scene).await;
+    assert!(why.contains("gate: rtsp: its certificate is not trusted (unknown-ca"), "{why}");
+    let recording = scene.finish(&task).await;
+    assert_eq!(recording.lanes.len(), 2, "nothing of the other one");
+    let (video, audio) = (recording.lane("door", "video"), recording.lane("door", "audio"));
+    for lane in [video, audio] {
+        lane.assert_sound();
+    }
+    assert_codecs(video, audio, (320, 180));
+    assert_colour(video, [0x30, 0x60, 0xa0]);
+    assert!(!(scene.daemon.log() + &why).contains("tr0ub4dor"), "the password was told");
+}
+
 /// Another media server's stream, fetched by WHEP, with sound and picture in step; the session is taken down at the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_servers_stream_is_fetched_and_left_properly() {

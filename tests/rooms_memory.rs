@@ -1,71 +1,24 @@
 //! The actor over lives between which its index is damaged: what the tasks' folders tell is enough to go on.
 
+mod life;
 #[path = "memory/starts.rs"]
 mod starts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast::config::Config;
-use holdfast::health::Reporter;
-use holdfast::media::stills::Stills;
-use holdfast::media::{LaneEnd, LaneOrder, MediaClock, MediaEngine, MediaError, MediaNews};
+use holdfast::media::{LaneEnd, LaneOrder, MediaNews};
 use holdfast::model::event::{Event, EventBody};
-use holdfast::model::layout::Scene;
 use holdfast::model::playlist::Playlist;
-use holdfast::model::recording::{
-    Destination, Fate, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscription, Vendor,
-};
+use holdfast::model::recording::{Fate, RecordingSpec};
 use holdfast::model::segment::{ClosedSegment, LocalName};
-use holdfast::model::{
-    Codec, LaneRun, MediaId, MediaTime, RoomId, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackId, TrackKind,
-    UserId,
-};
-use holdfast::package::Packer;
-use holdfast::rooms::{Actor, Error, Parts, Rooms, TaskStatus};
-use holdfast::spool::Spool;
+use holdfast::model::{Codec, MediaId, RoomId, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId};
+use holdfast::rooms::{Error, TaskStatus};
+use holdfast::store::Batch;
 use holdfast::store::records::{self, OutboxEntry};
-use holdfast::store::seal::BoxKey;
-use holdfast::store::{Batch, Store};
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-
-/// Far more than anything here takes: only a hang reaches it.
-const LIMIT: Duration = Duration::from_secs(30);
-const APP: SdkAppId = SdkAppId(1_400_000_001);
-/// When the first life begins.
-const DAWN: i64 = 1_800_000_000_000;
-
-enum Asked {
-    Start(Box<LaneOrder>),
-    Finish(LaneRun),
-}
-
-struct ScriptedEngine(mpsc::Sender<Asked>);
-
-impl MediaEngine for ScriptedEngine {
-    fn start_lane(&self, order: LaneOrder) -> Result<(), MediaError> {
-        self.0.try_send(Asked::Start(Box::new(order))).map_err(|e| MediaError::Pipeline(e.to_string()))
-    }
-    fn finish_lane(&self, run: &LaneRun) {
-        self.0.try_send(Asked::Finish(run.clone())).expect("room in the test's channel");
-    }
-    fn change_scene(&self, run: &LaneRun, _: Scene) {
-        panic!("{run:?} is no mixed lane");
-    }
-    fn pause_lane(&self, run: &LaneRun, _: MediaTime) {
-        panic!("{run:?} was paused, though nobody asked for it");
-    }
-    fn kill_lane(&self, run: &LaneRun) {
-        panic!("{run:?} was killed, though it always answers");
-    }
-    fn close_session(&self, session: SessionId) {
-        panic!("{session:?} was closed, though nobody asked for it");
-    }
-}
+use life::{Asked, DAWN, LIMIT, Life, create, room, spec};
 
 /// What is outside of the box: it outlasts its lives.
 #[derive(Default)]
@@ -76,82 +29,22 @@ struct World {
     events: BTreeMap<u64, Event>,
 }
 
-/// One life of the box's deciding half.
-struct Life {
-    rooms: Rooms,
-    news: mpsc::Sender<MediaNews>,
-    asked: mpsc::Receiver<Asked>,
-    fates: mpsc::Sender<(TaskId, Fate)>,
-    spool: Arc<Spool>,
-    store: Store,
-    box_key: Arc<BoxKey>,
-    outbox: Arc<Notify>,
-    clock: MediaClock,
-    health: Reporter,
-    task: JoinHandle<()>,
-}
-
 impl Life {
-    /// `later`: of the wall clock, after the first life's beginning.
-    async fn begin(dir: &Path, later: Duration) -> Life {
-        let store = Store::open(&dir.join("index")).unwrap().store;
-        let box_key = Arc::new(BoxKey::load_or_create(&dir.join("box.key")).unwrap());
-        let (fates, fates_out) = mpsc::channel(1024);
-        let (news, news_out) = mpsc::channel(1024);
-        let (asks, asks_out) = mpsc::channel(64);
-        let (asked_in, asked) = mpsc::channel(1024);
-        let (images, _) = mpsc::channel(64);
-        let (_, image_failures) = mpsc::channel(64);
-        let spool = Spool::open(&dir.join("spool"), store.clone(), fates.clone()).unwrap();
-        let recovered = spool.recover().await.unwrap();
-        let outbox = Arc::new(Notify::new());
-        let clock = MediaClock::new(Instant::now(), Timestamp::from_ms(DAWN).plus(later));
-        let health = Reporter::default();
-        let parts = Parts {
-            config: Config::default().into(),
-            store: store.clone(),
-            spool: spool.clone(),
-            engine: Arc::new(ScriptedEngine(asked_in)),
-            media_clock: clock,
-            box_key: box_key.clone(),
-            packer: Packer::new(),
-            fates: fates.clone(),
-            board: None,
-            outbox: outbox.clone(),
-            mirror: None,
-            images,
-            stills: Stills::default(),
-            health: health.clone(),
-        };
-        let actor = Actor::restore(parts, recovered).await.unwrap();
-        let task = tokio::spawn(actor.run(asks_out, news_out, fates_out, image_failures, CancellationToken::new()));
-        Life { rooms: Rooms::new(asks), news, asked, fates, spool, store, box_key, outbox, clock, health, task }
+    /// With the wall clock so much later than in the first life.
+    async fn later(dir: &Path, by: Duration) -> Life {
+        Life::begin_at(dir, Config::default(), None, Timestamp::from_ms(DAWN).plus(by)).await
     }
 
     async fn create(&self) -> TaskId {
-        let keys = StorageKeys { access_key: Secret::new("AKIDstorage"), secret_key: Secret::new("hush-storage") };
-        self.rooms.create(spec(), keys, Secret::new("hush-sig")).await.unwrap()
+        create(self, spec()).await.unwrap()
     }
 
-    async fn enter(&self) {
-        let (session, room, user) = (SessionId(1), spec().room_key(), UserId::parse("alice").unwrap());
-        let offers = vec![TrackKind::Audio];
-        self.tell(MediaNews::Entered { session, room, user, media: MediaId::Main, offers }).await;
-        self.tell(MediaNews::TrackUp { session, track: TrackId(10), kind: TrackKind::Audio, codec: Codec::Opus }).await;
+    async fn alice_enters(&self) {
+        self.enter(1, "alice", &[TrackKind::Audio]).await;
     }
 
-    async fn tell(&self, news: MediaNews) {
-        self.news.send(news).await.expect("the actor lives");
-    }
-
-    async fn started(&mut self) -> LaneOrder {
-        let asked = tokio::time::timeout(LIMIT, self.asked.recv()).await.expect("the actor asks the engine");
-        let Some(Asked::Start(order)) = asked else { panic!("a lane starts") };
-        *order
-    }
-
-    /// A lane writes a segment; `whole`: and tells of it.
-    async fn write_segment(&self, order: &LaneOrder, index: u32, whole: bool) {
+    /// A lane writes a segment that is like no other, at the time that the clock shows, and tells of it.
+    async fn record(&self, order: &LaneOrder, index: u32) {
         let mut segment = ClosedSegment {
             run: order.run.clone(),
             index,
@@ -168,43 +61,7 @@ impl Life {
         if index == 0 {
             self.tell(MediaNews::FirstMedia { run: order.run.clone(), at: segment.start }).await;
         }
-        if whole {
-            self.tell(MediaNews::SegmentClosed(segment)).await;
-        }
-    }
-
-    /// The destination takes what is on the shelf, until `done` says so of the world.
-    async fn carry_until(&self, world: &mut World, what: &str, done: impl Fn(&World) -> bool) {
-        let all = async {
-            loop {
-                self.hear(world).await;
-                if done(world) {
-                    return;
-                }
-                let Some(job) = self.spool.lease(8).await.unwrap() else {
-                    tokio::select! {
-                        () = self.spool.wait_ready() => {}
-                        () = self.outbox.notified() => {}
-                    }
-                    continue;
-                };
-                let task = job.task().clone();
-                let keys = records::load_keys(&self.store, &self.box_key, &task).await.unwrap().expect("it has keys");
-                assert_eq!(keys.storage.secret_key.expose(), "hush-storage");
-                let key = job.entry().object_key.clone();
-                let contents = match std::fs::read(job.path()) {
-                    Ok(contents) => contents,
-                    // a newer version of the list has just taken its place
-                    Err(_) if job.is_superseded() => continue,
-                    Err(e) => panic!("{key}: {e}"),
-                };
-                *world.puts.entry(key.clone()).or_default() += 1;
-                world.bucket.insert(key, contents);
-                let fate = job.ack_uploaded().await.unwrap();
-                self.fates.send((task, fate)).await.unwrap();
-            }
-        };
-        tokio::time::timeout(LIMIT, all).await.unwrap_or_else(|_| panic!("in vain for {what}: {:?}", world.events));
+        self.tell(MediaNews::SegmentClosed(segment)).await;
     }
 
     /// Awaits that a file of this kind waits for the destination.
@@ -224,59 +81,59 @@ impl Life {
         };
         tokio::time::timeout(LIMIT, waiting).await.expect("it comes to the shelf");
     }
+}
 
+impl World {
     /// Takes what the outbox holds; one number never has two contents.
-    async fn hear(&self, world: &mut World) {
-        for (key, bytes) in self.store.scan(records::OUTBOX).await.unwrap() {
+    async fn hear(&mut self, life: &Life) {
+        for (key, bytes) in life.store.scan(records::OUTBOX).await.unwrap() {
             let event = OutboxEntry::from_bytes(&key, &bytes).unwrap().event;
-            let before = world.events.insert(event.seq, event.clone());
+            let before = self.events.insert(event.seq, event.clone());
             assert!(before.is_none_or(|before| before == event), "two events of one number: {event:?}");
         }
     }
 
     /// The clinic's server has taken what the outbox holds.
-    async fn deliver(&self, world: &mut World) {
-        self.hear(world).await;
-        let taken = self.store.scan(records::OUTBOX).await.unwrap();
-        let batch = taken.into_iter().fold(Batch::new(), |batch, (key, _)| batch.delete(key));
-        self.store.commit(batch).await.unwrap();
+    async fn deliver(&mut self, life: &Life) {
+        self.hear(life).await;
+        life.deliver().await;
     }
 
-    /// The actor dies where it is; nothing is told to anybody.
-    async fn crash(self) {
-        self.task.abort();
-        let _ = self.task.await;
-        self.spool.drained().await.unwrap();
-        self.store.close().await.unwrap();
+    /// The destination takes what is on the shelf, until `done` says so of the world.
+    async fn carry_until(&mut self, life: &Life, what: &str, done: impl Fn(&World) -> bool) {
+        let all = async {
+            loop {
+                self.hear(life).await;
+                if done(&*self) {
+                    return;
+                }
+                let Some(job) = life.spool.lease(8).await.unwrap() else {
+                    tokio::select! {
+                        () = life.spool.wait_ready() => {}
+                        () = life.outbox.notified() => {}
+                    }
+                    continue;
+                };
+                let task = job.task().clone();
+                let keys = records::load_keys(&life.store, &life.box_key, &task).await.unwrap().expect("it has keys");
+                assert_eq!(keys.storage.secret_key.expose(), "hush-storage");
+                let key = job.entry().object_key.clone();
+                let contents = match std::fs::read(job.path()) {
+                    Ok(contents) => contents,
+                    // a newer version of the list has just taken its place
+                    Err(_) if job.is_superseded() => continue,
+                    Err(e) => panic!("{key}: {e}"),
+                };
+                *self.puts.entry(key.clone()).or_default() += 1;
+                self.bucket.insert(key, contents);
+                let fate = job.ack_uploaded().await.unwrap();
+                life.fates.send((task, fate)).await.unwrap();
+            }
+        };
+        let carried = tokio::time::timeout(LIMIT, all).await;
+        assert!(carried.is_ok(), "in vain for {what}: {:?}", self.events);
     }
-}
 
-fn spec() -> RecordingSpec {
-    RecordingSpec {
-        app: APP,
-        room: RoomId::Number(12345),
-        mix: None,
-        recorder: UserId::parse("recorder").unwrap(),
-        streams: StreamType::AudioVideo,
-        media: MediaFilter::Both,
-        subscription: Subscription::default(),
-        max_idle: Duration::from_secs(3600),
-        av_merge: false,
-        fill_black: false,
-        call_expiry: Duration::from_secs(72 * 3600),
-        output: Default::default(),
-        file_length: Duration::from_secs(24 * 3600),
-        resume_wait: None,
-        destination: Destination {
-            vendor: Vendor::S3,
-            region: "r".into(),
-            bucket: "b".into(),
-            prefix: vec!["p".into()],
-        },
-    }
-}
-
-impl World {
     fn count(&self, is: impl Fn(&EventBody) -> bool) -> usize {
         self.events.values().filter(|event| is(&event.body)).count()
     }
@@ -297,7 +154,7 @@ impl World {
             let list = Playlist::parse(std::str::from_utf8(text).unwrap()).unwrap();
             assert!(list.ended, "{key} is left open");
             assert!(list.items.is_sorted_by_key(|item| item.start), "{list:?}");
-            listed.extend(list.items.into_iter().map(|item| format!("p/{task}/{}", item.name)));
+            listed.extend(list.items.into_iter().map(|item| format!("p1/p2/{task}/{}", item.name)));
         }
         listed.sort();
         assert_eq!(listed, self.segments().into_iter().collect::<Vec<_>>());
@@ -318,52 +175,52 @@ impl World {
 async fn survives(damage: impl Fn(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::default();
-    let mut life = Life::begin(dir.path(), Duration::ZERO).await;
-    life.enter().await;
+    let mut life = Life::later(dir.path(), Duration::ZERO).await;
+    life.alice_enters().await;
     let task = life.create().await;
     let order = life.started().await;
-    life.write_segment(&order, 0, true).await;
-    life.write_segment(&order, 1, true).await;
+    life.record(&order, 0).await;
+    life.record(&order, 1).await;
     let arrived =
         |world: &World| world.segments().len() == 2 && world.count(|e| matches!(e, EventBody::FileInfo { .. })) == 1;
-    life.carry_until(&mut world, "304", arrived).await;
-    life.deliver(&mut world).await;
+    world.carry_until(&life, "304", arrived).await;
+    world.deliver(&life).await;
     // One is on the shelf when the process dies.
-    life.write_segment(&order, 2, true).await;
+    life.record(&order, 2).await;
     life.has_on_the_shelf(".ts").await;
     life.crash().await;
     damage(&dir.path().join("index"));
 
-    let mut life = Life::begin(dir.path(), Duration::from_secs(60)).await;
-    let view = life.rooms.describe(APP, task.clone()).await.expect("the task goes on");
+    let mut life = Life::later(dir.path(), Duration::from_secs(60)).await;
+    let view = life.rooms.describe(room().app, task.clone()).await.expect("the task goes on");
     assert_eq!((view.status, view.files.len()), (TaskStatus::InProgress, 1));
     assert_eq!(view.files[0].begin.ms(), list_begin(&world).ms());
     assert_eq!(life.create().await, task, "the same Create again is the same task");
-    life.enter().await;
+    life.alice_enters().await;
     let order = life.started().await;
     assert!(order.run.run >= 1, "runs are never used twice");
-    life.write_segment(&order, 0, true).await;
-    life.write_segment(&order, 1, true).await;
-    life.carry_until(&mut world, "all segments", |world| world.segments().len() == 5).await;
-    life.rooms.delete(APP, task.clone()).await.unwrap();
+    life.record(&order, 0).await;
+    life.record(&order, 1).await;
+    world.carry_until(&life, "all segments", |world| world.segments().len() == 5).await;
+    life.rooms.delete(room().app, task.clone()).await.unwrap();
     let Some(Asked::Finish(run)) = life.asked.recv().await else { panic!("the lane is finished") };
     life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Finished }).await;
-    life.carry_until(&mut world, "305", World::stopped).await;
-    assert_eq!(life.rooms.describe(APP, task.clone()).await, Err(Error::TaskUnknown));
+    world.carry_until(&life, "305", World::stopped).await;
+    assert_eq!(life.rooms.describe(room().app, task.clone()).await, Err(Error::TaskUnknown));
     world.assert_whole(&task, 5);
     let folder = dir.path().join("spool").join(task.as_str());
     assert!(folder.join("task.json").exists(), "until its events are taken, its folder can tell them");
-    life.deliver(&mut world).await;
+    world.deliver(&life).await;
     gone(&folder).await;
     // the folder goes first; when the actor answers again, the records are gone, too
-    assert!(life.rooms.describe(APP, task.clone()).await.is_err());
+    assert!(life.rooms.describe(room().app, task.clone()).await.is_err());
     assert_eq!(life.store.scan(records::TASKS).await.unwrap(), []);
     assert_eq!(life.store.scan(records::SPOOL).await.unwrap(), []);
     life.crash().await;
 
     // and it does not come back
-    let life = Life::begin(dir.path(), Duration::from_secs(120)).await;
-    assert_eq!(life.rooms.describe(APP, task).await, Err(Error::TaskUnknown));
+    let life = Life::later(dir.path(), Duration::from_secs(120)).await;
+    assert_eq!(life.rooms.describe(room().app, task).await, Err(Error::TaskUnknown));
     life.crash().await;
 }
 
@@ -435,29 +292,29 @@ async fn an_index_of_yesterday_is_not_believed() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::default();
     let (index, copy) = (dir.path().join("index"), dir.path().join("copy"));
-    let life = Life::begin(dir.path(), Duration::ZERO).await;
+    let life = Life::later(dir.path(), Duration::ZERO).await;
     let task = life.create().await;
     life.crash().await;
     std::fs::create_dir(&copy).unwrap();
     for file in ["conf", "db"] {
         std::fs::copy(index.join(file), copy.join(file)).unwrap();
     }
-    let mut life = Life::begin(dir.path(), Duration::from_secs(1)).await;
-    life.enter().await;
+    let mut life = Life::later(dir.path(), Duration::from_secs(1)).await;
+    life.alice_enters().await;
     let order = life.started().await;
-    life.write_segment(&order, 0, true).await;
-    life.carry_until(&mut world, "304", |world| world.count(|e| matches!(e, EventBody::FileInfo { .. })) == 1).await;
-    life.deliver(&mut world).await;
-    life.rooms.delete(APP, task.clone()).await.unwrap();
+    life.record(&order, 0).await;
+    world.carry_until(&life, "304", |world| world.count(|e| matches!(e, EventBody::FileInfo { .. })) == 1).await;
+    world.deliver(&life).await;
+    life.rooms.delete(room().app, task.clone()).await.unwrap();
     life.crash().await;
     std::fs::remove_dir_all(&index).unwrap();
     std::fs::rename(&copy, &index).unwrap();
 
-    let life = Life::begin(dir.path(), Duration::from_secs(2)).await;
+    let life = Life::later(dir.path(), Duration::from_secs(2)).await;
     assert!(!life.store.was_whole());
     life.health.started();
     assert!(format!("{:?}", life.health.summary()).contains("lost records"), "{:?}", life.health.summary());
-    life.carry_until(&mut world, "305", World::stopped).await;
+    world.carry_until(&life, "305", World::stopped).await;
     assert_eq!(world.count(|e| matches!(e, EventBody::RecorderStop { .. })), 1, "told again under its own number");
     assert_eq!((world.segments().len(), world.puts.values().max()), (1, Some(&2)), "{:?}", world.puts);
     life.crash().await;
@@ -469,30 +326,29 @@ async fn what_was_ending_ends() {
     for index_is_lost in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let mut world = World::default();
-        let mut life = Life::begin(dir.path(), Duration::ZERO).await;
-        life.enter().await;
+        let mut life = Life::later(dir.path(), Duration::ZERO).await;
+        life.alice_enters().await;
         let task = life.create().await;
         let order = life.started().await;
-        life.write_segment(&order, 0, true).await;
-        life.carry_until(&mut world, "307", |world| world.count(|e| matches!(e, EventBody::FileInfo { .. })) == 1)
-            .await;
-        life.rooms.delete(APP, task.clone()).await.unwrap();
+        life.record(&order, 0).await;
+        world.carry_until(&life, "307", |world| world.count(|e| matches!(e, EventBody::FileInfo { .. })) == 1).await;
+        life.rooms.delete(room().app, task.clone()).await.unwrap();
         life.crash().await;
         if index_is_lost {
             std::fs::remove_dir_all(dir.path().join("index")).unwrap();
         }
-        let life = Life::begin(dir.path(), Duration::from_secs(5)).await;
-        life.carry_until(&mut world, "305", World::stopped).await;
+        let life = Life::later(dir.path(), Duration::from_secs(5)).await;
+        world.carry_until(&life, "305", World::stopped).await;
         assert_eq!(world.count(|e| matches!(e, EventBody::Failover)), 0, "it had left");
         assert_eq!(world.count(|e| matches!(e, EventBody::RecorderStop { .. })), 1);
-        assert_eq!(life.rooms.describe(APP, task.clone()).await, Err(Error::TaskUnknown));
+        assert_eq!(life.rooms.describe(room().app, task.clone()).await, Err(Error::TaskUnknown));
         life.crash().await;
 
         // The events have not been taken, and now they are gone with the index: they are told again.
         std::fs::remove_dir_all(dir.path().join("index")).unwrap();
-        let life = Life::begin(dir.path(), Duration::from_secs(10)).await;
+        let life = Life::later(dir.path(), Duration::from_secs(10)).await;
         let mut again = World::default();
-        life.deliver(&mut again).await;
+        again.deliver(&life).await;
         assert_eq!(again.events, world.events);
         gone(&dir.path().join("spool").join(task.as_str())).await;
         life.crash().await;
@@ -503,7 +359,7 @@ async fn what_was_ending_ends() {
 #[tokio::test]
 async fn a_done_task_is_not_stuck() {
     let dir = tempfile::tempdir().unwrap();
-    let life = Life::begin(dir.path(), Duration::ZERO).await;
+    let life = Life::later(dir.path(), Duration::ZERO).await;
     let task = life.create().await;
     let key = records::task_key(&task);
     let bytes = life.store.get(&key).await.unwrap().unwrap();
@@ -512,10 +368,10 @@ async fn a_done_task_is_not_stuck() {
     record["phase"] = "done".into();
     life.store.commit(Batch::new().put(key, serde_json::to_vec(&record).unwrap())).await.unwrap();
     life.crash().await;
-    let life = Life::begin(dir.path(), Duration::from_secs(1)).await;
-    life.deliver(&mut World::default()).await;
+    let life = Life::later(dir.path(), Duration::from_secs(1)).await;
+    World::default().deliver(&life).await;
     gone(&dir.path().join("spool").join(task.as_str())).await;
-    assert!(life.rooms.describe(APP, task.clone()).await.is_err());
+    assert!(life.rooms.describe(room().app, task.clone()).await.is_err());
     assert_eq!(life.store.scan(records::TASKS).await.unwrap(), []);
     life.crash().await;
 }
@@ -524,37 +380,37 @@ async fn a_done_task_is_not_stuck() {
 #[tokio::test]
 async fn between_takeovers_a_task_waits_and_is_there() {
     let dir = tempfile::tempdir().unwrap();
-    let life = Life::begin(dir.path(), Duration::ZERO).await;
+    let life = Life::later(dir.path(), Duration::ZERO).await;
     let task = life.create().await;
     life.crash().await;
     for seconds in 1..5 {
-        let life = Life::begin(dir.path(), Duration::from_secs(seconds)).await;
-        assert!(life.rooms.describe(APP, task.clone()).await.is_ok());
+        let life = Life::later(dir.path(), Duration::from_secs(seconds)).await;
+        assert!(life.rooms.describe(room().app, task.clone()).await.is_ok());
         life.crash().await;
     }
-    let mut life = Life::begin(dir.path(), Duration::from_secs(5)).await;
-    life.enter().await;
-    assert!(life.rooms.describe(APP, task.clone()).await.is_ok());
+    let mut life = Life::later(dir.path(), Duration::from_secs(5)).await;
+    life.alice_enters().await;
+    assert!(life.rooms.describe(room().app, task.clone()).await.is_ok());
     assert!(life.asked.try_recv().is_err(), "it waits for 30 s since it was taken up");
     let mut world = World::default();
-    life.hear(&mut world).await;
+    world.hear(&life).await;
     assert_eq!(world.count(|e| matches!(e, EventBody::Failover)), 1);
     // a stop does not wait
-    life.rooms.delete(APP, task.clone()).await.unwrap();
-    life.carry_until(&mut world, "305", World::stopped).await;
+    life.rooms.delete(room().app, task.clone()).await.unwrap();
+    world.carry_until(&life, "305", World::stopped).await;
     life.crash().await;
 
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::default();
-    let life = Life::begin(dir.path(), Duration::ZERO).await;
+    let life = Life::later(dir.path(), Duration::ZERO).await;
     life.create().await;
     life.crash().await;
-    Life::begin(dir.path(), Duration::from_secs(1)).await.crash().await;
-    let mut life = Life::begin(dir.path(), Duration::from_secs(31)).await;
-    life.enter().await;
+    Life::later(dir.path(), Duration::from_secs(1)).await.crash().await;
+    let mut life = Life::later(dir.path(), Duration::from_secs(31)).await;
+    life.alice_enters().await;
     let order = life.started().await;
-    life.write_segment(&order, 0, true).await;
-    life.carry_until(&mut world, "a list", |world| world.bucket.keys().any(|key| key.contains("/ha1_"))).await;
+    life.record(&order, 0).await;
+    world.carry_until(&life, "a list", |world| world.bucket.keys().any(|key| key.contains("/ha1_"))).await;
     life.crash().await;
 }
 
@@ -563,30 +419,30 @@ async fn between_takeovers_a_task_waits_and_is_there() {
 async fn a_clock_that_is_set_ends_nothing_and_keeps_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::default();
-    let mut life = Life::begin(dir.path(), Duration::ZERO).await;
+    let mut life = Life::later(dir.path(), Duration::ZERO).await;
     let task = life.create().await;
-    life.enter().await;
+    life.alice_enters().await;
     let order = life.started().await;
-    life.write_segment(&order, 0, true).await;
-    life.carry_until(&mut world, "304", |world| world.count(|e| matches!(e, EventBody::FileInfo { .. })) == 1).await;
+    life.record(&order, 0).await;
+    world.carry_until(&life, "304", |world| world.count(|e| matches!(e, EventBody::FileInfo { .. })) == 1).await;
     let years = Duration::from_secs(3 * 365 * 86_400);
     let now = life.clock.now();
     let by = life.clock.follow(life.clock.wall(now).plus(years), now, Duration::from_secs(2));
     assert_eq!(by, Some(i64::try_from(years.as_micros()).unwrap()));
     assert_eq!(life.clock.follow(life.clock.wall(now), now, Duration::from_secs(2)), None, "once");
 
-    let view = life.rooms.describe(APP, task.clone()).await.expect("its calls have not expired");
+    let view = life.rooms.describe(room().app, task.clone()).await.expect("its calls have not expired");
     assert_eq!(view.status, TaskStatus::InProgress);
-    life.write_segment(&order, 1, true).await;
+    life.record(&order, 1).await;
     // back by an hour: names differ all the same
     let now = life.clock.now();
     let earlier = Timestamp(life.clock.wall(now).0 - 3_600_000_000);
     life.clock.follow(earlier, now, Duration::from_secs(2)).expect("it was set");
-    life.write_segment(&order, 2, true).await;
-    life.rooms.delete(APP, task.clone()).await.expect("its calls have not expired");
+    life.record(&order, 2).await;
+    life.rooms.delete(room().app, task.clone()).await.expect("its calls have not expired");
     let Some(Asked::Finish(run)) = life.asked.recv().await else { panic!("the lane is finished") };
     life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Finished }).await;
-    life.carry_until(&mut world, "305", World::stopped).await;
+    world.carry_until(&life, "305", World::stopped).await;
 
     let (_, text) = world.bucket.iter().find(|(key, _)| key.ends_with(".m3u8")).unwrap();
     let text = std::str::from_utf8(text).unwrap();
@@ -606,7 +462,7 @@ async fn a_clock_that_is_set_ends_nothing_and_keeps_nothing() {
 #[tokio::test]
 async fn folders_hold_no_secret_in_plain_text() {
     let dir = tempfile::tempdir().unwrap();
-    let life = Life::begin(dir.path(), Duration::ZERO).await;
+    let life = Life::later(dir.path(), Duration::ZERO).await;
     let task = life.create().await;
     let folder = dir.path().join("spool").join(task.as_str());
     for name in ["task.json", "destination.json"] {
@@ -623,7 +479,7 @@ async fn folders_hold_no_secret_in_plain_text() {
 async fn an_upload_error_that_nobody_took_outlasts_the_index() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::default();
-    let life = Life::begin(dir.path(), Duration::ZERO).await;
+    let life = Life::later(dir.path(), Duration::ZERO).await;
     let task = life.create().await;
     let failed = Fate::UploadFailed { code: "AccessDenied".into(), message: "you are not let in".into() };
     life.fates.send((task.clone(), failed)).await.unwrap();
@@ -634,15 +490,15 @@ async fn an_upload_error_that_nobody_took_outlasts_the_index() {
         }
     };
     tokio::time::timeout(LIMIT, kept).await.expect("the folder keeps it");
-    life.hear(&mut world).await;
+    world.hear(&life).await;
     let before = world.events.clone();
     assert_eq!(world.count(|e| matches!(e, EventBody::UploadError { .. })), 1, "{before:?}");
     life.crash().await;
     for lives in 1..=2 {
         std::fs::remove_dir_all(dir.path().join("index")).unwrap();
         world.events.clear();
-        let life = Life::begin(dir.path(), Duration::from_secs(60 * lives)).await;
-        life.hear(&mut world).await;
+        let life = Life::later(dir.path(), Duration::from_secs(60 * lives)).await;
+        world.hear(&life).await;
         for (seq, event) in &before {
             assert_eq!(world.events.get(seq), Some(event), "life {lives}: {:?}", world.events);
         }
@@ -654,13 +510,12 @@ async fn an_upload_error_that_nobody_took_outlasts_the_index() {
 #[tokio::test]
 async fn what_an_index_has_lost_is_taken_in_again_by_its_age() {
     let dir = tempfile::tempdir().unwrap();
-    let mut life = Life::begin(dir.path(), Duration::ZERO).await;
+    let mut life = Life::later(dir.path(), Duration::ZERO).await;
     let mut orders = Vec::new();
     for (n, user) in [(1, "alice"), (2, "bob")] {
         let spec = RecordingSpec { room: RoomId::Number(n), ..spec() };
         let (session, room, user) = (SessionId(n.into()), spec.room_key(), UserId::parse(user).unwrap());
-        let keys = StorageKeys { access_key: Secret::new("AKIDstorage"), secret_key: Secret::new("hush-storage") };
-        life.rooms.create(spec, keys, Secret::new("hush-sig")).await.unwrap();
+        create(&life, spec).await.unwrap();
         let (offers, track) = (vec![TrackKind::Audio], TrackId(n.into()));
         life.tell(MediaNews::Entered { session, room, user, media: MediaId::Main, offers }).await;
         life.tell(MediaNews::TrackUp { session, track, kind: TrackKind::Audio, codec: Codec::Opus }).await;
@@ -669,7 +524,7 @@ async fn what_an_index_has_lost_is_taken_in_again_by_its_age() {
     // ten seconds lie between two segments of a lane, and less between the two lanes
     for index in 0..2 {
         for order in &orders {
-            life.write_segment(order, index, true).await;
+            life.record(order, index).await;
         }
     }
     let all_there = async {
@@ -683,7 +538,7 @@ async fn what_an_index_has_lost_is_taken_in_again_by_its_age() {
     life.crash().await;
     std::fs::remove_dir_all(dir.path().join("index")).unwrap();
 
-    let life = Life::begin(dir.path(), Duration::from_secs(60)).await;
+    let life = Life::later(dir.path(), Duration::from_secs(60)).await;
     let mut starts = Vec::new();
     let mut jobs = Vec::new();
     while starts.len() < 4 {

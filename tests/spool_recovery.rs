@@ -3,52 +3,26 @@
 //! Owns: the states in which a power cut leaves files and records. Must not touch: how they are repaired.
 //! Law: no segment that has playable bytes on the disk is lost, and none is told twice as two.
 
+mod shelf;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast::model::LaneKind;
 use holdfast::model::recording::Fate;
-use holdfast::model::segment::{ClosedSegment, LocalName};
-use holdfast::model::{Lane, LaneKind, MediaId, TaskId, Timestamp, UserId};
-use holdfast::spool::{Recovered, Shelved, Spool};
+use holdfast::model::segment::LocalName;
+use holdfast::spool::Shelved;
+use holdfast::store::Batch;
 use holdfast::store::records::{self, SpoolEntry, SpoolState};
-use holdfast::store::{Batch, Store};
-use tokio::sync::mpsc;
-
-const GUARD: Duration = Duration::from_secs(30);
-
-/// A box's state directory, over several lives of the process.
-struct Disk {
-    dir: tempfile::TempDir,
-    task: TaskId,
-}
-
-/// One life of the process.
-struct Life {
-    store: Store,
-    spool: Arc<Spool>,
-    fates: mpsc::Receiver<(TaskId, Fate)>,
-    found: Recovered,
-}
+use holdfast::vault::Vault;
+use shelf::{Disk, Life, name};
 
 impl Disk {
-    fn new() -> Disk {
-        Disk { dir: tempfile::tempdir().unwrap(), task: TaskId::parse("hTask").unwrap() }
-    }
-
-    async fn live(&self) -> Life {
-        let store = Store::open(&self.dir.path().join("index")).unwrap().store;
-        let (to, fates) = mpsc::channel(64);
-        let spool = Spool::open(&self.dir.path().join("spool"), store.clone(), to).unwrap();
-        let found = spool.recover().await.unwrap();
-        spool.begin_task(&self.task).await.unwrap();
-        Life { store, spool, fates, found }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join("spool").join(self.task.as_str()).join(name)
+    /// A life without keys.
+    async fn plain(&self) -> Life {
+        self.live(&Vault::default()).await
     }
 
     fn write(&self, name: &LocalName, bytes: &[u8]) {
@@ -66,35 +40,6 @@ impl Disk {
     /// What a life finds of the task.
     fn shelved<'a>(&self, life: &'a Life) -> &'a Shelved {
         &life.found.tasks[&self.task]
-    }
-}
-
-impl Life {
-    fn accept(&self, segment: &ClosedSegment) {
-        let object = format!("{}.ts", segment.index);
-        let key = format!("{}/{object}", segment.run.task);
-        self.spool.accept_segment(segment.clone(), object, key).unwrap();
-    }
-
-    async fn fate(&mut self) -> Fate {
-        tokio::time::timeout(GUARD, self.fates.recv()).await.expect("a fate comes").expect("the spool lives").1
-    }
-
-    /// The process dies. What is not durable by now is gone.
-    async fn die(self) {
-        self.store.close().await.unwrap();
-    }
-}
-
-fn name(index: u32, kind: LaneKind) -> LocalName {
-    LocalName {
-        lane: Lane::single(UserId::parse("ann").unwrap(), MediaId::Main, kind),
-        run: 0,
-        index,
-        start: Timestamp(1_700_000_000_000_000 + i64::from(index) * 10_000_000),
-        size: kind.has_video().then_some((320, 240)),
-        discontinuity: index == 0,
-        duration: Some(Duration::from_secs(4)),
     }
 }
 
@@ -145,7 +90,7 @@ async fn a_torn_segment_is_cut_and_adopted() {
     let cut = whole.len() * 6 / 10 / 188 * 188 + 77;
     disk.write(&part, &[&whole[..cut], &[0; 4096]].concat());
 
-    let mut life = disk.live().await;
+    let mut life = disk.plain().await;
     let [segment] = &disk.shelved(&life).adopted[..] else { panic!("{:?}", life.found) };
     let segment = segment.clone();
     assert_eq!(segment.bytes, (cut - 77) as u64);
@@ -171,7 +116,7 @@ async fn every_cut_of_every_kind_is_adopted_or_holds_nothing() {
         for (index, cut) in cuts.iter().enumerate() {
             disk.write(&name(index as u32, kind).part(), &whole[..*cut]);
         }
-        let life = disk.live().await;
+        let life = disk.plain().await;
         let adopted = &disk.shelved(&life).adopted;
         assert!(adopted.iter().map(|s| s.index).is_sorted());
         assert!(adopted.len() >= 10 && adopted.iter().all(|s| s.index > 0), "{kind:?}: {adopted:?}");
@@ -196,7 +141,7 @@ async fn pictures_without_a_keyframe_are_no_segment() {
         .collect();
     let disk = Disk::new();
     disk.write(&name(0, LaneKind::Video).part(), &headless);
-    let life = disk.live().await;
+    let life = disk.plain().await;
     assert!(disk.shelved(&life).adopted.is_empty());
     assert!(disk.names().is_empty());
     life.die().await;
@@ -212,20 +157,20 @@ async fn a_crash_between_any_two_steps_repeats_and_loses_nothing() {
 
     // renamed, and the index does not know it: adopted, however often the process dies before it is recorded
     for _ in 0..2 {
-        let life = disk.live().await;
+        let life = disk.plain().await;
         let shelved = disk.shelved(&life);
         assert_eq!(shelved.adopted, [segment_name.closed(&disk.task, Duration::ZERO, bytes.len() as u64)]);
         life.die().await;
     }
 
     // recorded, and the task may not have heard it
-    let mut life = disk.live().await;
+    let mut life = disk.plain().await;
     let segment = disk.shelved(&life).adopted[0].clone();
     life.accept(&segment);
     life.fate().await;
     life.die().await;
 
-    let life = disk.live().await;
+    let life = disk.plain().await;
     let object = "0.ts".to_owned();
     let expected = Shelved { spooled: vec![(object.clone(), segment)], ..Shelved::default() };
     assert_eq!(disk.shelved(&life), &expected);
@@ -243,7 +188,7 @@ async fn a_crash_between_any_two_steps_repeats_and_loses_nothing() {
     life.die().await;
     let expected = Shelved { uploaded: vec![object.clone()], ..Shelved::default() };
     for _ in 0..2 {
-        let life = disk.live().await;
+        let life = disk.plain().await;
         assert_eq!(disk.shelved(&life), &expected, "told until the task has noted it");
         assert!(disk.names().is_empty());
         assert!(life.spool.lease(1).await.unwrap().is_none());
@@ -251,11 +196,11 @@ async fn a_crash_between_any_two_steps_repeats_and_loses_nothing() {
     }
 
     // the task notes it in a commit of its own
-    let life = disk.live().await;
+    let life = disk.plain().await;
     life.store.commit(records::settle(Batch::new(), &disk.task, &object)).await.unwrap();
     life.spool.forget_task(&disk.task).await.unwrap();
     life.die().await;
-    let life = disk.live().await;
+    let life = disk.plain().await;
     assert!(life.found.tasks.is_empty());
     life.die().await;
 }
@@ -264,7 +209,7 @@ async fn a_crash_between_any_two_steps_repeats_and_loses_nothing() {
 async fn a_file_that_vanished_or_shrank_is_lost_and_said_so() {
     let bytes = stream(LaneKind::Audio);
     let disk = Disk::new();
-    let mut life = disk.live().await;
+    let mut life = disk.plain().await;
     for index in 0..3 {
         disk.write(&name(index, LaneKind::Audio), &bytes);
         life.accept(&name(index, LaneKind::Audio).closed(&disk.task, Duration::ZERO, bytes.len() as u64));
@@ -275,7 +220,7 @@ async fn a_file_that_vanished_or_shrank_is_lost_and_said_so() {
     disk.write(&name(1, LaneKind::Audio), &bytes[..bytes.len() - 1]);
 
     for _ in 0..2 {
-        let life = disk.live().await;
+        let life = disk.plain().await;
         let shelved = disk.shelved(&life);
         let lost: Vec<&str> = shelved.lost.iter().map(|(object, ..)| object.as_str()).collect();
         assert_eq!(lost, ["0.ts", "1.ts"]);
@@ -289,7 +234,7 @@ async fn a_file_that_vanished_or_shrank_is_lost_and_said_so() {
 async fn without_the_index_everything_on_the_shelf_is_adopted() {
     let bytes = stream(LaneKind::Audio);
     let disk = Disk::new();
-    let mut life = disk.live().await;
+    let mut life = disk.plain().await;
     for index in 0..5 {
         disk.write(&name(index, LaneKind::Audio), &bytes);
         life.accept(&name(index, LaneKind::Audio).closed(&disk.task, Duration::ZERO, bytes.len() as u64));
@@ -302,7 +247,7 @@ async fn without_the_index_everything_on_the_shelf_is_adopted() {
     // not even a database any more
     fs::write(disk.dir.path().join("index/db"), b"no database").unwrap();
     fs::write(disk.dir.path().join("index/conf"), b"no configuration").unwrap();
-    let life = disk.live().await;
+    let life = disk.plain().await;
     let found: Vec<u32> = disk.shelved(&life).adopted.iter().map(|s| s.index).collect();
     assert_eq!(found, [0, 1, 2, 3, 4]);
     assert_eq!(disk.names().len(), 5, "a playlist that no record speaks of is written again by its task");
@@ -314,7 +259,7 @@ async fn without_the_index_everything_on_the_shelf_is_adopted() {
 async fn without_the_index_what_was_uploaded_is_known() {
     let bytes = stream(LaneKind::Audio);
     let disk = Disk::new();
-    let mut life = disk.live().await;
+    let mut life = disk.plain().await;
     for index in 0..4 {
         disk.write(&name(index, LaneKind::Audio), &bytes);
         life.accept(&name(index, LaneKind::Audio).closed(&disk.task, Duration::ZERO, bytes.len() as u64));
@@ -335,7 +280,7 @@ async fn without_the_index_what_was_uploaded_is_known() {
 
     for _ in 0..2 {
         fs::remove_dir_all(disk.dir.path().join("index")).unwrap();
-        let life = disk.live().await;
+        let life = disk.plain().await;
         let shelved = disk.shelved(&life);
         let uploaded: Vec<_> = shelved.noted_uploaded.iter().map(|(n, object)| (n.index, object.as_str())).collect();
         assert_eq!(uploaded, [(0, "0.ts"), (1, "1.ts")]);
@@ -353,7 +298,7 @@ async fn without_the_index_what_was_uploaded_is_known() {
 async fn a_journal_that_is_ahead_of_the_index_is_believed() {
     let bytes = stream(LaneKind::Audio);
     let disk = Disk::new();
-    let mut life = disk.live().await;
+    let mut life = disk.plain().await;
     disk.write(&name(0, LaneKind::Audio), &bytes);
     life.accept(&name(0, LaneKind::Audio).closed(&disk.task, Duration::ZERO, bytes.len() as u64));
     life.fate().await;
@@ -365,7 +310,7 @@ async fn a_journal_that_is_ahead_of_the_index_is_believed() {
     disk.write(&name(0, LaneKind::Audio), &bytes);
 
     for _ in 0..2 {
-        let life = disk.live().await;
+        let life = disk.plain().await;
         assert_eq!(disk.shelved(&life).uploaded, ["0.ts"]);
         assert!(disk.shelved(&life).spooled.is_empty() && disk.shelved(&life).adopted.is_empty());
         assert!(life.spool.lease(1).await.unwrap().is_none(), "it is not carried again");
@@ -378,7 +323,7 @@ async fn a_journal_that_is_ahead_of_the_index_is_believed() {
 async fn strangers_files_and_unreadable_records_stop_nothing() {
     let bytes = stream(LaneKind::Audio);
     let disk = Disk::new();
-    let mut life = disk.live().await;
+    let mut life = disk.plain().await;
     disk.write(&name(0, LaneKind::Audio), &bytes);
     life.accept(&name(0, LaneKind::Audio).closed(&disk.task, Duration::ZERO, bytes.len() as u64));
     life.fate().await;
@@ -389,7 +334,7 @@ async fn strangers_files_and_unreadable_records_stop_nothing() {
     fs::write(disk.path("notes.txt"), b"a technician's").unwrap();
     fs::create_dir_all(disk.dir.path().join("spool/lost+found")).unwrap();
 
-    let life = disk.live().await;
+    let life = disk.plain().await;
     assert_eq!(disk.shelved(&life).adopted.len(), 1);
     assert_eq!(life.found.unknown, 2);
     assert!(disk.path("notes.txt").exists());

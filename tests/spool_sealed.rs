@@ -4,22 +4,20 @@
 //! Law: no plain byte of a recording is on the disk, none is lost to a crash that a plain shelf would keep, and nothing
 //! sealed is given up because a key is not there.
 
+mod shelf;
+
 use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast::model::LaneKind;
 use holdfast::model::recording::Fate;
 use holdfast::model::segment::{ClosedSegment, LocalName, identity};
-use holdfast::model::{Lane, LaneKind, MediaId, TaskId, Timestamp, UserId};
-use holdfast::spool::{Error, Recovered, Spool, UploadJob};
-use holdfast::store::Store;
+use holdfast::spool::{Error, UploadJob};
 use holdfast::store::records::{self, SpoolEntry, SpoolState};
 use holdfast::vault::{Key, Vault};
-use tokio::sync::mpsc;
+use shelf::{Disk, GUARD, Life};
 
-const GUARD: Duration = Duration::from_secs(30);
 const PACKET: usize = 188;
 
 fn key(n: u8) -> Key {
@@ -30,47 +28,7 @@ fn sealing(n: u8, old: &[u8]) -> Vault {
     Vault::new(Some(key(n)), old.iter().map(|n| key(*n)).collect())
 }
 
-/// A box's state directory, over several lives of the process.
-struct Disk {
-    dir: tempfile::TempDir,
-    task: TaskId,
-}
-
-struct Life {
-    store: Store,
-    spool: Arc<Spool>,
-    fates: mpsc::Receiver<(TaskId, Fate)>,
-    found: Recovered,
-}
-
 impl Disk {
-    fn new() -> Disk {
-        Disk { dir: tempfile::tempdir().unwrap(), task: TaskId::parse("hTask").unwrap() }
-    }
-
-    async fn try_live(&self, vault: &Vault) -> Result<Life, Error> {
-        let store = Store::open(&self.dir.path().join("index")).unwrap().store;
-        let (to, fates) = mpsc::channel(64);
-        let spool = Spool::open_sealed(&self.dir.path().join("spool"), store.clone(), vault.clone(), to).unwrap();
-        let found = match spool.recover().await {
-            Ok(found) => found,
-            Err(error) => {
-                store.close().await.unwrap();
-                return Err(error);
-            }
-        };
-        spool.begin_task(&self.task).await.unwrap();
-        Ok(Life { store, spool, fates, found })
-    }
-
-    async fn live(&self, vault: &Vault) -> Life {
-        self.try_live(vault).await.unwrap()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join("spool").join(self.task.as_str()).join(name)
-    }
-
     /// What the segmenter does: one hand-over for each part. `closed`: it came to its end.
     fn write(&self, vault: &Vault, name: &LocalName, parts: &[&[u8]], closed: bool) {
         fs::create_dir_all(self.path("")).unwrap();
@@ -91,16 +49,6 @@ impl Disk {
 }
 
 impl Life {
-    fn accept(&self, segment: &ClosedSegment) {
-        let object = format!("{}.ts", segment.index);
-        let key = format!("{}/{object}", segment.run.task);
-        self.spool.accept_segment(segment.clone(), object, key).unwrap();
-    }
-
-    async fn fate(&mut self) -> Fate {
-        tokio::time::timeout(GUARD, self.fates.recv()).await.expect("a fate comes").expect("the spool lives").1
-    }
-
     async fn lease(&self) -> UploadJob {
         loop {
             if let Some(job) = self.spool.lease(4).await.unwrap() {
@@ -108,10 +56,6 @@ impl Life {
             }
             tokio::time::timeout(GUARD, self.spool.wait_ready()).await.expect("something becomes ready");
         }
-    }
-
-    async fn die(self) {
-        self.store.close().await.unwrap();
     }
 }
 
@@ -124,15 +68,7 @@ fn contents(job: &UploadJob) -> Vec<u8> {
 }
 
 fn name(index: u32) -> LocalName {
-    LocalName {
-        lane: Lane::single(UserId::parse("ann").unwrap(), MediaId::Main, LaneKind::Audio),
-        run: 0,
-        index,
-        start: Timestamp(1_700_000_000_000_000 + i64::from(index) * 10_000_000),
-        size: None,
-        discontinuity: index == 0,
-        duration: Some(Duration::from_secs(4)),
-    }
+    shelf::name(index, LaneKind::Audio)
 }
 
 /// Packets of sound, 100 ms each.

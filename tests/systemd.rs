@@ -160,6 +160,25 @@ fn systemd_takes_the_unit_and_finds_nothing_to_say_of_it() {
     assert_eq!(of_ours, 0, "{}", complaints(&verified));
 }
 
+/// After an end that was not in order systemd sets the lamps of whoever could not do it any more, and at no other.
+#[test]
+fn the_lamps_of_a_box_that_was_killed_are_set_by_systemd() {
+    let text = read("holdfast.service");
+    let stop = text.lines().find_map(|line| line.strip_prefix("ExecStopPost=-/bin/sh -c '")?.strip_suffix('\''));
+    let stop = stop.expect("a command runs after the end");
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = dir.path().join("holdfast.toml");
+    std::fs::write(&config, "[panel.lights]\npower = { led = \"no-such-lamp\" }\n").expect("the folder is ours");
+    let here = stop.replace("/usr/bin/holdfast", env!("CARGO_BIN_EXE_holdfast"));
+    let here = here.replace("/etc/holdfast/holdfast.toml", config.to_str().expect("a plain path"));
+    assert!(!here.contains("/usr/bin") && !here.contains("/etc/"), "{here}");
+    for (result, tries) in [("success", false), ("signal", true), ("watchdog", true), ("exit-code", true)] {
+        let told = asked(Command::new("/bin/sh").args(["-c", &here]).env("SERVICE_RESULT", result));
+        assert!(told.status.success(), "{result}: {}", complaints(&told));
+        assert_eq!(complaints(&told).contains("no-such-lamp"), tries, "{result}: {}", complaints(&told));
+    }
+}
+
 /// Rated 2.0 or better, and what the box needs is left in.
 #[test]
 fn the_sandbox_is_tight_and_leaves_in_what_the_box_needs() {
@@ -253,7 +272,11 @@ fn pair(text: &str) -> Option<(&str, &str, &str)> {
 #[test]
 fn every_udev_rule_is_one_and_names_groups_that_there_are() {
     let sysusers = read("sysusers.conf");
-    let groups: BTreeSet<&str> = sysusers.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    // `m holdfast video`, and the user's own
+    let of = |line: &str| -> Option<String> {
+        line.split_whitespace().nth(if line.starts_with("m ") { 2 } else { 1 }).map(str::to_owned)
+    };
+    let groups: BTreeSet<String> = sysusers.lines().filter(|line| !line.starts_with('#')).filter_map(of).collect();
     let (mut seen, mut rules) = (BTreeSet::new(), 0);
     for line in read("udev.rules").lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let pairs: Vec<_> =
@@ -261,7 +284,7 @@ fn every_udev_rule_is_one_and_names_groups_that_there_are() {
         for (key, op, value) in &pairs {
             match *key {
                 "SUBSYSTEM" | "KERNEL" | "ACTION" | "ENV" => assert_eq!(*op, "==", "{line}"),
-                "GROUP" => assert!(*op == "=" && groups.contains(value), "{line}"),
+                "GROUP" => assert!(*op == "=" && groups.contains(*value), "{line}"),
                 "MODE" => assert!(*op == "=" && *value == "0660", "nothing is for everybody: {line}"),
                 "RUN" => {
                     let program = value.split(' ').next().unwrap_or_default();

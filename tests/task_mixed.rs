@@ -1,6 +1,8 @@
 //! The machine of a mixed recording against its promises, on random walks: one lane at most, whose scene is always that
 //! of who is there; it begins when something flows, outlives an empty room for a while, and asks for each image once.
 
+mod walk;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -8,14 +10,12 @@ use holdfast::model::event::{EventBody, LeaveCode};
 use holdfast::model::layout::{self, Person, Scene};
 use holdfast::model::mix::{Fit, Layout, LayoutMode, MixSpec, Named, Pane, Rect, Watermark};
 use holdfast::model::playlist::Playlist;
-use holdfast::model::recording::{
-    Destination, Fate, MediaFilter, RecordingSpec, StreamType, Subscribers, Subscription, Vendor,
-};
+use holdfast::model::recording::{Fate, RecordingSpec, StreamType, Subscribers, Subscription};
 use holdfast::model::room::{Feed, Room, Track};
 use holdfast::model::segment::ClosedSegment;
 use holdfast::model::task::{Effect, Input, Phase, Piece, Policy, RecordingTask};
 use holdfast::model::{
-    Codec, Lane, LaneKind, LaneRun, MediaId, RoomId, SdkAppId, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
+    Codec, Lane, LaneKind, LaneRun, MediaId, RoomId, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
 };
 use proptest::prelude::*;
 
@@ -77,23 +77,8 @@ fn some_list(n: u8) -> Subscribers {
 }
 
 fn spec(streams: StreamType, room: RoomId) -> RecordingSpec {
-    RecordingSpec {
-        app: SdkAppId(1_400_000_001),
-        room,
-        mix: Some(MixSpec { layout: some_layout(1), ..MixSpec::default() }),
-        recorder: UserId::parse("recorder").unwrap(),
-        streams,
-        media: MediaFilter::Both,
-        subscription: Subscription::default(),
-        max_idle: Duration::from_secs(60),
-        av_merge: false,
-        fill_black: false,
-        call_expiry: Duration::from_secs(72 * 3600),
-        output: Default::default(),
-        file_length: Duration::from_secs(24 * 3600),
-        resume_wait: None,
-        destination: Destination { vendor: Vendor::S3, region: "r".into(), bucket: "b".into(), prefix: vec![] },
-    }
+    let mix = Some(MixSpec { layout: some_layout(1), ..MixSpec::default() });
+    RecordingSpec { room, mix, streams, max_idle: Duration::from_secs(60), ..walk::spec(false) }
 }
 
 #[derive(Debug, Clone)]

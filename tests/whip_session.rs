@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use holdfast::media::publish::{Link, Packet, RIDS, Script, TestPicture, VideoCodec, through};
+use holdfast::media::publish::{Link, LinkState, Packet, RIDS, Script, TestPicture, VideoCodec, through};
 use holdfast::media::tracks::{Listener, StampedPacket, Tracks};
 use holdfast::media::whip::{Patched, PublishOrder, Published, WhipError, WhipServer, WhipSettings};
 use holdfast::media::{LeaveReason, MediaClock, MediaNews};
@@ -239,7 +239,11 @@ async fn the_box_closes_one_and_shuts_down_all() {
     let one = the_box.enter("one", None).await;
     let two = the_box.enter("two", None).await;
     assert_eq!(the_box.server.sessions(), 2);
+    let mut state = one.sender.link.state();
     the_box.server.close_session(one.published.session);
+    // ICE alone would tell of it after half a minute
+    let told = tokio::time::timeout(SOON / 2, state.wait_for(|state| *state == LinkState::Over)).await;
+    told.expect("the publisher is told at once").expect("its link is there");
     assert_eq!(the_box.left(&one).await, LeaveReason::Closed);
     the_box.server.shutdown().await;
     assert_eq!(the_box.left(&two).await, LeaveReason::Closed);

@@ -2,34 +2,23 @@
 //!
 //! The box's own actor, spool and index make it; only the engine is a script, which writes bytes in place of pictures.
 
+#[path = "../../tests/life/mod.rs"]
+mod life;
+
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast::app::wall_clock;
 use holdfast::config::Config;
-use holdfast::health::Reporter;
-use holdfast::media::stills::Stills;
-use holdfast::media::{LaneEnd, LaneOrder, MediaClock, MediaEngine, MediaError, MediaNews};
+use holdfast::media::{LaneEnd, LaneOrder, MediaNews};
 use holdfast::model::event::EventBody;
-use holdfast::model::layout::Scene;
-use holdfast::model::recording::{
-    Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscription, Vendor,
-};
+use holdfast::model::recording::{Destination, RecordingSpec, StorageKeys, Vendor};
 use holdfast::model::segment::{ClosedSegment, LocalName};
-use holdfast::model::{
-    Codec, LaneRun, MediaId, MediaTime, RoomId, SdkAppId, Secret, SessionId, TaskId, TrackId, TrackKind, UserId,
-};
-use holdfast::package::Packer;
-use holdfast::rooms::{Actor, Parts, Rooms};
-use holdfast::spool::Spool;
-use holdfast::store::Store;
+use holdfast::model::{Codec, MediaId, RoomId, SdkAppId, Secret, SessionId, TaskId, TrackId, TrackKind, UserId};
 use holdfast::store::records::{self, OutboxEntry};
-use holdfast::store::seal::BoxKey;
-use tokio::sync::{Notify, mpsc};
-use tokio_util::sync::CancellationToken;
 
+use self::life::{Asked, Life};
 use crate::common::support::{ACCESS_KEY, APP, BUCKET, SECRET_KEY};
 
 /// Below it lie all objects of such a shelf.
@@ -43,79 +32,12 @@ pub struct Shelf {
     pub segment_bytes: usize,
 }
 
-enum Asked {
-    Start(Box<LaneOrder>),
-    Finish(LaneRun),
-}
-
-struct ScriptedEngine(mpsc::Sender<Asked>);
-
-impl MediaEngine for ScriptedEngine {
-    fn start_lane(&self, order: LaneOrder) -> Result<(), MediaError> {
-        self.0.try_send(Asked::Start(Box::new(order))).map_err(|e| MediaError::Pipeline(e.to_string()))
-    }
-    fn finish_lane(&self, run: &LaneRun) {
-        self.0.try_send(Asked::Finish(run.clone())).expect("one lane is asked for at a time");
-    }
-    fn change_scene(&self, run: &LaneRun, _: Scene) {
-        panic!("{run:?} is no mixed lane");
-    }
-    fn pause_lane(&self, run: &LaneRun, _: MediaTime) {
-        panic!("{run:?} was paused, though nobody asked for it");
-    }
-    fn kill_lane(&self, run: &LaneRun) {
-        panic!("{run:?} was killed, though it always answers");
-    }
-    fn close_session(&self, session: SessionId) {
-        panic!("{session:?} was closed, though nobody asked for it");
-    }
-}
-
-struct Life {
-    rooms: Rooms,
-    news: mpsc::Sender<MediaNews>,
-    asked: mpsc::Receiver<Asked>,
-    store: Store,
-    outbox: Arc<Notify>,
-    clock: MediaClock,
-}
-
 /// Fills a state directory and lets it lie, as if the power had gone.
 pub async fn fill(state: &Path, shelf: Shelf) {
     fs::create_dir_all(state).expect("the folder is ours");
     let mut config = Config::default();
     config.server.state_dir = state.to_owned();
-    let config = Arc::new(config);
-    let store = Store::open(&config.index_dir()).expect("a new index opens").store;
-    let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).expect("a key is made"));
-    let (fates, fates_out) = mpsc::channel(1024);
-    let (news, news_out) = mpsc::channel(1024);
-    let (asks, asks_out) = mpsc::channel(64);
-    let (asked_in, asked) = mpsc::channel(1024);
-    let (images, _images_out) = mpsc::channel(64);
-    let (_image_failures_in, image_failures) = mpsc::channel(64);
-    let spool = Spool::open(&config.spool_dir(), store.clone(), fates.clone()).expect("a new shelf opens");
-    let recovered = spool.recover().await.expect("it is empty");
-    let (outbox, clock) = (Arc::new(Notify::new()), MediaClock::new(Instant::now(), wall_clock()()));
-    let parts = Parts {
-        config: config.into(),
-        store: store.clone(),
-        spool: spool.clone(),
-        engine: Arc::new(ScriptedEngine(asked_in)),
-        media_clock: clock,
-        box_key,
-        packer: Packer::new(),
-        fates,
-        board: None,
-        outbox: outbox.clone(),
-        mirror: None,
-        images,
-        stills: Stills::default(),
-        health: Reporter::default(),
-    };
-    let actor = Actor::restore(parts, recovered).await.expect("there is nothing to restore");
-    let running = tokio::spawn(actor.run(asks_out, news_out, fates_out, image_failures, CancellationToken::new()));
-    let mut life = Life { rooms: Rooms::new(asks), news, asked, store, outbox, clock };
+    let mut life = Life::begin_at(state, config, None, wall_clock()()).await;
     let began = Instant::now();
     for number in 0..shelf.tasks {
         life.record(number, shelf).await;
@@ -123,10 +45,7 @@ pub async fn fill(state: &Path, shelf: Shelf) {
             eprintln!("  {} of {} recordings are on the shelf", number + 1, shelf.tasks);
         }
     }
-    running.abort();
-    let _ = running.await;
-    spool.drained().await.expect("the shelf works");
-    life.store.close().await.expect("the index closes");
+    life.crash().await;
 }
 
 impl Life {
@@ -172,10 +91,6 @@ impl Life {
         self.tell(MediaNews::SegmentClosed(segment)).await;
     }
 
-    async fn tell(&self, news: MediaNews) {
-        self.news.send(news).await.expect("the actor lives");
-    }
-
     /// Every segment is on the shelf then.
     async fn has_left(&self, task: &TaskId) {
         loop {
@@ -197,23 +112,12 @@ fn spec(number: u32) -> RecordingSpec {
     RecordingSpec {
         app: SdkAppId(APP),
         room: RoomId::Number(number + 1),
-        mix: None,
-        recorder: UserId::parse("recorder").expect("an id"),
-        streams: StreamType::AudioVideo,
-        media: MediaFilter::Both,
-        subscription: Subscription::default(),
-        max_idle: Duration::from_secs(3600),
-        av_merge: false,
-        fill_black: false,
-        output: Default::default(),
-        file_length: Duration::from_secs(24 * 3600),
-        resume_wait: None,
-        call_expiry: Duration::from_secs(72 * 3600),
         destination: Destination {
             vendor: Vendor::S3,
             region: "us-east-1".into(),
             bucket: BUCKET.into(),
             prefix: vec![PREFIX.into()],
         },
+        ..life::spec()
     }
 }

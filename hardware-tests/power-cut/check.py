@@ -57,7 +57,7 @@ with open(log) as file:
     log = file.read()
 for sign in ["the index does not open", "a segment is lost", "the index does not know"]:
     faults += [l for l in log.splitlines() if sign in l][:2]
-if promised and f"task taken up again task={task}" not in log:
+if promised and f"task taken in task={task} phase=Active" not in log:
     faults.append("the task is not taken up again")
 found = re.search(rf"found on the shelf task={re.escape(task)} adopted=\d+ spooled=(\d+)", log)
 known = int(found[1]) if found else 0

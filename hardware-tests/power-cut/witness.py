@@ -21,7 +21,12 @@ with open(out, "w") as to:
                     body = file.read()
                 seen[path] = f"{os.path.relpath(path, mount)}:{len(body)}:{hashlib.sha256(body).hexdigest()}"
         # nothing is uploaded here: when as many are counted as lie there, each of them is promised
-        if api.metric("holdfast_segments_spooled_total") >= len(there):
+        try:
+            counted = api.metric("holdfast_segments_spooled_total")
+        except OSError:
+            # a busy machine answers late
+            continue
+        if counted >= len(there):
             # the moment before what is written, so that the line never claims a later one than it is
             print(time.time_ns() // 1_000_000, *(seen[path] for path in there), file=to, flush=True)
             if device:

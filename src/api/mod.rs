@@ -18,6 +18,7 @@ pub mod tls;
 pub mod whip;
 pub mod wire;
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ use serde_json::Value;
 use crate::config::Live;
 use crate::health::{Reporter, Summary};
 use crate::model::WallClock;
+use crate::model::lamps::{self, Light};
 use crate::rooms::Rooms;
 
 pub use tls::{serve_http, serve_https};
@@ -86,6 +88,8 @@ struct HealthAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     doing: Option<&'static str>,
     reasons: Vec<String>,
+    /// What each light of the front shows, or would if it were there.
+    lights: BTreeMap<&'static str, &'static str>,
 }
 
 /// 200 as long as the box records what it is asked to record.
@@ -102,8 +106,10 @@ async fn healthz(State(inner): State<Arc<Inner>>) -> Response {
             (StatusCode::SERVICE_UNAVAILABLE, "failed", Some("stopping"), vec!["the box is shutting down".to_owned()])
         }
     };
+    let facts = *inner.door.health.facts().borrow();
+    let lights = Light::ALL.map(|light| (light.name(), lamps::shown(light, &facts))).into();
     let no_store = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    (code, [no_store], axum::Json(HealthAnswer { status, doing, reasons })).into_response()
+    (code, [no_store], axum::Json(HealthAnswer { status, doing, reasons, lights })).into_response()
 }
 
 async fn prometheus(State(inner): State<Arc<Inner>>) -> Response {

@@ -11,10 +11,12 @@ use tracing::{error, info};
 
 use super::{Error, keys};
 use crate::config::document::{Fault, Layers};
-use crate::config::{Config, Fleet, Live};
+use crate::config::{Alarms, Config, Fleet, Live};
 use crate::fleet::twin::{Needs, Twin};
 use crate::health::Reporter;
+use crate::media::senses::Sensing;
 use crate::media::sources::Sources;
+use crate::media::tracks::Tracks;
 use crate::model::WallClock;
 use crate::model::alarm::Limits;
 use crate::rooms::Rooms;
@@ -43,6 +45,11 @@ pub(super) fn of_the_operators(
     (twin.config(), Some(twin))
 }
 
+/// How frames are looked at for these alarms.
+pub(super) fn sensing(alarms: &Alarms) -> Sensing {
+    Sensing { quietest_dbfs: alarms.quietest_dbfs, picture_every: alarms.picture_every() }
+}
+
 pub(super) struct Follower {
     pub live: Live,
     pub rooms: Rooms,
@@ -50,6 +57,7 @@ pub(super) struct Follower {
     pub set_filter: SetFilter,
     pub sources: Sources,
     pub alarms: watch::Sender<Limits>,
+    pub tracks: Tracks,
     /// Of the operators' line, where there is one.
     pub fleet: Option<Arc<watch::Sender<Arc<Fleet>>>>,
 }
@@ -78,6 +86,7 @@ impl Follower {
                 self.sources.apply(now.source_specs());
             }
             if now.alarms != before.alarms {
+                self.tracks.sense(sensing(&now.alarms));
                 self.alarms.send_replace(now.alarms.limits());
             }
             if now.log.filter != before.log.filter {

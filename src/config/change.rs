@@ -30,8 +30,6 @@ const WHEN: &[(&str, Change)] = &[
     ("automatic", Change::Live),
     ("sources", Change::Live),
     ("alarms", Change::Live),
-    // how frames are looked at
-    ("alarms.quietest_dbfs", Change::Restart),
     ("spool", Change::Restart),
     ("storage", Change::Live),
     ("disk", Change::Live),

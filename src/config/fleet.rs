@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-use super::within;
+use super::faults::within;
 use crate::model::Secret;
 
 /// Client ids that every broker takes have 23 characters; those of today take more, and names should say something.

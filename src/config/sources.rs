@@ -232,9 +232,15 @@ impl Source {
         }
         let login =
             self.username.clone().map(|user| Login { user, password: self.password.clone().unwrap_or_default() });
+        let sealed = address.url().scheme() == "rtsps";
         let transport = match self.transport {
             Some(Way::Tcp) => Transport::Tcp,
+            Some(Way::Udp) if sealed => {
+                return Err("url is of rtsps, whose media goes in the TLS: transport is tcp".into());
+            }
             Some(Way::Udp) => Transport::Udp,
+            // UDP would carry pictures in the clear
+            Some(Way::Auto) | None if sealed => Transport::Tcp,
             Some(Way::Auto) | None => Transport::Auto,
         };
         let (insecure, bitrate) = (self.insecure, self.bitrate);
@@ -347,10 +353,16 @@ mod tests {
             ("", "url is missing"),
             ("url = 'http://x/'", "url is not an address of its kind"),
             ("url = 'rtsp://x/'\npassword = 'hush'", "password is there without username"),
+            ("url = 'rtsps://x/'\ntransport = 'udp'", "url is of rtsps, whose media goes in the TLS: transport is tcp"),
         ] {
             let told = parsed(&format!("{DOOR}{lines}\n")).expect_err("one fault").to_string();
             assert_eq!(told, format!("sources[0].{fault}"));
         }
+        let sealed = parsed(&format!("{DOOR}url = 'rtsps://x/'\n")).expect("valid");
+        let Origin::Rtsp { transport, .. } = sealed.sources[0].spec(|_| true).expect("checked").origin else {
+            panic!("another kind")
+        };
+        assert_eq!(transport, Transport::Tcp, "by UDP pictures would go in the clear");
         let twice = format!("{DOOR}url = 'rtsp://x/'\n{DOOR}url = 'rtsp://y/'\n");
         let told = parsed(&twice).expect_err("twice").to_string();
         assert_eq!(told, "sources[1].name stands twice\nsources[1].user is in the room as another source already");

@@ -4,17 +4,16 @@
 //! files, pipelines, tasks; what is done with damaged media beyond leaving it out.
 //! Law: whatever comes in, nothing panics and memory is bounded; the same facts give the same bytes.
 //!
-//! Below `media`, which writes segments and merges them, and `package`, which makes files of them.
+//! Below `media`, which writes segments and merges them, `spool`, which sees what of one was saved, and `package`, which makes
+//! files of them.
 
 pub mod adts;
 pub mod h264;
 pub mod mp4;
+pub mod packet;
 pub mod ts_in;
 pub mod ts_out;
 
-/// Bytes of a packet of a transport stream, and its first one.
-const PACKET: usize = 188;
-const SYNC: u8 = 0x47;
 /// Types of streams in a programme's map.
 const TYPE_H264: u8 = 0x1b;
 const TYPE_ADTS: u8 = 0x0f;

@@ -1,21 +1,20 @@
 //! Transport streams read back: whole pictures and single frames of sound, with their times.
 //!
-//! Owns: packets, tables and PES of a file of one programme. Must not touch: where files lie, what becomes of the media.
+//! Owns: how packets make units, in a file of one programme. Must not touch: where files lie, what becomes of the media.
 //! Law: whatever stands in a file, nothing panics and memory is bounded; what is given is whole, byte for byte, and what is
 //! torn breaks nothing else.
-//! Sources: ISO/IEC 13818-1 §2.4.3 (packets, PES), §2.4.4 (tables).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
 use std::ops::Range;
 
 use super::adts::{FRAME, Frame, SoundForm};
-use super::{PACKET, SYNC, TYPE_ADTS, TYPE_H264};
+use super::packet::{PACKET, Packet, PesHead};
+pub use super::packet::{WRAP, clock_difference};
+use super::{TYPE_ADTS, TYPE_H264};
 
 /// No picture has more bytes; a file that says so is none.
 const MOST_BYTES: usize = 32 << 20;
-/// Stamps count in 33 bits.
-pub const WRAP: i64 = 1 << 33;
 
 /// Times are ticks of 90 kHz that do not turn over: they go on from the first one of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +40,6 @@ pub struct Sound<'a> {
     pub form: SoundForm,
     pub header: usize,
     pub bytes: &'a [u8],
-}
-
-/// `a - b` on a clock of 33 bits: the nearest of all that it may be.
-pub fn clock_difference(a: i64, b: i64) -> i64 {
-    (a - b + WRAP / 2).rem_euclid(WRAP) - WRAP / 2
 }
 
 pub struct Demux<R> {
@@ -149,13 +143,14 @@ impl<R: Read> Demux<R> {
                 Err(e) => return Err(e),
             }
         }
-        let torn = (there > 0 && there < PACKET) || (there == PACKET && packet[0] != SYNC);
+        let whole = Packet::of(&packet).filter(|_| there == PACKET);
+        let torn = there > 0 && whole.is_none();
         if torn {
             let at = self.bytes();
             self.fault =
                 Some(if at == 0 { "it is no transport stream".into() } else { format!("it is torn at byte {at}") });
         }
-        if there < PACKET || torn {
+        let Some(packet) = whole else {
             self.over = true;
             let pids: Vec<u16> = self.streams.keys().copied().collect();
             for pid in pids {
@@ -165,29 +160,23 @@ impl<R: Read> Demux<R> {
                 self.fault = Some("it is empty".into());
             }
             return Ok(());
-        }
+        };
         self.packets += 1;
-        self.packet(&packet);
+        self.packet(packet);
         Ok(())
     }
 
-    fn packet(&mut self, packet: &[u8; PACKET]) {
-        let pid = u16::from_be_bytes([packet[1], packet[2]]) & 0x1fff;
-        let begins = packet[1] & 0x40 != 0;
-        let adapted = packet[3] & 0x20 != 0;
-        let skipped = 4 + if adapted { 1 + usize::from(packet[4]) } else { 0 };
-        if packet[3] & 0x10 == 0 {
-            return;
-        }
-        let Some(payload) = packet.get(skipped..) else { return };
+    fn packet(&mut self, packet: Packet<'_>) {
+        let Some(payload) = packet.payload() else { return };
+        let (pid, begins) = (packet.pid(), packet.begins());
         if pid == 0 {
-            self.map = self.map.or_else(|| section(payload, 0x00).filter(|_| begins).and_then(first_map));
+            self.map = self.map.or_else(|| packet.first_map());
         } else if Some(pid) == self.map {
-            if let Some(body) = section(payload, 0x02).filter(|_| begins) {
+            if let Some(body) = packet.section(0x02) {
                 self.programme(body);
             }
         } else if let Some(stream) = self.streams.get_mut(&pid) {
-            let counter = packet[3] & 0x0f;
+            let counter = packet.counter();
             let missing = stream.counter.is_some_and(|before| counter != (before + 1) & 0x0f && counter != before);
             stream.counter = Some(counter);
             if missing && self.fault.is_none() {
@@ -203,7 +192,7 @@ impl<R: Read> Demux<R> {
                 stream.broken();
             }
             if begins {
-                stream.random_access = adapted && packet[4] > 0 && packet[5] & 0x40 != 0;
+                stream.random_access = packet.random_access();
             } else if stream.pes.is_empty() {
                 // the beginning of it was not there
                 return;
@@ -308,49 +297,6 @@ impl Stream {
         }
         self.given = at;
         ready
-    }
-}
-
-/// A table's body behind its numbers, without its check sum, where it begins in this packet.
-fn section(payload: &[u8], table: u8) -> Option<&[u8]> {
-    let at = 1 + usize::from(*payload.first()?);
-    let head = payload.get(at..at + 3)?;
-    if head[0] != table {
-        return None;
-    }
-    let length = usize::from(u16::from_be_bytes([head[1], head[2]])) & 0x0fff;
-    // what does not fit into a packet is cut: no table of one program is longer
-    let body = &payload[at + 3..payload.len().min(at + 3 + length.saturating_sub(4))];
-    body.get(5..)
-}
-
-fn first_map(body: &[u8]) -> Option<u16> {
-    let programs = body.chunks_exact(4).find(|entry| entry[..2] != [0, 0])?;
-    Some(u16::from_be_bytes([programs[2], programs[3]]) & 0x1fff)
-}
-
-struct PesHead {
-    pts: Option<i64>,
-    dts: Option<i64>,
-    /// Where its payload begins.
-    body: usize,
-    /// Bytes behind the length, where it is said.
-    length: Option<usize>,
-}
-
-impl PesHead {
-    fn read(pes: &[u8]) -> Option<PesHead> {
-        let [0, 0, 1, _, high, low, _, flags, header, rest @ ..] = pes else { return None };
-        let body = 9 + usize::from(*header);
-        let stamp = |at: usize| {
-            let [a, b, c, d, e, ..] = *rest.get(at..)? else { return None };
-            let bits = |byte: u8, mask: u8, shift: u32| (i64::from(byte & mask) >> 1) << shift;
-            Some(bits(a, 0x0e, 30) | i64::from(b) << 22 | bits(c, 0xfe, 15) | i64::from(d) << 7 | bits(e, 0xfe, 0))
-        };
-        let pts = if flags & 0x80 != 0 && *header >= 5 { stamp(0) } else { None };
-        let dts = if flags & 0xc0 == 0xc0 && *header >= 10 { stamp(5) } else { None };
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        (body <= pes.len()).then_some(PesHead { pts, dts, body, length: (length > 0).then_some(length) })
     }
 }
 

@@ -10,7 +10,8 @@
 
 use std::time::Duration;
 
-use super::{PACKET, SYNC, TYPE_ADTS, TYPE_H264};
+use super::packet::{PACKET, SYNC};
+use super::{TYPE_ADTS, TYPE_H264};
 
 const PID_PAT: u16 = 0x0000;
 const PID_PMT: u16 = 0x1000;

@@ -9,6 +9,7 @@ mod canvas;
 mod chain;
 mod coder;
 mod dimensions;
+mod ear;
 pub mod engine;
 pub mod graphs;
 mod inbox;

@@ -3,16 +3,12 @@
 //! Owns: how the core is configured (codecs, feedback, ICE, DTLS) and negotiated. Must not touch: tracks of the hub.
 //! Law: the core is told only what [`super::sdp`] understood.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use rtc::interceptor::{
-    Interceptor, NackGeneratorBuilder, Packet, ReceiverReportBuilder, Registry, Slot, StreamInfo, TaggedPacket,
-    TwccReceiverBuilder,
-};
+use rtc::interceptor::{NackGeneratorBuilder, Packet, ReceiverReportBuilder, Registry, Slot, TwccReceiverBuilder};
 use rtc::peer_connection::RTCPeerConnection;
 use rtc::peer_connection::RTCPeerConnectionBuilder;
 use rtc::peer_connection::certificate::RTCCertificate;
@@ -30,6 +26,7 @@ use rtc::sansio::Protocol;
 use rtc::shared::error::Error;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
 
+use super::ear::{Ear, Hear, rtcp_of};
 use super::sdp::{Local, Offer, SdpError};
 use crate::model::rtp_time::NtpTime;
 use crate::model::{Codec, TrackKind};
@@ -61,65 +58,27 @@ struct Seen {
     nacked: u64,
 }
 
-#[derive(Default)]
-struct Tap {
-    seen: Arc<Mutex<Seen>>,
-    reads: VecDeque<TaggedPacket>,
-    writes: VecDeque<TaggedPacket>,
-}
+struct Tap(Arc<Mutex<Seen>>);
 
 fn look(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-impl Protocol<TaggedPacket, TaggedPacket, ()> for Tap {
-    type Rout = TaggedPacket;
-    type Wout = TaggedPacket;
-    type Eout = ();
-    type Error = Error;
-    type Time = Instant;
-
-    fn handle_read(&mut self, msg: TaggedPacket) -> Result<(), Error> {
-        if let Packet::Rtcp(packets) = &msg.message.packet {
-            for packet in packets {
-                if let Some(report) = packet.as_any().downcast_ref::<rtcp::sender_report::SenderReport>() {
-                    let ntp = NtpTime(report.ntp_time);
-                    let report = Report { ssrc: report.ssrc, ntp, rtp: report.rtp_time, at: msg.now };
-                    look(&self.seen).reports.push(report);
-                }
-            }
+impl Hear for Tap {
+    fn came(&mut self, packet: &Packet, at: Instant) {
+        for report in rtcp_of::<rtcp::sender_report::SenderReport>(packet) {
+            let ntp = NtpTime(report.ntp_time);
+            look(&self.0).reports.push(Report { ssrc: report.ssrc, ntp, rtp: report.rtp_time, at });
         }
-        self.reads.push_back(msg);
-        Ok(())
     }
-    fn poll_read(&mut self) -> Option<TaggedPacket> {
-        self.reads.pop_front()
-    }
-    fn handle_write(&mut self, msg: TaggedPacket) -> Result<(), Error> {
-        if let Packet::Rtcp(packets) = &msg.message.packet {
-            for packet in packets {
-                if let Some(nack) = packet
-                    .as_any()
-                    .downcast_ref::<rtcp::transport_feedbacks::transport_layer_nack::TransportLayerNack>()
-                {
-                    let asked: usize = nack.nacks.iter().map(|pair| pair.packet_list().len()).sum();
-                    look(&self.seen).nacked += asked as u64;
-                }
-            }
-        }
-        self.writes.push_back(msg);
-        Ok(())
-    }
-    fn poll_write(&mut self) -> Option<TaggedPacket> {
-        self.writes.pop_front()
-    }
-}
 
-impl Interceptor for Tap {
-    fn bind_local_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_local_stream(&mut self, _: &StreamInfo) {}
-    fn bind_remote_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
+    fn goes(&mut self, packet: &Packet) {
+        use rtcp::transport_feedbacks::transport_layer_nack::TransportLayerNack;
+        for nack in rtcp_of::<TransportLayerNack>(packet) {
+            let asked: usize = nack.nacks.iter().map(|pair| pair.packet_list().len()).sum();
+            look(&self.0).nacked += asked as u64;
+        }
+    }
 }
 
 /// One publisher's core with what was negotiated.
@@ -157,10 +116,9 @@ impl Peer {
             .with_srtp_replay_protection_window(REPLAY_WINDOW)
             .with_srtcp_replay_protection_window(REPLAY_WINDOW)
             .build();
-        let tap = Tap::default();
-        let seen = Arc::clone(&tap.seen);
+        let seen = Arc::default();
         let registry = Registry::new()
-            .with(Slot::Custom(1), tap)
+            .with(Slot::Custom(1), Ear::new(Tap(Arc::clone(&seen))))
             .with(
                 Slot::NackGenerator,
                 NackGeneratorBuilder::new()

@@ -4,7 +4,7 @@
 //! an alarm; who looks when.
 //! Law: whoever has decoded something anyway tells of it; nobody waits for it, and it costs next to nothing.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::tracks::StampedPacket;
@@ -43,10 +43,24 @@ pub struct Sensed {
     pub moved: Option<MediaTime>,
 }
 
+/// The same for all tracks, those that live included; it may change.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SharedSensing(Arc<Mutex<Sensing>>);
+
+impl SharedSensing {
+    pub fn set(&self, sensing: Sensing) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = sensing;
+    }
+
+    fn now(&self) -> Sensing {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// One track's.
 #[derive(Debug)]
 pub(super) struct Senses {
-    sensing: Sensing,
+    sensing: SharedSensing,
     opened: Instant,
     state: Mutex<State>,
 }
@@ -55,14 +69,14 @@ pub(super) struct Senses {
 struct State {
     sensed: Sensed,
     next_sequence: Option<u16>,
-    /// The picture is looked at next then.
-    look_at: MediaTime,
+    /// Of which time the last picture is that somebody was told to look at.
+    wanted: Option<MediaTime>,
     /// The last picture that differed from the one that stood here.
     shown: Option<Thumb>,
 }
 
 impl Senses {
-    pub fn new(sensing: Sensing) -> Senses {
+    pub fn new(sensing: SharedSensing) -> Senses {
         Senses { sensing, opened: Instant::now(), state: Mutex::default() }
     }
 
@@ -100,7 +114,7 @@ impl Senses {
         }
         let energy: u64 = pcm.iter().map(|sample| u64::from(sample.unsigned_abs()).pow(2)).sum();
         let mean = energy as f64 / pcm.len() as f64 / f64::from(i16::MAX).powi(2);
-        let loud = 10.0 * mean.log10() > f64::from(self.sensing.quietest_dbfs);
+        let loud = 10.0 * mean.log10() > f64::from(self.sensing.now().quietest_dbfs);
         let mut state = self.state();
         state.sensed.looked = state.sensed.looked.max(Some(at));
         if loud {
@@ -110,13 +124,13 @@ impl Senses {
 
     /// Whether a picture of this time should be looked at. Who asks and is told so will.
     pub fn wants_picture(&self, at: MediaTime) -> bool {
-        let Some(every) = self.sensing.picture_every else { return false };
+        let Some(every) = self.sensing.now().picture_every else { return false };
+        // a little early rather than a keyframe later
+        let every = u64::try_from((every - every / 10).as_nanos()).unwrap_or(u64::MAX);
         let mut state = self.state();
-        let due = at >= state.look_at;
+        let due = state.wanted.is_none_or(|before| at.0 >= before.0.saturating_add(every));
         if due {
-            // a little early rather than a keyframe later
-            let every = u64::try_from((every - every / 10).as_nanos()).unwrap_or(u64::MAX);
-            state.look_at = MediaTime(at.0.saturating_add(every));
+            state.wanted = Some(at);
         }
         due
     }
@@ -193,6 +207,12 @@ mod tests {
         MediaTime(ms * 1_000_000)
     }
 
+    fn senses(sensing: Sensing) -> Senses {
+        let shared = SharedSensing::default();
+        shared.set(sensing);
+        Senses::new(shared)
+    }
+
     fn packet(sequence: u16, ms: u64) -> StampedPacket {
         let mut rtp = vec![0x80, 111];
         rtp.extend(sequence.to_be_bytes());
@@ -202,7 +222,7 @@ mod tests {
 
     #[test]
     fn holes_in_the_numbers_are_losses() {
-        let senses = Senses::new(Sensing::default());
+        let senses = Senses::new(SharedSensing::default());
         assert_eq!(senses.take(), Sensed::default());
         senses.count(&[packet(65_533, 0), packet(65_534, 20)]);
         senses.count(&[packet(1, 60), packet(2, 80)]);
@@ -214,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_is_no_louder_than_the_least_is_silence() {
-        let senses = Senses::new(Sensing { quietest_dbfs: -60, picture_every: None });
+        let senses = senses(Sensing { quietest_dbfs: -60, picture_every: None });
         let tone = |loud: f64| -> Vec<i16> {
             (0..960).map(|n| ((f64::from(n) * 0.13).sin() * loud * 32_767.0) as i16).collect()
         };
@@ -225,6 +245,30 @@ mod tests {
         let sensed = senses.take();
         assert_eq!((sensed.looked, sensed.heard), (Some(at(60)), Some(at(60))));
         assert!(!senses.wants_picture(at(60)), "pictures are not looked at");
+    }
+
+    #[test]
+    fn a_live_track_is_looked_at_as_is_wished_now() {
+        let wish = |quietest_dbfs, seconds: Option<u64>| Sensing {
+            quietest_dbfs,
+            picture_every: seconds.map(Duration::from_secs),
+        };
+        let shared = SharedSensing::default();
+        let senses = Senses::new(shared.clone());
+        // -40 dBFS
+        let hum: Vec<i16> = (0..960).map(|n| ((f64::from(n) * 0.13).sin() * 0.01414 * 32_767.0) as i16).collect();
+        senses.heard(at(20), &hum);
+        shared.set(wish(-30, Some(2)));
+        senses.heard(at(40), &hum);
+        assert_eq!(senses.take().heard, Some(at(20)), "what was sound is silence now");
+        assert!(senses.wants_picture(at(100)) && !senses.wants_picture(at(1500)));
+        // oftener, never, and again: none has to wait for what was wished before
+        shared.set(wish(-30, Some(1)));
+        assert!(senses.wants_picture(at(1500)));
+        shared.set(wish(-30, None));
+        assert!(!senses.wants_picture(at(9000)));
+        shared.set(wish(-30, Some(10)));
+        assert!(!senses.wants_picture(at(9000)) && senses.wants_picture(at(11_000)));
     }
 
     /// 320×180, each point's light as the function says.
@@ -250,7 +294,7 @@ mod tests {
 
     #[test]
     fn pictures_are_wanted_now_and_then_and_slow_changes_are_changes() {
-        let senses = Senses::new(Sensing { picture_every: Some(Duration::from_secs(1)), ..Sensing::default() });
+        let senses = senses(Sensing { picture_every: Some(Duration::from_secs(1)), ..Sensing::default() });
         assert!(senses.wants_picture(at(0)) && !senses.wants_picture(at(500)) && senses.wants_picture(at(950)));
         for second in 0..20u64 {
             senses.saw(at(second * 1000), thumb(|_, _| 100 + second as u8));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::MediaError;
 use super::inbox::Inbox;
-use super::senses::{Sensed, Senses, Sensing};
+use super::senses::{Sensed, Senses, Sensing, SharedSensing};
 use crate::model::{Codec, MediaTime, TrackId, TrackKind};
 
 /// What a track may ask of its publisher. Called from any thread; returns at once.
@@ -49,7 +49,7 @@ pub struct StampedPacket {
 #[derive(Clone, Default)]
 pub struct Tracks {
     live: Arc<Mutex<BTreeMap<TrackId, Arc<Track>>>>,
-    sensing: Sensing,
+    sensing: SharedSensing,
 }
 
 struct Track {
@@ -99,9 +99,9 @@ impl Track {
 }
 
 impl Tracks {
-    /// Tracks of which so much is noticed.
-    pub fn sensing(sensing: Sensing) -> Tracks {
-        Tracks { live: Arc::default(), sensing }
+    /// So much is noticed of all tracks from now on.
+    pub fn sense(&self, sensing: Sensing) {
+        self.sensing.set(sensing);
     }
 
     /// What was noticed of a live track. Of its delay: since the call before.
@@ -116,7 +116,7 @@ impl Tracks {
     /// Opens a track. Dropping the returned input ends it: lanes that record it end with `TrackGone`.
     pub fn open(&self, source: TrackSource) -> Result<TrackInput, MediaError> {
         let id = source.id;
-        let senses = Arc::new(Senses::new(self.sensing));
+        let senses = Arc::new(Senses::new(self.sensing.clone()));
         let track = Arc::new(Track { source, senses, subscribers: Mutex::new(Some(Vec::new())) });
         let mut live = self.live();
         if live.contains_key(&id) {

@@ -224,6 +224,13 @@ pub fn rhythm(light: Light, state: State) -> Rhythm {
     TABLE.iter().find(|row| row.light == light && row.state == state).map_or(DARK, |row| row.rhythm)
 }
 
+/// What a light shows of these facts, by the name of its row.
+pub fn shown(light: Light, facts: &Facts) -> &'static str {
+    let state = state(light, facts);
+    let row = TABLE.iter().find(|row| row.light == light && row.state == state);
+    row.expect("every state of a light has its row: a test sees to it").name
+}
+
 /// The row of a state by its name for scripts; names are one light's each, but for `identify`, which is all lights'.
 pub fn named(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.name == name)

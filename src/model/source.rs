@@ -68,7 +68,7 @@ pub struct Login {
 pub enum Transport {
     Tcp,
     Udp,
-    /// TCP; when nothing comes that way, UDP, and so on by turns.
+    /// TCP; when nothing comes that way, UDP, and so on by turns. Never of rtsps, whose media goes in the TLS.
     #[default]
     Auto,
 }

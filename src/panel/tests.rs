@@ -121,6 +121,71 @@ fn a_panic_shows_at_once_while_the_lights_are_still_ours() {
     assert_eq!((read(&leds, "p", "brightness"), read(&leds, "p", "trigger")), ("0".into(), "none".into()));
 }
 
+/// How the process of the test below ends; `None`: this is the process that looks on.
+fn told_to_end() -> Option<(String, std::path::PathBuf)> {
+    Some((std::env::var("PANEL_ENDS_BY").ok()?, std::env::var_os("PANEL_LEDS")?.into()))
+}
+
+/// A process that shows a box that is well, and ends.
+fn end_by(how: &str, leds: &Path) -> ! {
+    let panel = Panel::start_with(&config(ALL), mpsc::channel(1).0, leds);
+    panel.show(Facts { stage: Stage::Running, recording: lamps::Recording::Running, ..Facts::default() });
+    panel.watch_panics();
+    match how {
+        "order" => panel.leave(Last::Off),
+        "error" => drop(panel),
+        // nobody is left to let go of anything
+        "panic" => assert!(std::thread::spawn(|| panic!("of the test, on purpose")).join().is_err()),
+        "kill" => loop {
+            std::thread::park();
+        },
+        other => unreachable!("nobody says {other}"),
+    }
+    std::process::exit(70)
+}
+
+#[test]
+fn however_the_process_ends_its_lights_tell_the_truth() {
+    if let Some((how, leds)) = told_to_end() {
+        end_by(&how, &leds);
+    }
+    let this = std::env::current_exe().expect("a test knows its program");
+    let ending = |how: &str, leds: &TempDir| {
+        let mut command = std::process::Command::new(&this);
+        command.args(["--exact", "panel::tests::however_the_process_ends_its_lights_tell_the_truth"]);
+        command.env("PANEL_ENDS_BY", how).env("PANEL_LEDS", leds.path()).stdout(std::process::Stdio::null());
+        command.stderr(std::process::Stdio::null()).spawn().expect("the test's program can be started")
+    };
+    for (how, power) in [("order", "none"), ("error", "timer"), ("panic", "timer")] {
+        let leds = leds(&["p", "r", "u"]);
+        let ended = ending(how, &leds).wait().expect("it ends");
+        assert_eq!(ended.code(), Some(70), "{how}");
+        assert_eq!(read(&leds, "p", "trigger"), power, "{how}");
+        let dark: &[&str] = if power == "none" { &["p", "r", "u"] } else { &["r", "u"] };
+        for led in dark {
+            assert_eq!(
+                (read(&leds, led, "brightness"), read(&leds, led, "trigger")),
+                ("0".into(), "none".into()),
+                "{how}"
+            );
+        }
+    }
+
+    let leds = leds(&["p", "r", "u"]);
+    let mut killed = ending("kill", &leds);
+    says(&leds, "p", "brightness", MOST);
+    says(&leds, "r", "brightness", MOST);
+    killed.kill().expect("it is ours");
+    killed.wait().expect("it is dead");
+    // what stands still says that the box is dead; whoever saw it die (`holdfast lights failed`) says so plainly
+    assert_eq!(read(&leds, "p", "trigger"), "none");
+    // a kernel's file goes on naming what it could do
+    std::fs::write(leds.path().join("p/trigger"), "[none] timer heartbeat").expect("the folder is ours");
+    panel(&leds, &config(ALL)).leave(Last::Failed);
+    assert_eq!(read(&leds, "p", "trigger"), "timer");
+    assert_eq!((read(&leds, "r", "brightness"), read(&leds, "r", "trigger")), ("0".into(), "none".into()));
+}
+
 #[test]
 fn a_lamp_that_is_not_there_is_no_failure_and_others_may_come() {
     let leds = leds(&["p", "other"]);

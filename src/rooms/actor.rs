@@ -290,10 +290,11 @@ impl Actor {
         };
         let untold: BTreeSet<&str> = waiting.iter().filter_map(|(key, _)| records::task_of_event(key)).collect();
         let told: Vec<TaskId> = self.ended.iter().filter(|id| !untold.contains(id.as_str())).cloned().collect();
+        let ended = self.ended.len();
         for id in &told {
             self.forget(id).await;
         }
-        let wait = if told.is_empty() { (self.look.1 * 2).min(LOOK_LONGEST) } else { LOOK_FIRST };
+        let wait = if self.ended.len() == ended { (self.look.1 * 2).min(LOOK_LONGEST) } else { LOOK_FIRST };
         self.look = (Instant::now() + wait, wait);
     }
 
@@ -742,14 +743,18 @@ impl Actor {
         self.forget(id).await;
     }
 
-    /// The task is done and told: its folder and its records go.
+    /// The task is done and told: its folder and its records go. What the disk keeps for now is tried again: until then
+    /// the task is one that is done.
     async fn forget(&mut self, id: &TaskId) {
-        self.ended.remove(id);
         // The folder goes first: one that outlives its task would bring it back.
         self.undescribed.remove(id);
         if let Err(e) = self.parts.spool.forget_task(id).await {
             warn!(task = %id, error = %e, "something of a finished task stays on the shelf");
+            if self.tasks.contains_key(id) {
+                return;
+            }
         }
+        self.ended.remove(id);
         self.parts.packer.give_up(id);
         crash::point("forget.removed");
         let mut writes = BTreeMap::from([(records::task_key(id), None)]);

@@ -2,20 +2,17 @@
 //!
 //! Owns: finding the last whole packet, a keyframe and the length in time. Must not touch: where the file lies.
 //! Law: what it calls usable begins with whole 188-byte packets and can be decoded from some frame on.
-//! Sources: ISO/IEC 13818-1 §2.4.3.2 (packet), §2.4.3.4 (adaptation field), §2.4.3.6 (PES header).
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::time::Duration;
 
-const PACKET: usize = 188;
-const SYNC: u8 = 0x47;
+use crate::container::packet::{PACKET, Packet, PesHead, clock_difference};
+
 /// Stuffing; its counter says nothing.
 const NULL_PID: u16 = 0x1fff;
 /// Of a picture, enough to find its parameter sets.
 const FIRST_BYTES: usize = 4096;
-/// PTS count at 90 kHz in 33 bits.
-const PTS_WRAP: i64 = 1 << 33;
 /// Length of a lone frame, when there is no second one to measure by.
 const LONE_FRAME: Duration = Duration::from_millis(40);
 
@@ -59,23 +56,23 @@ struct Seen {
 }
 
 impl Seen {
-    fn packet(&mut self, packet: &[u8; PACKET]) {
+    fn packet(&mut self, packet: Packet<'_>) {
         self.bytes += PACKET as u64;
-        let pid = u16::from_be_bytes([packet[1], packet[2]]) & 0x1fff;
-        let Some((video, pts)) = pes_start(packet) else {
+        let (pid, came) = (packet.pid(), packet.payload().map_or(0, <[u8]>::len));
+        let Some((video, pts, head)) = pes_start(packet) else {
             if let Some(times) = self.streams.get_mut(&pid) {
-                times.came(payload(packet).len());
+                times.came(came);
             }
             return;
         };
-        self.keyframe |= video && random_access(packet);
+        self.keyframe |= video && packet.random_access();
         let begun = Times { video, first: pts, earliest: 0, latest: 0, count: 0, missing: None, whole: false };
         let times = self.streams.entry(pid).or_insert(begun);
         // what came before it has ended
         times.whole |= times.count > 0;
-        times.missing = stated_length(packet);
-        times.came(payload(packet).len());
-        let after_first = (pts - times.first + PTS_WRAP + PTS_WRAP / 2) % PTS_WRAP - PTS_WRAP / 2;
+        times.missing = head.length.map(|length| length + 6);
+        times.came(came);
+        let after_first = clock_difference(pts, times.first);
         times.earliest = times.earliest.min(after_first);
         times.latest = times.latest.max(after_first);
         times.count += 1;
@@ -94,17 +91,17 @@ fn usable(mut from: impl Read, wants_picture: bool, closed: bool) -> io::Result<
     let mut seen = Seen::default();
     loop {
         if !read_whole(&mut from, &mut packet)? {
-            held.iter().for_each(|packet| seen.packet(packet));
+            held.iter().filter_map(Packet::of).for_each(|packet| seen.packet(packet));
             if closed {
                 seen.streams.values_mut().for_each(|times| times.whole |= times.missing.is_none());
             }
             break;
         }
-        if packet[0] != SYNC {
+        if Packet::of(&packet).is_none() {
             // no end of a file but a hole in it: the hole may have begun within the packet before, which does not count
             break;
         }
-        held.replace(packet).iter().for_each(|packet| seen.packet(packet));
+        held.replace(packet).iter().filter_map(Packet::of).for_each(|packet| seen.packet(packet));
     }
     let Seen { bytes, keyframe, streams } = seen;
     let measured = streams.values().find(|times| times.video).or(streams.values().next());
@@ -177,7 +174,10 @@ impl<R: Read> Read for Watch<R> {
             self.packet.push(*byte);
             if self.packet.len() == PACKET {
                 let packet: [u8; PACKET] = std::mem::take(&mut self.packet).try_into().expect("as long as a packet");
-                self.seen(&packet);
+                match Packet::of(&packet) {
+                    Some(packet) => self.seen(packet),
+                    None => self.fault("no packet begins here"),
+                }
                 self.at += PACKET as u64;
             }
         }
@@ -193,31 +193,26 @@ impl<R> Watch<R> {
         }
     }
 
-    fn seen(&mut self, packet: &[u8; PACKET]) {
-        if packet[0] != SYNC {
-            return self.fault("no packet begins here");
-        }
-        let pid = u16::from_be_bytes([packet[1], packet[2]]) & 0x1fff;
-        let (payload_start, has_payload) = (packet[1] & 0x40 != 0, packet[3] & 0x10 != 0);
-        let counter = packet[3] & 0x0f;
-        if pid != NULL_PID && has_payload {
+    fn seen(&mut self, packet: Packet<'_>) {
+        let (pid, counter) = (packet.pid(), packet.counter());
+        if pid != NULL_PID && packet.payload().is_some() {
             let before = self.tables.counters.insert(pid, counter);
             if before.is_some_and(|before| counter != (before + 1) & 0x0f) {
                 self.fault(&format!("packets of PID {pid} are missing"));
             }
         }
         match pid {
-            0 if payload_start => self.tables.map = program_map(packet),
+            0 if packet.begins() => self.tables.map = packet.first_map(),
             _ if self.at == 0 => self.fault("it does not begin with its tables"),
             _ if Some(pid) == self.tables.map => self.tables.programs = true,
             _ => self.picture(pid, packet),
         }
     }
 
-    fn picture(&mut self, pid: u16, packet: &[u8; PACKET]) {
-        let begins = pes_start(packet).is_some_and(|(video, _)| video);
+    fn picture(&mut self, pid: u16, packet: Packet<'_>) {
+        let begins = pes_start(packet).is_some_and(|(video, ..)| video);
         if begins {
-            if !self.tables.pictures && !random_access(packet) {
+            if !self.tables.pictures && !packet.random_access() {
                 self.fault("its first picture is no keyframe");
             }
             if self.tables.pictures && self.tables.picture_pid == Some(pid) {
@@ -229,19 +224,9 @@ impl<R> Watch<R> {
             self.tables.pictures = true;
         }
         if self.tables.picture_pid == Some(pid) && self.checked.first_picture.len() < FIRST_BYTES {
-            let skipped = if packet[3] & 0x20 != 0 { 1 + usize::from(packet[4]) } else { 0 };
-            self.checked.first_picture.extend_from_slice(packet.get(4 + skipped..).unwrap_or_default());
+            self.checked.first_picture.extend_from_slice(packet.payload().unwrap_or_default());
         }
     }
-}
-
-/// The PID of the first program's map (ISO/IEC 13818-1 §2.4.4.3).
-fn program_map(packet: &[u8; PACKET]) -> Option<u16> {
-    let skipped = if packet[3] & 0x20 != 0 { 1 + usize::from(packet[4]) } else { 0 };
-    let section = packet.get(4 + skipped..)?;
-    let table = section.get(1 + usize::from(*section.first()?)..)?;
-    let [0, _, _, _, _, _, _, _, _, _, high, low, ..] = table else { return None };
-    Some(u16::from_be_bytes([*high, *low]) & 0x1fff)
 }
 
 /// `false` at the end of the file, also when the last packet is not whole.
@@ -253,43 +238,16 @@ fn read_whole(from: &mut impl Read, packet: &mut [u8; PACKET]) -> io::Result<boo
     }
 }
 
-/// What a packet carries behind its header and its adaptation field.
-fn payload(packet: &[u8; PACKET]) -> &[u8] {
-    let skipped = if packet[3] & 0x20 != 0 { 1 + usize::from(packet[4]) } else { 0 };
-    if packet[3] & 0x10 == 0 { &[] } else { packet.get(4 + skipped..).unwrap_or_default() }
-}
-
-/// How long the PES packet that begins here is as a whole; a picture's may leave it open (ISO/IEC 13818-1 §2.4.3.7).
-fn stated_length(packet: &[u8; PACKET]) -> Option<usize> {
-    let [0, 0, 1, _, high, low, ..] = payload(packet) else { return None };
-    let length = usize::from(u16::from_be_bytes([*high, *low]));
-    (length > 0).then_some(length + 6)
-}
-
-/// Kind and PTS of the sound or picture whose PES packet begins here.
-fn pes_start(packet: &[u8; PACKET]) -> Option<(bool, i64)> {
-    let (payload_start, has_payload) = (packet[1] & 0x40 != 0, packet[3] & 0x10 != 0);
-    if !payload_start || !has_payload {
-        return None;
-    }
-    let [0, 0, 1, stream_id, _, _, _, flags, _, pts @ ..] = payload(packet) else { return None };
-    let video = match stream_id {
+/// Of sound or of a picture, the head of the PES packet that begins here, and when that is played.
+fn pes_start(packet: Packet<'_>) -> Option<(bool, i64, PesHead)> {
+    let head = packet.pes()?;
+    let video = match head.stream_id {
         0xe0..=0xef => true,
         // sound, and private streams, which hold Opus
         0xc0..=0xdf | 0xbd => false,
         _ => return None,
     };
-    let [a, b, c, d, e, ..] = pts else { return None };
-    if flags & 0x80 == 0 {
-        return None;
-    }
-    let bits = |byte: &u8, mask: u8, shift: u32| (i64::from(byte & mask) >> 1) << shift;
-    let pts = bits(a, 0x0e, 30) | i64::from(*b) << 22 | bits(c, 0xfe, 15) | i64::from(*d) << 7 | bits(e, 0xfe, 0);
-    Some((video, pts))
-}
-
-fn random_access(packet: &[u8; PACKET]) -> bool {
-    packet[3] & 0x20 != 0 && packet[4] > 0 && packet[5] & 0x40 != 0
+    Some((video, head.pts?, head))
 }
 
 #[cfg(test)]
@@ -297,6 +255,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::container::packet::{SYNC, WRAP};
 
     fn packet(pid: u16, stream_id: u8, pts: i64, keyframe: bool) -> Vec<u8> {
         let mut packet = vec![0xff; PACKET];
@@ -362,8 +321,7 @@ mod tests {
 
     #[test]
     fn the_clock_may_turn_over() {
-        let file: Vec<u8> =
-            (0..4).flat_map(|n| packet(64, 0xe0, (PTS_WRAP - 3_000 + n * 3_000) % PTS_WRAP, n == 0)).collect();
+        let file: Vec<u8> = (0..4).flat_map(|n| packet(64, 0xe0, (WRAP - 3_000 + n * 3_000) % WRAP, n == 0)).collect();
         assert_eq!(examine(&file[..], true).unwrap().unwrap().duration.as_millis(), 133);
     }
 

@@ -82,7 +82,7 @@ impl Uploader {
             let longest = Duration::from_secs(upload.retry_longest_seconds);
             let wait = backoff(attempts, first, longest, rand::random());
             let message: String = error.message.chars().take(MESSAGE).collect();
-            tracing::warn!(%task, code = error.code, message, ?wait, "a discarded task cannot be removed yet");
+            tracing::warn!(%task, code = error.code, why = message, ?wait, "a discarded task cannot be removed yet");
             metrics::counter!("holdfast_erase_failures_total").increment(1);
             self.tell_unerased(&task, Some(format!("a discarded task is still at its destination: {}", error.code)));
             self.tell(task.clone(), Some(Fate::UploadFailed { code: error.code, message })).await;

@@ -521,7 +521,7 @@ impl Uploader {
                 .remove(&records::parts_key(task, object));
         }
         let message: String = error.message.chars().take(MESSAGE).collect();
-        tracing::warn!(%task, object, outcome, code = error.code, message, ?wait, "an upload failed");
+        tracing::warn!(%task, object, outcome, code = error.code, why = message, ?wait, "an upload failed");
         if let Some((line, bucket)) = line {
             // the message may name keys of objects or users of the storage; it is in the log
             self.down().insert(line.to_owned(), format!("bucket {bucket}: {}", error.code));

@@ -361,6 +361,11 @@ impl PartStore for S3 {
         match request.customize().config_override(self.within(self.timeout)).send().await.map_err(|e| classify(&e)) {
             Ok(_) => Ok(()),
             Err(e) if e.code == super::NO_SUCH_UPLOAD => Ok(()),
+            // some say only that they would not: of one that holds nothing, nothing is to be given up
+            Err(e) if e.class == Class::Refused => match self.knows(key, upload).await {
+                Ok(false) => Ok(()),
+                Ok(true) | Err(_) => Err(e),
+            },
             Err(e) => Err(e),
         }
     }

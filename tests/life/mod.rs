@@ -35,6 +35,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Far more than anything here takes: only a hang reaches it.
 pub const LIMIT: Duration = Duration::from_secs(30);
+/// When a life begins, of the wall clock, unless it says otherwise.
+pub const DAWN: i64 = 1_800_000_000_000;
 
 /// What the actor asked of the engine, in order.
 #[derive(Debug, Clone)]
@@ -88,7 +90,10 @@ pub struct Life {
     pub image_failures: mpsc::Sender<ImageFailure>,
     pub spool: Arc<Spool>,
     pub store: Store,
+    pub box_key: Arc<BoxKey>,
     pub outbox: Arc<Notify>,
+    pub clock: MediaClock,
+    pub health: Reporter,
     pub cancel: CancellationToken,
     pub task: JoinHandle<()>,
 }
@@ -99,6 +104,10 @@ impl Life {
     }
 
     pub async fn begin_on(dir: &Path, config: Config, board: Option<Arc<Board>>) -> Life {
+        Life::begin_at(dir, config, board, Timestamp::from_ms(DAWN)).await
+    }
+
+    pub async fn begin_at(dir: &Path, config: Config, board: Option<Arc<Board>>, wall: Timestamp) -> Life {
         let store = Store::open(&dir.join("index")).unwrap().store;
         let box_key = Arc::new(BoxKey::load_or_create(&dir.join("box.key")).unwrap());
         let (fates, fates_out) = mpsc::channel(1024);
@@ -111,13 +120,14 @@ impl Life {
         let outbox = Arc::new(Notify::new());
         let (images_in, images) = mpsc::channel(64);
         let (image_failures, failures_out) = mpsc::channel(64);
+        let (clock, health) = (MediaClock::new(Instant::now(), wall), Reporter::default());
         let parts = Parts {
             config: config.into(),
             store: store.clone(),
             spool: spool.clone(),
             engine: engine.clone(),
-            media_clock: MediaClock::new(Instant::now(), Timestamp::from_ms(1_800_000_000_000)),
-            box_key,
+            media_clock: clock,
+            box_key: box_key.clone(),
             packer: Packer::new(),
             fates: fates.clone(),
             board,
@@ -125,13 +135,29 @@ impl Life {
             mirror: None,
             images: images_in,
             stills: Stills::default(),
-            health: Reporter::default(),
+            health: health.clone(),
         };
         let actor = Actor::restore(parts, recovered).await.unwrap();
         let cancel = CancellationToken::new();
         let task = tokio::spawn(actor.run(asks_out, news_out, fates_out, failures_out, cancel.clone()));
         let rooms = Rooms::new(asks);
-        Life { rooms, news, asked, engine, fates, images, image_failures, spool, store, outbox, cancel, task }
+        Life {
+            rooms,
+            news,
+            asked,
+            engine,
+            fates,
+            images,
+            image_failures,
+            spool,
+            store,
+            box_key,
+            outbox,
+            clock,
+            health,
+            cancel,
+            task,
+        }
     }
 
     pub async fn next_asked(&mut self) -> Asked {
@@ -170,7 +196,7 @@ impl Life {
         let mut segment = ClosedSegment {
             run: order.run.clone(),
             index,
-            start: Timestamp::from_ms(1_800_000_000_000 + i64::from(index) * 10_000),
+            start: Timestamp::from_ms(DAWN + i64::from(index) * 10_000),
             duration: Duration::from_secs(10),
             bytes: 188 * 10,
             size: None,

@@ -8,24 +8,24 @@ async fn an_index_of_yesterday_brings_no_finished_task_back() {
     let dir = tempfile::tempdir().unwrap();
     let (index, yesterday) = (dir.path().join("index"), dir.path().join("yesterday"));
     let mut world = World::default();
-    let life = Life::begin(dir.path(), Duration::ZERO).await;
+    let life = Life::later(dir.path(), Duration::ZERO).await;
     let task = life.create().await;
     life.crash().await;
     let copied = std::process::Command::new("cp").arg("-r").args([&index, &yesterday]).status().unwrap();
     assert!(copied.success());
-    let life = Life::begin(dir.path(), Duration::from_secs(60)).await;
-    life.rooms.delete(APP, task.clone()).await.unwrap();
-    life.deliver(&mut world).await;
+    let life = Life::later(dir.path(), Duration::from_secs(60)).await;
+    life.rooms.delete(room().app, task.clone()).await.unwrap();
+    world.deliver(&life).await;
     gone(&dir.path().join("spool").join(task.as_str())).await;
-    assert!(life.rooms.describe(APP, task.clone()).await.is_err());
+    assert!(life.rooms.describe(room().app, task.clone()).await.is_err());
     life.crash().await;
 
     std::fs::remove_dir_all(&index).unwrap();
     std::fs::rename(&yesterday, &index).unwrap();
-    let mut life = Life::begin(dir.path(), Duration::from_secs(120)).await;
-    assert_eq!(life.rooms.describe(APP, task).await, Err(Error::TaskUnknown));
+    let mut life = Life::later(dir.path(), Duration::from_secs(120)).await;
+    assert_eq!(life.rooms.describe(room().app, task).await, Err(Error::TaskUnknown));
     assert_eq!(life.store.scan(records::TASKS).await.unwrap(), []);
-    life.enter().await;
+    life.alice_enters().await;
     let next = life.create().await;
     assert_eq!(life.started().await.run.task, next, "nobody else records");
     life.crash().await;
@@ -37,24 +37,24 @@ async fn an_index_of_yesterday_brings_no_finished_task_back() {
 async fn what_a_folder_missed_is_not_told_twice() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::default();
-    let mut life = Life::begin(dir.path(), Duration::ZERO).await;
-    life.enter().await;
+    let mut life = Life::later(dir.path(), Duration::ZERO).await;
+    life.alice_enters().await;
     let task = life.create().await;
     let order = life.started().await;
     let shape = dir.path().join("spool").join(task.as_str()).join("task.json");
     let missed = std::fs::read(&shape).unwrap();
-    life.write_segment(&order, 0, true).await;
+    life.record(&order, 0).await;
     let told = |world: &World| world.count(|e| matches!(e, EventBody::FileInfo { .. })) == 1;
-    life.carry_until(&mut world, "304", told).await;
-    life.deliver(&mut world).await;
+    world.carry_until(&life, "304", told).await;
+    world.deliver(&life).await;
     life.crash().await;
     std::fs::write(&shape, missed).unwrap();
 
-    Life::begin(dir.path(), Duration::from_secs(60)).await.crash().await;
+    Life::later(dir.path(), Duration::from_secs(60)).await.crash().await;
     std::fs::remove_dir_all(dir.path().join("index")).unwrap();
-    let life = Life::begin(dir.path(), Duration::from_secs(120)).await;
-    life.rooms.delete(APP, task).await.unwrap();
-    life.carry_until(&mut world, "305", World::stopped).await;
+    let life = Life::later(dir.path(), Duration::from_secs(120)).await;
+    life.rooms.delete(room().app, task).await.unwrap();
+    world.carry_until(&life, "305", World::stopped).await;
     let slices = world.count(|e| matches!(e, EventBody::FileSlice { .. }));
     assert_eq!((slices, told(&world)), (1, true), "{:?}", world.events);
     life.crash().await;
@@ -64,19 +64,19 @@ async fn what_a_folder_missed_is_not_told_twice() {
 async fn a_start_that_finds_all_as_it_was_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::default();
-    let mut life = Life::begin(dir.path(), Duration::ZERO).await;
-    life.enter().await;
+    let mut life = Life::later(dir.path(), Duration::ZERO).await;
+    life.alice_enters().await;
     let task = life.create().await;
     let order = life.started().await;
-    life.write_segment(&order, 0, true).await;
-    life.write_segment(&order, 1, true).await;
-    life.rooms.delete(APP, task.clone()).await.unwrap();
+    life.record(&order, 0).await;
+    life.record(&order, 1).await;
+    life.rooms.delete(room().app, task.clone()).await.unwrap();
     let Some(Asked::Finish(run)) = life.asked.recv().await else { panic!("the lane is finished") };
     life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Finished }).await;
     let left = async {
         while world.count(|e| matches!(e, EventBody::RecorderStop { .. })) == 0 {
             life.outbox.notified().await;
-            life.hear(&mut world).await;
+            world.hear(&life).await;
         }
     };
     tokio::time::timeout(LIMIT, left).await.expect("it leaves");
@@ -90,7 +90,7 @@ async fn a_start_that_finds_all_as_it_was_writes_nothing() {
     };
     let before = written();
     for later in [1, 2] {
-        let life = Life::begin(dir.path(), Duration::from_secs(later)).await;
+        let life = Life::later(dir.path(), Duration::from_secs(later)).await;
         assert_eq!(life.spool.total().segments, 2);
         life.crash().await;
         assert_eq!(written(), before, "start {later}");
@@ -98,7 +98,7 @@ async fn a_start_that_finds_all_as_it_was_writes_nothing() {
 
     // what the folder lacks is written again
     std::fs::remove_file(dir.path().join("spool").join(task.as_str()).join("destination.json")).unwrap();
-    Life::begin(dir.path(), Duration::from_secs(3)).await.crash().await;
+    Life::later(dir.path(), Duration::from_secs(3)).await.crash().await;
     assert!(dir.path().join("spool").join(task.as_str()).join("destination.json").exists());
 }
 
@@ -106,11 +106,11 @@ async fn a_start_that_finds_all_as_it_was_writes_nothing() {
 async fn without_an_index_more_files_than_the_shelf_takes_at_once_are_taken_in() {
     const FILES: u32 = 5000;
     let dir = tempfile::tempdir().unwrap();
-    let mut life = Life::begin(dir.path(), Duration::ZERO).await;
-    life.enter().await;
+    let mut life = Life::later(dir.path(), Duration::ZERO).await;
+    life.alice_enters().await;
     life.create().await;
     let order = life.started().await;
-    life.write_segment(&order, 0, true).await;
+    life.record(&order, 0).await;
     life.has_on_the_shelf(".ts").await;
     life.crash().await;
     for index in 1..FILES {
@@ -128,7 +128,7 @@ async fn without_an_index_more_files_than_the_shelf_takes_at_once_are_taken_in()
     }
     std::fs::remove_dir_all(dir.path().join("index")).unwrap();
 
-    let life = Life::begin(dir.path(), Duration::from_secs(60)).await;
+    let life = Life::later(dir.path(), Duration::from_secs(60)).await;
     assert_eq!(life.spool.total().segments, FILES as usize);
     let health = format!("{:?}", life.health.summary());
     assert!(!health.contains("shelf"), "it was asked for more than it takes: {health}");

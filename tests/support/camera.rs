@@ -10,12 +10,12 @@ use axum::response::IntoResponse;
 use axum::routing::{delete, post};
 use holdfast::media::publish::{Link, Script, TestPicture, VideoCodec};
 use holdfast::model::Codec;
+use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Running, project};
-
 /// What a camera sends, see `rtsp.py`.
 #[derive(Debug, Clone, Copy)]
 pub struct Films {
@@ -30,15 +30,29 @@ pub struct Camera {
     pub port: u16,
     films: Films,
     running: Running,
+    /// Over TLS: where its certificate is, of its own making.
+    certificate: Option<TempDir>,
 }
 
-async fn begin(films: Films, port: u16) -> (Running, u16) {
+/// A certificate for loopback that nobody vouches for, and its key, in one file.
+fn certify() -> TempDir {
+    let dir = TempDir::new().expect("a temporary folder can be made");
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate can be made");
+    let pem = made.cert.pem() + &made.signing_key.serialize_pem();
+    std::fs::write(dir.path().join("camera.pem"), pem).expect("the folder is ours");
+    dir
+}
+
+async fn begin(films: Films, port: u16, certificate: Option<&TempDir>) -> (Running, u16) {
     // Debian's own: it is the one that python3-gi belongs to
     let mut command = Command::new("/usr/bin/python3");
     command.arg(project().join("tests/support/rtsp.py")).arg(port.to_string());
     command.args([films.video, films.audio, films.colour]);
     if let Some((user, password)) = films.login {
         command.args([user, password]);
+    }
+    if let Some(dir) = certificate {
+        command.env("CERTIFICATE", dir.path().join("camera.pem"));
     }
     let running = Running::start("rtsp.py", &mut command);
     let ready = |line: &str| line.strip_prefix("ready ").and_then(|port| port.parse().ok());
@@ -48,8 +62,15 @@ async fn begin(films: Films, port: u16) -> (Running, u16) {
 
 impl Camera {
     pub async fn start(films: Films) -> Camera {
-        let (running, port) = begin(films, 0).await;
-        Camera { port, films, running }
+        let (running, port) = begin(films, 0, None).await;
+        Camera { port, films, running, certificate: None }
+    }
+
+    /// One that speaks TLS alone.
+    pub async fn sealed(films: Films) -> Camera {
+        let certificate = certify();
+        let (running, port) = begin(films, 0, Some(&certificate)).await;
+        Camera { port, films, running, certificate: Some(certificate) }
     }
 
     /// As if its plug was pulled.
@@ -59,11 +80,12 @@ impl Camera {
 
     /// Plugged in again, at the same address.
     pub async fn back(&mut self) {
-        self.running = begin(self.films, self.port).await.0;
+        self.running = begin(self.films, self.port, self.certificate.as_ref()).await.0;
     }
 
     pub fn url(&self) -> String {
-        format!("rtsp://127.0.0.1:{}/cam", self.port)
+        let scheme = if self.certificate.is_some() { "rtsps" } else { "rtsp" };
+        format!("{scheme}://127.0.0.1:{}/cam", self.port)
     }
 }
 

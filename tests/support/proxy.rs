@@ -87,6 +87,9 @@ impl Drop for Proxy {
     }
 }
 
+/// For as long the storage may take to end what it was asked for.
+const LINGERS: Duration = Duration::from_secs(5);
+
 /// One connection, as the mode of the moment wants it.
 async fn connection(mut near: TcpStream, target: String, word: watch::Receiver<Mode>, seen: &Seen) -> io::Result<()> {
     let mut changes = word.clone();
@@ -113,12 +116,12 @@ async fn pump(near: TcpStream, far: TcpStream, word: watch::Receiver<Mode>, seen
     let (mut near_in, mut near_out) = near.into_split();
     let (mut far_in, mut far_out) = far.into_split();
     let word_up = word.clone();
-    let up = async move {
+    let up = async {
         let (mut chunk, mut sent) = (vec![0; 16 * 1024], 0);
         loop {
             let n = near_in.read(&mut chunk).await?;
             if n == 0 {
-                return far_out.shutdown().await;
+                return Err(io::ErrorKind::ConnectionAborted.into());
             }
             seen.bytes.fetch_add(n, Ordering::SeqCst);
             let mode = *word_up.borrow();
@@ -139,7 +142,7 @@ async fn pump(near: TcpStream, far: TcpStream, word: watch::Receiver<Mode>, seen
             far_out.write_all(&chunk[..n]).await?;
         }
     };
-    let down = async move {
+    let down = async {
         let mut chunk = vec![0; 16 * 1024];
         loop {
             let n = far_in.read(&mut chunk).await?;
@@ -155,7 +158,11 @@ async fn pump(near: TcpStream, far: TcpStream, word: watch::Receiver<Mode>, seen
         }
     };
     // the first that fails takes the other with it
-    tokio::try_join!(up, down).map(drop)
+    let ended = tokio::try_join!(up, down).map(drop);
+    // A storage ends what it was asked for, whoever has gone meanwhile; a light one (s3s-fs) stops in the middle of
+    // putting an upload together when its caller hangs up, and has half of it for ever.
+    let _ = tokio::time::timeout(LINGERS, far_in.read(&mut [0; 1])).await;
+    ended
 }
 
 /// Nothing moves until the mode is another; then the connection is gone.

@@ -1,12 +1,12 @@
 #!/usr/bin/python3
 """A camera: an RTSP server on 127.0.0.1 with a flash and a beep at each full second.
 
-    rtsp.py PORT VIDEO AUDIO COLOUR [USER PASSWORD]
+    rtsp.py PORT VIDEO AUDIO COLOUR [USER PASSWORD]     (with TLS, if CERTIFICATE names a PEM file of certificate and key)
 
 VIDEO is h264, h265 or jpeg; AUDIO is aac, pcma, opus or none; COLOUR is RRGGBB, of the picture between the flashes. With a
 user it wants digest authentication. Port 0 takes a free one. Prints "ready PORT".
 """
-import math, struct, sys
+import math, os, struct, sys
 
 try:
     import gi
@@ -14,12 +14,13 @@ try:
     gi.require_version("Gst", "1.0")
     gi.require_version("GstRtsp", "1.0")
     gi.require_version("GstRtspServer", "1.0")
-    from gi.repository import GLib, Gst, GstRtsp, GstRtspServer
+    from gi.repository import Gio, GLib, Gst, GstRtsp, GstRtspServer
 except (ImportError, ValueError) as missing:
     sys.exit(f"{missing}: run scripts/setup (python3-gi, gir1.2-gst-rtsp-server-1.0, gstreamer1.0-rtsp)")
 
 PORT, VIDEO, AUDIO, COLOUR = sys.argv[1:5]
 LOGIN = sys.argv[5:7]
+CERTIFICATE = os.environ.get("CERTIFICATE")
 WIDTH, HEIGHT, FPS = 320, 180, 15
 RATE, SAMPLES = 48000, 960
 
@@ -85,12 +86,17 @@ factory.connect("media-configure", configure)
 server = GstRtspServer.RTSPServer()
 server.set_address("127.0.0.1")
 server.set_service(PORT)
-if LOGIN:
+if LOGIN or CERTIFICATE:
     auth = GstRtspServer.RTSPAuth()
-    auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
     token = GstRtspServer.RTSPToken()
     token.set_string("media.factory.role", "viewer")
-    auth.add_digest(LOGIN[0], LOGIN[1], token)
+    if CERTIFICATE:
+        auth.set_tls_certificate(Gio.TlsCertificate.new_from_file(CERTIFICATE))
+    if LOGIN:
+        auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
+        auth.add_digest(LOGIN[0], LOGIN[1], token)
+    else:
+        auth.set_default_token(token)
     server.set_auth(auth)
     factory.add_role_from_structure(
         Gst.Structure.from_string("viewer, media.factory.access=(boolean)true, media.factory.construct=(boolean)true")[0]

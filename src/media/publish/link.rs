@@ -3,19 +3,17 @@
 //! Owns: one connection of the client's side. Must not touch: HTTP, where the packets come from.
 //! Law: a report says what the packets' own times say, however late they were sent; dropping a link is a power cut.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rtc::interceptor::{self, Interceptor, NackResponderBuilder, Slot, StreamInfo, TaggedPacket, TwccSenderBuilder};
+use rtc::interceptor::{self, NackResponderBuilder, Slot, TwccSenderBuilder};
 use rtc::rtp_transceiver::rtp_sender::{
     RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters,
     RTCRtpHeaderExtensionCapability, RtpCodecKind,
 };
-use rtc::sansio::Protocol;
 use rtc::{rtcp, rtp};
 use tokio::sync::{mpsc, watch};
 use webrtc::media_stream::MediaStreamTrack;
@@ -25,13 +23,18 @@ use webrtc::peer_connection::{
     MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCIceGatheringState,
     RTCPeerConnectionState, RTCSessionDescription, Registry, SettingEngineBuilder,
 };
+use webrtc::rtp_transceiver::RtpSender;
 
 use super::PublishError;
+use crate::media::ear::{Ear, Hear, is_closed, rtcp_of};
 use crate::model::rtp_time::NtpTime;
 use crate::model::{Codec, TrackKind};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
+const GATHER_WITHIN: Duration = Duration::from_secs(2);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// The core tells nobody when the other side closes: it is asked so often.
+const CLOSED_LOOK: Duration = Duration::from_millis(250);
 /// Reports count from here: NTP time may be a sender's own (RFC 3550 §4), and the box ties it to its clock.
 const NTP_BEGIN_SECONDS: u128 = 3_900_000_000;
 /// Names of simulcast layers, smallest first, as browsers' publishers commonly spell them.
@@ -97,13 +100,13 @@ pub struct Link {
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
-struct Ear {
+struct Events {
     state: watch::Sender<LinkState>,
     gathered: watch::Sender<bool>,
 }
 
 #[async_trait::async_trait]
-impl PeerConnectionEventHandler for Ear {
+impl PeerConnectionEventHandler for Events {
     async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
         if state == RTCIceGatheringState::Complete {
             self.gathered.send_replace(true);
@@ -164,91 +167,26 @@ impl Link {
         local: IpAddr,
         offered: Option<&str>,
     ) -> Result<(Link, String), PublishError> {
-        let mut engine = MediaEngine::default();
-        for codec in codecs {
-            let (parameters, kind) = codec_parameters(*codec);
-            engine.register_codec(parameters, kind)?;
-            let layered = kind == RtpCodecKind::Video && !rids.is_empty();
-            for uri in [TRANSPORT_CC].into_iter().chain(layered.then_some([MID, RID]).into_iter().flatten()) {
-                engine.register_header_extension(RTCRtpHeaderExtensionCapability { uri: uri.into() }, kind, None)?;
-            }
-        }
-        // The core's own sender reports tell when packets were sent; these tell when what they hold happened.
         let (keyframe, keyframes) = mpsc::channel(8);
         let keyframes_asked = Arc::new(AtomicU64::new(0));
-        let ear = KeyframeEar {
-            keyframe,
-            asked: Arc::clone(&keyframes_asked),
-            reads: VecDeque::new(),
-            writes: VecDeque::new(),
-        };
-        let registry = Registry::new()
-            .with(Slot::Custom(1), ear)
-            .with(Slot::NackResponder, NackResponderBuilder::new().build())
-            .with(Slot::TwccSender, TwccSenderBuilder::new().build());
+        let ear = KeyframeEar { keyframe, asked: Arc::clone(&keyframes_asked) };
         let (state_in, state) = watch::channel(LinkState::Connecting);
         let (gathered_in, mut gathered) = watch::channel(false);
-        let settings = SettingEngineBuilder::new()
-            .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
-            .with_include_loopback_candidate(true)
-            .build();
-        let connection = PeerConnectionBuilder::new()
-            .with_media_engine(engine)
-            .with_interceptor_registry(registry)
-            .with_setting_engine(settings)
-            .with_handler(Arc::new(Ear { state: state_in, gathered: gathered_in }))
-            .with_udp_addrs(vec![std::net::SocketAddr::new(local, 0)])
-            // On a thread of its own the connection ends when it is dropped.
-            .with_dedicated_reactor_pool_size(1)
-            .build()
-            .await?;
-        let connection: Box<dyn PeerConnection> = Box::new(connection);
+        let events = Events { state: state_in.clone(), gathered: gathered_in };
+        let connection = connection(media_engine(codecs, rids)?, ear, events, local).await?;
         if let Some(offered) = offered {
             connection.set_remote_description(RTCSessionDescription::offer(offered.to_owned())?).await?;
         }
-        let mut streams = Vec::new();
+        let (mut streams, mut senders) = (Vec::new(), Vec::new());
         for codec in codecs {
-            let (parameters, kind) = codec_parameters(*codec);
-            let kind = (kind, if *codec == Codec::Opus { TrackKind::Audio } else { TrackKind::Video });
-            let rids = if kind.1 == TrackKind::Video && !rids.is_empty() { rids } else { &[""] };
-            let layers: Vec<(u32, &str)> = rids.iter().map(|rid| (rand::random::<u32>() | 1, *rid)).collect();
-            let codings = layers.iter().map(|(ssrc, rid)| RTCRtpEncodingParameters {
-                rtp_coding_parameters: RTCRtpCodingParameters {
-                    ssrc: Some(*ssrc),
-                    rid: (*rid).to_owned(),
-                    ..Default::default()
-                },
-                codec: parameters.rtp_codec.clone(),
-                ..Default::default()
-            });
-            let track = MediaStreamTrack::new(
-                "publisher".to_owned(),
-                kind.1.as_str().to_owned(),
-                kind.1.as_str().to_owned(),
-                kind.0,
-                codings.collect(),
-            );
-            let track = Arc::new(TrackLocalStaticRTP::new(track));
-            connection.add_track(Arc::clone(&track) as Arc<dyn TrackLocal>).await?;
-            for (layer, (ssrc, rid)) in layers.into_iter().enumerate() {
-                streams.push(Stream {
-                    kind: kind.1,
-                    layer,
-                    extensions: if rid.is_empty() { Vec::new() } else { vec![(0, Bytes::from(rid.to_owned()))] },
-                    ssrc,
-                    payload_type: parameters.payload_type,
-                    clock_rate: parameters.rtp_codec.clock_rate,
-                    track: Arc::clone(&track),
-                    sent: Mutex::new(Sent { sequence: rand::random(), ..Sent::default() }),
-                });
-            }
+            senders.push(add_streams(&*connection, *codec, rids, &mut streams).await?);
         }
         let described = match offered {
             None => connection.create_offer(None).await?,
             Some(_) => connection.create_answer(None).await?,
         };
         connection.set_local_description(described).await?;
-        let _ = tokio::time::timeout(Duration::from_secs(2), gathered.wait_for(|done| *done)).await;
+        let _ = tokio::time::timeout(GATHER_WITHIN, gathered.wait_for(|done| *done)).await;
         let offer = connection.local_description().await.ok_or(PublishError::NoOffer)?;
         // WHIP publishers only send (RFC 9725 §4.2).
         let offer = offer.sdp.replace("a=sendrecv", "a=sendonly");
@@ -258,11 +196,10 @@ impl Link {
             stream.extensions = vec![(names.mid_element, names.mid), (names.rid_element, rid)];
         }
         let streams: Vec<Arc<Stream>> = streams.into_iter().map(Arc::new).collect();
-
-        let mut tasks = Vec::new();
-        for stream in &streams {
-            tasks.push(tokio::spawn(report(Arc::clone(stream), Instant::now())));
-        }
+        let reports = streams.iter().map(|stream| tokio::spawn(report(Arc::clone(stream), Instant::now())));
+        let mut tasks: Vec<_> = reports.collect();
+        // all senders are bundled on one transport
+        tasks.extend(senders.pop().map(|sender| tokio::spawn(closed(sender, state_in))));
         Ok((Link { connection, streams, state, keyframes, keyframes_asked, tasks }, offer))
     }
 
@@ -353,57 +290,115 @@ impl Drop for Link {
     }
 }
 
+fn media_engine(codecs: &[Codec], rids: &[&str]) -> Result<MediaEngine, PublishError> {
+    let mut engine = MediaEngine::default();
+    for codec in codecs {
+        let (parameters, kind) = codec_parameters(*codec);
+        engine.register_codec(parameters, kind)?;
+        let layered = kind == RtpCodecKind::Video && !rids.is_empty();
+        for uri in [TRANSPORT_CC].into_iter().chain(layered.then_some([MID, RID]).into_iter().flatten()) {
+            engine.register_header_extension(RTCRtpHeaderExtensionCapability { uri: uri.into() }, kind, None)?;
+        }
+    }
+    Ok(engine)
+}
+
+async fn connection(
+    engine: MediaEngine,
+    ear: KeyframeEar,
+    events: Events,
+    local: IpAddr,
+) -> Result<Box<dyn PeerConnection>, PublishError> {
+    // The core's own sender reports tell when packets were sent; those of `report` tell when what they hold happened.
+    let registry = Registry::new()
+        .with(Slot::Custom(1), Ear::new(ear))
+        .with(Slot::NackResponder, NackResponderBuilder::new().build())
+        .with(Slot::TwccSender, TwccSenderBuilder::new().build());
+    let settings = SettingEngineBuilder::new()
+        .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
+        .with_include_loopback_candidate(true)
+        .build();
+    let connection = PeerConnectionBuilder::new()
+        .with_media_engine(engine)
+        .with_interceptor_registry(registry)
+        .with_setting_engine(settings)
+        .with_handler(Arc::new(events))
+        .with_udp_addrs(vec![std::net::SocketAddr::new(local, 0)])
+        // On a thread of its own the connection ends when it is dropped.
+        .with_dedicated_reactor_pool_size(1)
+        .build()
+        .await?;
+    Ok(Box::new(connection))
+}
+
+/// Adds a track of this codec, and its stream, or of a layered picture all its streams.
+async fn add_streams(
+    connection: &dyn PeerConnection,
+    codec: Codec,
+    rids: &[&str],
+    streams: &mut Vec<Stream>,
+) -> Result<Arc<dyn RtpSender>, PublishError> {
+    let (parameters, codec_kind) = codec_parameters(codec);
+    let kind = if codec == Codec::Opus { TrackKind::Audio } else { TrackKind::Video };
+    let rids = if kind == TrackKind::Video && !rids.is_empty() { rids } else { &[""] };
+    let layers: Vec<(u32, &str)> = rids.iter().map(|rid| (rand::random::<u32>() | 1, *rid)).collect();
+    let codings = layers.iter().map(|(ssrc, rid)| RTCRtpEncodingParameters {
+        rtp_coding_parameters: RTCRtpCodingParameters {
+            ssrc: Some(*ssrc),
+            rid: (*rid).to_owned(),
+            ..Default::default()
+        },
+        codec: parameters.rtp_codec.clone(),
+        ..Default::default()
+    });
+    let name = kind.as_str().to_owned();
+    let track = MediaStreamTrack::new("publisher".to_owned(), name.clone(), name, codec_kind, codings.collect());
+    let track = Arc::new(TrackLocalStaticRTP::new(track));
+    let sender = connection.add_track(Arc::clone(&track) as Arc<dyn TrackLocal>).await?;
+    streams.extend(layers.into_iter().enumerate().map(|(layer, (ssrc, rid))| Stream {
+        kind,
+        layer,
+        extensions: if rid.is_empty() { Vec::new() } else { vec![(0, Bytes::from(rid.to_owned()))] },
+        ssrc,
+        payload_type: parameters.payload_type,
+        clock_rate: parameters.rtp_codec.clock_rate,
+        track: Arc::clone(&track),
+        sent: Mutex::new(Sent { sequence: rand::random(), ..Sent::default() }),
+    }));
+    Ok(sender)
+}
+
 /// Hears keyframe requests: what the core's chain of interceptors does not use itself, it drops.
 struct KeyframeEar {
     keyframe: mpsc::Sender<u32>,
     asked: Arc<AtomicU64>,
-    reads: VecDeque<TaggedPacket>,
-    writes: VecDeque<TaggedPacket>,
 }
 
-impl Protocol<TaggedPacket, TaggedPacket, ()> for KeyframeEar {
-    type Rout = TaggedPacket;
-    type Wout = TaggedPacket;
-    type Eout = ();
-    type Error = rtc::shared::error::Error;
-    type Time = Instant;
-
-    fn handle_read(&mut self, msg: TaggedPacket) -> Result<(), Self::Error> {
+impl Hear for KeyframeEar {
+    fn came(&mut self, packet: &interceptor::Packet, _: Instant) {
         use rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
         use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
-        if let interceptor::Packet::Rtcp(packets) = &msg.message.packet {
-            for packet in packets {
-                let packet = packet.as_any();
-                let lost = packet.downcast_ref::<PictureLossIndication>().map(|lost| lost.media_ssrc);
-                let full = packet.downcast_ref::<FullIntraRequest>();
-                let full = full.map(|full| full.fir.first().map_or(full.media_ssrc, |entry| entry.ssrc));
-                if let Some(ssrc) = lost.or(full) {
-                    self.asked.fetch_add(1, Ordering::Relaxed);
-                    // Those that wait are enough.
-                    let _ = self.keyframe.try_send(ssrc);
-                }
-            }
+        let lost = rtcp_of::<PictureLossIndication>(packet).map(|lost| lost.media_ssrc);
+        let full = rtcp_of::<FullIntraRequest>(packet);
+        let full = full.map(|full| full.fir.first().map_or(full.media_ssrc, |entry| entry.ssrc));
+        for ssrc in lost.chain(full) {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            // Those that wait are enough.
+            let _ = self.keyframe.try_send(ssrc);
         }
-        self.reads.push_back(msg);
-        Ok(())
-    }
-    fn poll_read(&mut self) -> Option<TaggedPacket> {
-        self.reads.pop_front()
-    }
-    fn handle_write(&mut self, msg: TaggedPacket) -> Result<(), Self::Error> {
-        self.writes.push_back(msg);
-        Ok(())
-    }
-    fn poll_write(&mut self) -> Option<TaggedPacket> {
-        self.writes.pop_front()
     }
 }
 
-impl Interceptor for KeyframeEar {
-    fn bind_local_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_local_stream(&mut self, _: &StreamInfo) {}
-    fn bind_remote_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
+/// Waits for the other side's word that it is over.
+async fn closed(sender: Arc<dyn RtpSender>, state: watch::Sender<LinkState>) {
+    let mut look = tokio::time::interval(CLOSED_LOOK);
+    loop {
+        look.tick().await;
+        if is_closed(sender.transport().await).await {
+            state.send_replace(LinkState::Over);
+            return;
+        }
+    }
 }
 
 /// How the offer's picture names its layers.

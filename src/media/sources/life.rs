@@ -234,10 +234,8 @@ pub(super) fn listen(within: &gst::Bin, kind: TrackKind, seat: &Arc<Seat>, merid
     let callbacks = AppSinkCallbacks::builder()
         .new_sample(move |sink| {
             let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-            let base = sink.base_time();
-            if let Some((made, running)) = base.and_then(|_| read(&sample)) {
-                let base = base.map_or(0, gst::ClockTime::nseconds);
-                seat.packet(kind, codec, made, meridian.media(base + running));
+            if let Some((base, (made, running))) = sink.base_time().zip(read(&sample)) {
+                seat.packet(kind, codec, made, meridian.media(base.nseconds() + running));
             }
             Ok(gst::FlowSuccess::Ok)
         })

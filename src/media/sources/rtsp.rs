@@ -115,6 +115,12 @@ impl Camera {
         let pipeline = gst::Pipeline::new();
         pipeline.add(&source).map_err(|e| e.to_string())?;
         let life = Life::new(pipeline, &kit.encoders);
+        let say = life.mouth();
+        // asked after a certificate was found wanting; the error that follows names no cause
+        source.connect("accept-certificate", false, move |values| {
+            let _ = say.try_send(untrusted(values.get(3)));
+            Some(false.to_value())
+        });
 
         let taken = Arc::new(Mutex::new(BTreeSet::new()));
         let (chooser, offered, known) = (Arc::clone(&taken), Arc::clone(seat), kit.clone());
@@ -139,6 +145,13 @@ impl Camera {
         });
         Ok(life)
     }
+}
+
+/// What is wrong with a certificate, as GIO's flags say.
+fn untrusted(flags: Option<&gst::glib::Value>) -> String {
+    let read = flags.and_then(gst::glib::FlagsValue::from_value);
+    let faults: Vec<&str> = read.iter().flat_map(|(_, values)| values).map(|value| value.nick()).collect();
+    format!("its certificate is not trusted ({})", faults.join(", "))
 }
 
 fn branch(

@@ -23,6 +23,8 @@ use crate::model::{Codec, MediaTime, SessionId, TrackId, TrackKind};
 /// A new track is heard so much later, so that whoever is told of it and records it has its first keyframe: a camera
 /// sends the next one when it likes.
 const HELD: Duration = Duration::from_millis(800);
+/// Frames are at least so far apart, ns: more than a tick of RTP time of either kind.
+const APART: u64 = 25_000;
 /// Whom the room sent out comes back after so long: a room that was dismissed has its camera for the next consultation.
 const OUT: Duration = Duration::from_secs(60);
 
@@ -31,6 +33,14 @@ pub(super) struct Made {
     pub timestamp: u32,
     pub marker: bool,
     pub payload: Bytes,
+}
+
+/// Payload type and clock rate of what is made here.
+fn rtp_of(kind: TrackKind) -> (u8, u32) {
+    match kind {
+        TrackKind::Audio => (111, 48_000),
+        TrackKind::Video => (102, 90_000),
+    }
 }
 
 struct Wish {
@@ -147,7 +157,7 @@ impl Seat {
     }
 
     fn open_channel(&self, state: &mut State, kind: TrackKind, codec: Codec, now: Instant) -> bool {
-        let (payload_type, clock_rate) = if kind == TrackKind::Audio { (111, 48_000) } else { (102, 90_000) };
+        let (payload_type, clock_rate) = rtp_of(kind);
         let track = self.kit.ids.track();
         let feedback = Arc::clone(&self.wish) as Arc<dyn Feedback>;
         let source = TrackSource { id: track, kind, codec, payload_type, clock_rate, feedback };
@@ -332,17 +342,17 @@ impl Channel {
             if at < self.at {
                 metrics::counter!("holdfast_source_disordered_total", "kind" => kind.as_str()).increment(1);
             }
-            // some devices give two frames one time
-            self.at = at.max(MediaTime(self.at.0 + 1000));
+            // some devices give two frames one time, and no player takes that
+            self.at = at.max(MediaTime(self.at.0 + APART));
         }
         // RTP time is the box's own media time, so that it goes on over all that feeds the track
-        let rate = if kind == TrackKind::Audio { 48_000 } else { 90_000 };
-        let ticks = (u128::from(self.at.0) * rate / 1_000_000_000) as u32;
+        let (payload_type, clock_rate) = rtp_of(kind);
+        let ticks = (u128::from(self.at.0) * u128::from(clock_rate) / 1_000_000_000) as u32;
         self.sequence = self.sequence.wrapping_add(1);
         let marker = kind == TrackKind::Video && marker && holds_picture(self.codec, &payload);
         let mut rtp = BytesMut::with_capacity(12 + payload.len());
         rtp.put_u8(0x80);
-        rtp.put_u8(u8::from(marker) << 7 | if kind == TrackKind::Audio { 111 } else { 102 });
+        rtp.put_u8(u8::from(marker) << 7 | payload_type);
         rtp.put_u16(self.sequence);
         rtp.put_u32(ticks);
         rtp.put_u32(self.ssrc);
@@ -351,6 +361,8 @@ impl Channel {
         self.packets.push(StampedPacket { rtp: rtp.freeze(), at: self.at, after_loss });
         if marker || kind == TrackKind::Audio {
             self.push();
+            // what follows is another one, whatever its time
+            self.frame = None;
         }
         self.release(now);
     }
@@ -455,6 +467,29 @@ mod tests {
         assert!(listener.take(Duration::ZERO).1);
         bench.frames(9, 1);
         assert_eq!(bench.told().await, ["entered 2", "up 2"]);
+    }
+
+    /// As cameras on a busy bus do.
+    #[tokio::test]
+    async fn two_frames_of_one_time_are_a_tick_apart() {
+        let mut bench = bench();
+        let frame = |at: u64| {
+            let made = Made { timestamp: 3000, marker: true, payload: Bytes::from_static(&[0x65; 20]) };
+            bench.seat.packet(TrackKind::Video, Codec::H264, made, MediaTime(at));
+        };
+        frame(FRAME);
+        frame(FRAME);
+        frame(FRAME - 5);
+        let listener = bench.kit.tracks.listen(TrackId(1)).expect("live");
+        bench.seat.look(Instant::now() + HELD);
+        let (packets, _) = listener.take(Duration::ZERO);
+        assert_eq!(packets.len(), 3);
+        for pair in packets.windows(2) {
+            let time = |p: &StampedPacket| u32::from_be_bytes([p.rtp[4], p.rtp[5], p.rtp[6], p.rtp[7]]);
+            assert!(time(&pair[1]) > time(&pair[0]) && pair[1].at > pair[0].at, "{pair:?}");
+            assert!(pair[1].at.0 - pair[0].at.0 < 100_000, "{pair:?}");
+        }
+        assert_eq!(bench.told().await, ["entered 1", "up 1"]);
     }
 
     #[tokio::test]

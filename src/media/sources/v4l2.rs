@@ -47,7 +47,9 @@ fn nodes(root: &Path) -> Vec<Node> {
     let mut all: Vec<Node> = entries
         .filter_map(|entry| {
             let read = |file: &str| fs::read_to_string(entry.path().join(file)).map(|text| text.trim().to_owned());
-            let place = fs::canonicalize(entry.path().join("device")).ok()?;
+            // a camera that a program feeds (v4l2loopback) hangs on nothing: it is its own place
+            let place =
+                fs::canonicalize(entry.path().join("device")).or_else(|_| fs::canonicalize(entry.path())).ok()?;
             Some(Node {
                 node: entry.file_name().into_string().ok()?,
                 name: read("name").ok()?,
@@ -270,9 +272,13 @@ mod tests {
             std::os::unix::fs::symlink(&device, node.join("device")).unwrap();
         }
         fs::create_dir_all(root.path().join("class/torn")).unwrap();
+        let fed = root.path().join("class/video20");
+        fs::create_dir_all(&fed).unwrap();
+        fs::write(fed.join("name"), "desktop\n").unwrap();
         let found = nodes(&root.path().join("class"));
         assert_eq!(found[0], node("video10", "vivid-000-vid-cap", "vivid.0", 0));
-        assert_eq!((found.len(), found[1].node.as_str()), (2, "video11"));
+        assert_eq!(found[1], node("video20", "desktop", "video20", 0), "what hangs on no device is a camera too");
+        assert_eq!((found.len(), found[2].node.as_str()), (3, "video11"));
         assert_eq!(nodes(Path::new("/nowhere")), []);
     }
 

@@ -4,19 +4,16 @@
 //! Law: packets go into the same intake as those of a WHIP publisher, stamped as they came off the wire; a session that
 //! was made is taken down.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use reqwest::{Client, RequestBuilder, StatusCode};
-use rtc::interceptor::{
-    self, Interceptor, NackGeneratorBuilder, ReceiverReportBuilder, Slot, StreamInfo, TaggedPacket, TwccReceiverBuilder,
-};
-use rtc::rtcp;
+use rtc::interceptor::{self, NackGeneratorBuilder, ReceiverReportBuilder, Slot, TwccReceiverBuilder};
+use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+use rtc::rtcp::sender_report::SenderReport;
 use rtc::rtp_transceiver::rtp_sender::{RTCRtpHeaderExtensionCapability, RtpCodecKind};
 use rtc::rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit};
-use rtc::sansio::Protocol;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use webrtc::media_stream::track_remote::TrackRemote;
@@ -26,6 +23,7 @@ use webrtc::peer_connection::{
 };
 
 use super::seat::Seat;
+use crate::media::ear::{Ear, Hear, is_closed, rtcp_of};
 use crate::media::layers::Received;
 use crate::media::publish::{TRANSPORT_CC, codec_parameters, local_address};
 use crate::model::rtp_time::NtpTime;
@@ -37,6 +35,8 @@ const GATHER_WITHIN: Duration = Duration::from_secs(2);
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 /// Nothing has come for so long: it is begun anew.
 const SILENT: Duration = Duration::from_secs(10);
+/// The connection is looked at so often: that the server has closed it, it tells nobody.
+const LOOK: Duration = Duration::from_millis(500);
 /// Packets on their way from the connection's thread; some seconds of 8 Mbit/s.
 const QUEUE: usize = 4096;
 /// No server's answer comes near it.
@@ -57,7 +57,7 @@ pub(super) struct Server {
 
 enum Heard {
     Packet(TrackKind, Received, Instant),
-    Report(rtcp::sender_report::SenderReport, Instant),
+    Report(SenderReport, Instant),
     Track(Arc<dyn TrackRemote>),
 }
 
@@ -152,7 +152,7 @@ impl Server {
                 seen.push(kind);
             }
         }
-        let ear = Ear { say: say.clone(), known, reads: VecDeque::new(), writes: VecDeque::new() };
+        let ear = Ear::new(WireEar { say: say.clone(), known });
         let nack = NackGeneratorBuilder::new().with_size(NACK_LOG).with_interval(NACK_INTERVAL);
         let registry = Registry::new()
             .with(Slot::Custom(1), ear)
@@ -202,7 +202,7 @@ impl Session<'_> {
 
     /// Takes in until it is over, and says why.
     async fn course(&mut self, seat: &Seat, flows: &(dyn Fn() + Sync)) -> String {
-        let mut fed = Instant::now();
+        let (mut fed, mut looked) = (Instant::now(), Instant::now());
         let mut flowing = false;
         loop {
             // a seat that is out takes nothing; the connection waits with it
@@ -210,7 +210,7 @@ impl Session<'_> {
                 Some((bell, due)) => (bell, due),
                 None => (seat.bell(), None),
             };
-            let look = Instant::now() + Duration::from_millis(500);
+            let look = looked + LOOK;
             let due = due.map_or(look, |due| due.min(look));
             let mut heard = None;
             tokio::select! {
@@ -236,9 +236,23 @@ impl Session<'_> {
             for ssrc in wanted.unwrap_or_default() {
                 self.ask_for_keyframe(ssrc).await;
             }
+            if now.duration_since(looked) >= LOOK {
+                looked = now;
+                if self.is_closed().await {
+                    return "the server has closed the connection".into();
+                }
+            }
             if fed.elapsed() >= SILENT {
                 return format!("nothing has come for {} s", SILENT.as_secs());
             }
+        }
+    }
+
+    async fn is_closed(&self) -> bool {
+        // all are bundled on one transport
+        match self.connection.get_receivers().await.first() {
+            Some(receiver) => is_closed(receiver.transport().await).await,
+            None => false,
         }
     }
 
@@ -264,7 +278,6 @@ impl Session<'_> {
     }
 
     async fn ask_for_keyframe(&self, ssrc: u32) {
-        use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
         for track in &self.tracks {
             if track.kind().await == RtpCodecKind::Video {
                 let request = PictureLossIndication { sender_ssrc: 1, media_ssrc: ssrc };
@@ -328,14 +341,12 @@ impl PeerConnectionEventHandler for Events {
 }
 
 /// Hears packets and sender reports next to the wire, with the time at which they came.
-struct Ear {
+struct WireEar {
     say: mpsc::Sender<Heard>,
     known: Vec<(u8, Codec)>,
-    reads: VecDeque<TaggedPacket>,
-    writes: VecDeque<TaggedPacket>,
 }
 
-impl Ear {
+impl WireEar {
     fn hear(&self, heard: Heard) {
         if self.say.try_send(heard).is_err() {
             metrics::counter!("holdfast_source_overflows_total").increment(1);
@@ -343,60 +354,28 @@ impl Ear {
     }
 }
 
-impl Protocol<TaggedPacket, TaggedPacket, ()> for Ear {
-    type Rout = TaggedPacket;
-    type Wout = TaggedPacket;
-    type Eout = ();
-    type Error = rtc::shared::error::Error;
-    type Time = Instant;
-
-    fn handle_read(&mut self, msg: TaggedPacket) -> Result<(), Self::Error> {
-        match &msg.message.packet {
-            interceptor::Packet::Rtp(packet) => {
-                let codec = self.known.iter().find(|(number, _)| *number == packet.header.payload_type);
-                if let Some((payload_type, codec)) = codec.copied() {
-                    let received = Received {
-                        ssrc: packet.header.ssrc,
-                        payload_type,
-                        codec,
-                        sequence: packet.header.sequence_number,
-                        timestamp: packet.header.timestamp,
-                        marker: packet.header.marker,
-                        payload: packet.payload.clone(),
-                    };
-                    let kind = if codec == Codec::Opus { TrackKind::Audio } else { TrackKind::Video };
-                    self.hear(Heard::Packet(kind, received, msg.now));
-                }
+impl Hear for WireEar {
+    fn came(&mut self, packet: &interceptor::Packet, at: Instant) {
+        if let interceptor::Packet::Rtp(packet) = packet {
+            let codec = self.known.iter().find(|(number, _)| *number == packet.header.payload_type);
+            if let Some((payload_type, codec)) = codec.copied() {
+                let received = Received {
+                    ssrc: packet.header.ssrc,
+                    payload_type,
+                    codec,
+                    sequence: packet.header.sequence_number,
+                    timestamp: packet.header.timestamp,
+                    marker: packet.header.marker,
+                    payload: packet.payload.clone(),
+                };
+                let kind = if codec == Codec::Opus { TrackKind::Audio } else { TrackKind::Video };
+                self.hear(Heard::Packet(kind, received, at));
             }
-            interceptor::Packet::Rtcp(packets) => {
-                for packet in packets {
-                    if let Some(report) = packet.as_any().downcast_ref::<rtcp::sender_report::SenderReport>() {
-                        self.hear(Heard::Report(report.clone(), msg.now));
-                    }
-                }
-            }
-            _ => {}
         }
-        self.reads.push_back(msg);
-        Ok(())
+        for report in rtcp_of::<SenderReport>(packet) {
+            self.hear(Heard::Report(report.clone(), at));
+        }
     }
-    fn poll_read(&mut self) -> Option<TaggedPacket> {
-        self.reads.pop_front()
-    }
-    fn handle_write(&mut self, msg: TaggedPacket) -> Result<(), Self::Error> {
-        self.writes.push_back(msg);
-        Ok(())
-    }
-    fn poll_write(&mut self) -> Option<TaggedPacket> {
-        self.writes.pop_front()
-    }
-}
-
-impl Interceptor for Ear {
-    fn bind_local_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_local_stream(&mut self, _: &StreamInfo) {}
-    fn bind_remote_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
 }
 
 #[cfg(test)]
