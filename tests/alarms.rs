@@ -44,7 +44,7 @@ const NONE: &str = "silent_seconds = 0\nblack_seconds = 0\nfrozen_seconds = 0\nn
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// 160×90 at 10 frames a second, with a tone; but for its beginning.
-fn film(dir: &Path, fault: Fault) -> PathBuf {
+fn film(file: &Path, fault: Fault) -> PathBuf {
     let moving = format!("testsrc2=s=160x90:r=10:d={}", LONG - WRONG);
     let tone = |seconds: u32| format!("sine=f=440:r=48000:d={seconds}");
     let (picture, sound) = match fault {
@@ -59,12 +59,11 @@ fn film(dir: &Path, fault: Fault) -> PathBuf {
         // its first picture, again and again
         Fault::Frozen => (format!("{moving},loop=loop={}:size=1:start=0", WRONG * 10), tone(LONG)),
     };
-    let file = dir.join("film.mkv");
     let mut ffmpeg = Command::new(program("ffmpeg"));
     ffmpeg.args(["-nostdin", "-v", "error", "-filter_complex", &format!("{picture}[v];{sound}[s]")]);
     ffmpeg.args(["-map", "[v]", "-map", "[s]", "-c:v", "libx264", "-preset", "ultrafast", "-c:a", "pcm_s16le"]);
-    output_of(ffmpeg.arg(&file));
-    file
+    output_of(ffmpeg.arg(file));
+    file.to_owned()
 }
 
 /// A box with its operators, on whose line nothing but good messages go.
@@ -155,12 +154,17 @@ async fn joined(scene: &Scene, name: &str, film: &Path, codec: &str) -> Publishe
     Publisher::play(&scene.daemon.whip("ward", name), &token, film, codec)
 }
 
+/// The film of each fault. They are there before the task is, which waits for nobody for longer than 30 s.
+fn films() -> (tempfile::TempDir, Vec<PathBuf>) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let films = FAULTS.iter().map(|(name, fault, _)| film(&dir.path().join(format!("{name}.mkv")), *fault)).collect();
+    (dir, films)
+}
+
 /// Three people of whom each has something wrong: every alarm is told by name, counted, and taken back.
-async fn told_and_taken_back(ward: &Ward) {
-    let dirs: Vec<tempfile::TempDir> = FAULTS.iter().map(|_| tempfile::tempdir().expect("a folder")).collect();
-    let films: Vec<PathBuf> = FAULTS.iter().zip(&dirs).map(|((_, fault, _), dir)| film(dir.path(), *fault)).collect();
+async fn told_and_taken_back(ward: &Ward, films: &[PathBuf]) {
     let mut publishers = Vec::new();
-    for ((name, _, codec), film) in FAULTS.iter().zip(&films) {
+    for ((name, _, codec), film) in FAULTS.iter().zip(films) {
         publishers.push(joined(&ward.scene, name, film, codec).await);
     }
     let sentences = [
@@ -187,9 +191,10 @@ async fn told_and_taken_back(ward: &Ward) {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_silent_black_or_frozen_is_named_while_streams_are_recorded() {
     let _alone = ONE_AT_A_TIME.lock().await;
+    let (_dir, films) = films();
     let ward = Ward::open(1, LIMITS).await;
     let task = ward.scene.create("ward").await;
-    told_and_taken_back(&ward).await;
+    told_and_taken_back(&ward, &films).await;
     let recording = ward.scene.finish(&task).await;
     for (name, ..) in FAULTS {
         for kind in ["audio", "video"] {
@@ -203,6 +208,7 @@ async fn who_is_silent_black_or_frozen_is_named_while_streams_are_recorded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_silent_black_or_frozen_is_named_while_a_mix_is_recorded() {
     let _alone = ONE_AT_A_TIME.lock().await;
+    let (_dir, films) = films();
     let ward = Ward::open(2, LIMITS).await;
     let mixed = |params: &mut Value| {
         params["RecordParams"]["RecordMode"] = json!(2);
@@ -211,7 +217,7 @@ async fn who_is_silent_black_or_frozen_is_named_while_a_mix_is_recorded() {
         params["MixLayoutParams"] = json!({ "MixLayoutMode": 3 });
     };
     let task = ward.scene.sdk.create("ward", "recorder", mixed).await.expect("a mixed task");
-    told_and_taken_back(&ward).await;
+    told_and_taken_back(&ward, &films).await;
     let recording = ward.scene.finish(&task).await;
     let seconds = recording.lanes[0].playlist.seconds();
     assert!(seconds > f64::from(WRONG), "{seconds} s");
