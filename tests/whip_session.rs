@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast::media::publish::{Link, LinkState, Packet, RIDS, Script, TestPicture, VideoCodec, through};
-use holdfast::media::tracks::{Listener, StampedPacket, Tracks};
+use holdfast::media::stamped::StampedPacket;
+use holdfast::media::tracks::{Listener, Tracks};
 use holdfast::media::whip::{Patched, PublishOrder, Published, WhipError, WhipServer, WhipSettings};
 use holdfast::media::{LeaveReason, MediaClock, MediaNews};
 use holdfast::model::{Codec, MediaId, RoomId, RoomKey, SdkAppId, SessionId, Timestamp, TrackId, TrackKind, UserId};

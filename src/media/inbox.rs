@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::sound::packet_length;
-use super::tracks::StampedPacket;
+use super::stamped::StampedPacket;
 use crate::model::layout::Scene;
 use crate::model::{MediaTime, TrackId, TrackKind};
 

@@ -301,7 +301,7 @@ impl<'a> Lane<'a> {
     }
 
     /// The line begins with the first that is heard or seen.
-    fn begin_line(&mut self, packets: &[super::tracks::StampedPacket]) {
+    fn begin_line(&mut self, packets: &[super::stamped::StampedPacket]) {
         if self.origin.is_none() {
             self.origin = packets.iter().filter_map(|packet| timeline(packet.at, self.order.base)).min();
         }

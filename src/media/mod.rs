@@ -36,6 +36,7 @@ mod single;
 mod sound;
 pub mod sources;
 mod stage;
+pub mod stamped;
 pub mod stills;
 pub mod tracks;
 mod unpack;
@@ -349,12 +350,6 @@ fn timeline(at: MediaTime, base: MediaTime) -> Option<u64> {
     at.0.checked_sub(base.0)
 }
 
-/// The payload of an RTP packet that has neither extensions nor padding.
-fn rtp_payload(rtp: &[u8]) -> Option<&[u8]> {
-    let sources = usize::from(rtp.first()? & 0x0f);
-    rtp.get(12 + 4 * sources..).filter(|payload| !payload.is_empty())
-}
-
 /// A lane's mouth. Once the lane's end was told, by whomever, it is silent.
 #[derive(Clone)]
 struct Teller {
@@ -395,20 +390,5 @@ impl Teller {
         if !self.over.swap(true, Ordering::AcqRel) {
             let _ = self.news.blocking_send(MediaNews::LaneEnded { run, end });
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_payload_begins_after_the_contributing_sources() {
-        let mut rtp = vec![0x82; 12];
-        rtp.extend([0; 8]);
-        assert_eq!(rtp_payload(&rtp), None);
-        rtp.push(7);
-        assert_eq!(rtp_payload(&rtp), Some(&[7_u8][..]));
-        assert_eq!(rtp_payload(&[]), None);
     }
 }

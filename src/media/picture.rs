@@ -10,7 +10,8 @@ use std::time::Duration;
 use gstreamer as gst;
 
 use super::chain::{Chain, Out};
-use super::tracks::{StampedPacket, TrackSource};
+use super::stamped::StampedPacket;
+use super::tracks::TrackSource;
 use super::unpack::Unpacker;
 use super::{MediaError, timeline};
 use crate::model::MediaTime;

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::tracks::StampedPacket;
+use super::stamped::StampedPacket;
 use crate::model::MediaTime;
 
 /// What looks, and how.

@@ -11,8 +11,8 @@ use gstreamer as gst;
 
 use super::chain::{Chain, Out};
 use super::pace::{Pace, RATE, nanos, samples};
-use super::tracks::StampedPacket;
-use super::{MediaError, rtp_payload, timeline};
+use super::stamped::StampedPacket;
+use super::{MediaError, timeline};
 use crate::model::MediaTime;
 use crate::model::encoder::{self, Encoder};
 use crate::model::mix::AudioParams;
@@ -234,7 +234,7 @@ impl<'a> OpusPacket<'a> {
     pub fn read(packet: &'a StampedPacket, base: MediaTime) -> Option<OpusPacket<'a>> {
         let at = timeline(packet.at, base)?;
         let at = i64::try_from(at).expect("a recording is shorter than 292 years") - nanos(LOOK_AHEAD);
-        let read = rtp_payload(&packet.rtp).and_then(|opus| Some((opus, Toc::read(opus)?)));
+        let read = packet.payload().and_then(|opus| Some((opus, Toc::read(opus)?)));
         let Some((opus, toc)) = read else {
             metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "audio").increment(1);
             return None;
@@ -245,7 +245,7 @@ impl<'a> OpusPacket<'a> {
 
 /// How long the sound of a packet is, ns; of one that is none, nothing.
 pub(super) fn packet_length(packet: &StampedPacket) -> u64 {
-    let toc = rtp_payload(&packet.rtp).and_then(Toc::read);
+    let toc = packet.payload().and_then(Toc::read);
     toc.map_or(0, |toc| nanos(toc.samples).unsigned_abs())
 }
 

@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::MediaError;
 use super::inbox::Inbox;
 use super::senses::{Sensed, Senses, Sensing, SharedSensing};
-use crate::model::{Codec, MediaTime, TrackId, TrackKind};
+use super::stamped::StampedPacket;
+use crate::model::{Codec, TrackId, TrackKind};
 
 /// What a track may ask of its publisher. Called from any thread; returns at once.
 pub trait Feedback: Send + Sync + 'static {
@@ -33,16 +32,6 @@ pub struct TrackSource {
     /// RTP clock rate, Hz: 90000 for pictures, 48000 for Opus.
     pub clock_rate: u32,
     pub feedback: Arc<dyn Feedback>,
-}
-
-/// One RTP packet, in order, stamped on the box's media clock.
-#[derive(Debug, Clone)]
-pub struct StampedPacket {
-    /// The packet as RFC 3550 writes it; no header extensions, no padding, never an empty payload.
-    pub rtp: Bytes,
-    pub at: MediaTime,
-    /// Packets before this one were lost for good.
-    pub after_loss: bool,
 }
 
 /// The registry of live tracks.
@@ -252,7 +241,10 @@ impl Drop for TrackInput {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::model::MediaTime;
 
     /// Notes what is told.
     #[derive(Default)]

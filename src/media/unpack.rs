@@ -10,7 +10,8 @@ use gstreamer as gst;
 use super::MediaError;
 use super::av1::Assembler;
 use super::chain::{Chain, Out};
-use super::tracks::{StampedPacket, TrackSource};
+use super::stamped::StampedPacket;
+use super::tracks::TrackSource;
 use crate::model::Codec;
 
 pub struct Unpacker {

@@ -15,9 +15,10 @@ use super::canvas::Planes;
 use super::chain::Out;
 use super::keyframe::{begins_keyframe, disposable};
 use super::senses::Thumb;
-use super::tracks::{StampedPacket, Subscription};
+use super::stamped::StampedPacket;
+use super::tracks::Subscription;
 use super::unpack::Unpacker;
-use super::{MediaError, rtp_payload, timeline};
+use super::{MediaError, timeline};
 use crate::model::mix::Size;
 use crate::model::{MediaTime, encoder};
 
@@ -116,7 +117,7 @@ impl Viewer {
                 self.keyed = false;
                 self.drop_torn(packet.at);
             }
-            self.keyed |= rtp_payload(&packet.rtp).is_some_and(|payload| begins_keyframe(codec, payload));
+            self.keyed |= packet.payload().is_some_and(|payload| begins_keyframe(codec, payload));
             if self.keyed {
                 self.packets.push_back(packet);
             }
@@ -203,7 +204,7 @@ impl Viewer {
 
     fn disposable(&self, picture: &[StampedPacket]) -> bool {
         let codec = self.track.source().codec;
-        picture.iter().all(|packet| rtp_payload(&packet.rtp).is_some_and(|payload| disposable(codec, payload)))
+        picture.iter().all(|packet| packet.payload().is_some_and(|payload| disposable(codec, payload)))
     }
 
     fn collect(&mut self, out: Vec<Out>, inside: u64, moments: &[u64]) {

@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 use super::MediaError;
 use super::pace::{Pace, nanos, samples};
 use super::sound::{Opus, OpusPacket};
-use super::tracks::{StampedPacket, Subscription};
+use super::stamped::StampedPacket;
+use super::tracks::Subscription;
 use crate::model::MediaTime;
 
 /// A voice fades out over so many samples (2.5 ms) before a hole; `Pace` fades in.

@@ -12,8 +12,9 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app::{AppSink, AppSrc};
 use holdfast::media::engine::{Engine, Mixing};
+use holdfast::media::stamped::StampedPacket;
 use holdfast::media::stills::Stills;
-use holdfast::media::tracks::{Feedback, StampedPacket, TrackInput, TrackSource, Tracks};
+use holdfast::media::tracks::{Feedback, TrackInput, TrackSource, Tracks};
 use holdfast::media::{LaneEnd, LaneFeed, LaneOrder, MediaClock, MediaEngine, MediaNews, Sessions};
 use holdfast::model::segment::ClosedSegment;
 use holdfast::model::{
