@@ -177,7 +177,8 @@ fn pack_day(dir: &Path, count: u64) {
 
 fn day(hours: u64) {
     let dir = tempfile::TempDir::new().expect("a temporary folder can be made");
-    let count = prepare(dir.path(), hours * 3600, SMALL);
+    // what is longer than 24 h by a sample is two files
+    let count = prepare(dir.path(), hours * 3600 - CLIP, SMALL);
     let before = lies_in(dir.path());
     let mut mine = Command::new(std::env::current_exe().expect("this program has a path"));
     mine.arg("pack-day").arg(dir.path()).arg(count.to_string());
