@@ -14,7 +14,7 @@ use holdfast::model::recording::RecordingSpec;
 use holdfast::model::task::RecordingTask;
 use holdfast::model::{RoomId, SdkAppId, SessionId, TaskId, TrackKind};
 use holdfast::rooms::Error;
-use holdfast::store::records;
+use holdfast::store::{Batch, records};
 
 use life::*;
 
@@ -103,12 +103,17 @@ async fn a_discarded_task_leaves_the_shelf_and_waits_for_its_destination() {
     };
     assert_eq!(left(&folder), Vec::<String>::new());
     assert_eq!(life.rooms.describe(app, task.clone()).await, Err(Error::TaskUnknown));
+    let key = records::erase_key(&task);
+    let record = life.store.get(&key).await.unwrap().expect("it is to be erased");
+    let entry = records::EraseEntry::from_bytes(&key, &record).unwrap();
+    // as an index has it that has gone back to before a task was erased and forgotten
+    let old = records::EraseEntry { task: TaskId::parse("forgotten").unwrap(), ..entry.clone() };
+    life.store.commit(Batch::new().put(old.key(), old.to_bytes())).await.unwrap();
     life.crash().await;
 
     let life = Life::begin(dir.path(), Config::default()).await;
-    let key = records::erase_key(&task);
-    let record = life.store.get(&key).await.unwrap().expect("it is still to be erased");
-    let entry = records::EraseEntry::from_bytes(&key, &record).unwrap();
+    assert_eq!(life.store.get(&key).await.unwrap(), Some(record), "it is still to be erased");
+    assert_eq!(life.store.get(old.key()).await.unwrap(), None, "and what nobody knows is not");
     assert_eq!((entry.prefix.as_str(), entry.names.len()), (format!("p1/p2/{task}/").as_str(), 1));
     let fate = holdfast::model::recording::Fate::Erased { objects: 3, bytes: 4000, uploads: 1, media: Vec::new() };
     life.fates.send((task.clone(), fate)).await.unwrap();

@@ -116,6 +116,7 @@ impl Actor {
             metrics::counter!("holdfast_index_repaired_total").increment(repaired as u64);
             actor.parts.health.degraded("index", "it had lost records, which were made again of what the shelf holds");
         }
+        actor.drop_old_erasures().await?;
         actor.leave_unknown(recovered).await;
         actor.parts.spool.drained().await.map_err(|e| Error::Spool(e.to_string()))?;
         Ok(actor)
@@ -263,6 +264,23 @@ impl Actor {
         self.drain().await;
         self.save(id).await;
         crash::point("takeover.saved");
+    }
+
+    /// A task is forgotten once it is erased: an index that has gone back further than its folder wants it again, and
+    /// has nobody left who knows where.
+    async fn drop_old_erasures(&mut self) -> Result<(), Error> {
+        let wanted = self.parts.store.scan(records::ERASE).await.map_err(failed)?;
+        let known = |key: &str| {
+            let task = key.strip_prefix(records::ERASE).and_then(|id| TaskId::parse(id).ok());
+            task.is_some_and(|task| self.tasks.contains_key(&task))
+        };
+        let old: BTreeMap<_, _> =
+            wanted.into_iter().filter(|(key, _)| !known(key)).map(|(key, _)| (key, None)).collect();
+        if !old.is_empty() {
+            warn!(tasks = old.len(), "the index has gone back to what was erased before: passed over");
+            self.commit(old).await;
+        }
+        Ok(())
     }
 
     async fn leave_unknown(&self, recovered: Recovered) {
