@@ -169,7 +169,7 @@ impl Packer {
         let pieces = packed.chain(order.lists.iter().map(|list| list.pieces.len()));
         let (total, mut read, began) = (pieces.sum::<usize>(), 0, Instant::now());
         tracing::info!(%task, segments = total, files_of = order.groups.len(), "packing begins");
-        metrics::gauge!("holdfast_package_running").increment(1.0);
+        let running = Running::begin();
         let mut told = began;
         let mut each = |_: &str| {
             if self.pressed.load(Ordering::Relaxed) && !given_up() {
@@ -190,7 +190,7 @@ impl Packer {
         // the segments of one that is given up are removed, so that it comes to its end soon
         let mut packed = plan::plan(order, &shelf, &mut each, &mut made);
         bundle::plan(&order.lists, &shelf, &mut each, &mut packed);
-        metrics::gauge!("holdfast_package_running").decrement(1.0);
+        drop(running);
         if given_up() {
             self.give_up(task);
             return None;
@@ -264,6 +264,22 @@ impl Packer {
         });
         self.reads.send(work).map_err(|_| stopped())?;
         from.recv().map_err(|_| stopped())?
+    }
+}
+
+/// One packing in the gauge, however it ends.
+struct Running;
+
+impl Running {
+    fn begin() -> Running {
+        metrics::gauge!("holdfast_package_running").increment(1.0);
+        Running
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        metrics::gauge!("holdfast_package_running").decrement(1.0);
     }
 }
 

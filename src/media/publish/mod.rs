@@ -22,6 +22,7 @@ pub use whip::{RtpPublisher, WhipAddress, through};
 pub(super) use link::{TRANSPORT_CC, codec_parameters};
 pub(super) use whip::local_address;
 
+use crate::model::source::Address;
 use crate::model::{Codec, Secret, TrackKind};
 
 /// Codec of the picture.
@@ -79,7 +80,7 @@ pub enum Source {
     File(PathBuf),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PublishSettings {
     /// WHIP address
     pub url: String,
@@ -155,7 +156,9 @@ pub async fn publish(settings: PublishSettings, cancel: CancellationToken) -> Re
             return Ok(PublishReport { lasted: Duration::ZERO, packets: 0, bytes: 0, keyframes_asked: 0, shown_out: false });
         }
     };
-    tracing::info!(url = %settings.url, "connected");
+    // its query may hold a token
+    let to = Address::parse(&settings.url, &["http", "https"]).map_or_else(str::to_owned, |(to, _)| to.to_string());
+    tracing::info!(to, "connected");
     let began = Instant::now();
     picture.play()?;
     let until = async {

@@ -54,18 +54,18 @@ impl RtpPublisher {
             .tls_danger_accept_invalid_certs(address.insecure)
             .timeout(HTTP_WITHIN)
             .build()
-            .map_err(PublishError::Http)?;
+            .map_err(|error| PublishError::Http(error.without_url()))?;
         let (mut link, offer) = Link::offer_layers(codecs, rids, local).await?;
         let mut request = http.post(url.clone()).header(CONTENT_TYPE, "application/sdp").body(offer);
         if let Some(bearer) = &address.bearer {
             request = request.header(AUTHORIZATION, format!("Bearer {}", bearer.expose()));
         }
-        let response = request.send().await.map_err(PublishError::Http)?;
+        let response = request.send().await.map_err(|error| PublishError::Http(error.without_url()))?;
         let status = response.status();
         // A redirect may have led elsewhere; the resource is relative to where the answer came from.
         let from = response.url().clone();
         let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let body = response.text().await.map_err(PublishError::Http)?;
+        let body = response.text().await.map_err(|error| PublishError::Http(error.without_url()))?;
         if status != StatusCode::CREATED {
             return Err(PublishError::Refused(status.as_u16(), body.trim().chars().take(300).collect()));
         }
@@ -124,7 +124,7 @@ impl RtpPublisher {
                 if let Some(bearer) = &self.bearer {
                     request = request.header(AUTHORIZATION, format!("Bearer {}", bearer.expose()));
                 }
-                request.send().await.map(|_| ()).map_err(PublishError::Http)
+                request.send().await.map(|_| ()).map_err(|error| PublishError::Http(error.without_url()))
             }
             None => Ok(()),
         };
