@@ -12,6 +12,7 @@ pub mod merge;
 pub mod panel;
 pub mod ring;
 pub mod shelf;
+mod start;
 pub mod systemd;
 
 use std::net::SocketAddr;
@@ -29,26 +30,25 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::live::{Follower, SetFilter};
+use self::start::{Ground, House};
 use crate::alarms::Watch;
-use crate::api::{self, Door, tls};
+use crate::api::{self, Door};
 use crate::config::document::{Base, Layers};
 use crate::config::{Config, Live, OnStop};
 use crate::fleet::commands::Call;
 use crate::health::Reporter;
 use crate::images::Images;
-use crate::media::engine::{Engine, Mixing};
+use crate::media::engine::Engine;
 use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
 use crate::media::sources::{Sources, Standing};
-use crate::media::stills::Stills;
-use crate::media::tracks::Tracks;
-use crate::media::whip::{WhipServer, WhipSettings};
+use crate::media::whip::WhipServer;
 use crate::media::{self, MediaClock};
 use crate::model::alarm::Alarm;
 use crate::model::{MediaTime, Secret, Timestamp, WallClock};
 use crate::package::Packer;
 use crate::panel::{Last, Panel};
-use crate::rooms::{Actor, Parts, Remembered, Rooms};
-use crate::spool::{self, Listing, Spool};
+use crate::rooms::{Actor, Parts, Rooms};
+use crate::spool::{self, Spool};
 use crate::store::seal::BoxKey;
 use crate::store::{Store, records};
 use crate::upload::Uploader;
@@ -220,47 +220,12 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
     let config = live.now();
     let board = board::known(&config).await;
     let vault = keys::vault(&config)?;
-    // the shelf is listed while the index is read, and this while the shelf is looked through: all take their time
-    let (shelf, mut listing) = (config.spool_dir(), None);
-    let list = || listing = Some(std::thread::spawn(move || Listing::of(&shelf)));
-    let opened = Store::open_then(&config.index_dir(), list).map_err(failed("index"))?;
-    if let Some(aside) = opened.set_aside {
-        error!(aside = %aside.display(), "the index was broken and is set aside; a fresh one is in its place");
-        health.degraded("index", "it was broken, and is set aside");
-    }
-    let store = opened.store;
-
-    let (fates_in, fates) = mpsc::channel(1024);
+    let Ground { store, spool, fates_in, fates, recovered, remembered } =
+        start::ground(&config, vault, &clock, &health).await?;
     let (news_in, news) = mpsc::channel(1024);
     let (asks_in, asks) = mpsc::channel(64);
-    let spool =
-        Spool::open_sealed(&config.spool_dir(), store.clone(), vault, fates_in.clone()).map_err(failed("spool"))?;
-    let listed = move || match listing.expect("an index that is open was held before").join() {
-        Ok(listing) => listing,
-        Err(panic) => std::panic::resume_unwind(panic),
-    };
-    let remembered = tokio::spawn({
-        let store = store.clone();
-        async move { Remembered::of(&store).await }
-    });
-    let recovered = spool.recover_listed(listed).await.map_err(failed("spool"))?;
-    let remembered = remembered.await.map_err(failed("rooms"))?.map_err(failed("rooms"))?;
-    spool.watch_disk(config.disk_limits(), clock.clone()).await.map_err(failed("disk"))?;
-
-    let tracks = Tracks::default();
-    tracks.sense(live::sensing(&config.alarms));
-    let settings = WhipSettings {
-        udp: config.whip.udp,
-        addresses: config.whip.addresses.clone(),
-        ice_timeout: config.ice_timeout(),
-        max_sessions: config.whip.max_sessions,
-    };
-    let whip =
-        WhipServer::bind(settings, media_clock, tracks.clone(), news_in.clone()).await.map_err(failed("whip"))?;
-    let stills = Stills::default();
-    let mixing = Mixing::new(stills.clone(), board.as_deref());
-    let sources = Sources::new(media_clock, tracks.clone(), whip.ids(), news_in.clone(), &mixing, whip.clone());
-    let engine = Engine::new(media_clock, tracks.clone(), news_in, Arc::new(sources.clone()), mixing);
+    let House { tracks, whip, stills, sources, engine } =
+        start::house(&config, media_clock, board.as_deref(), news_in).await?;
     let (images_in, images_out) = mpsc::channel(256);
     let (image_failures_in, image_failures) = mpsc::channel(256);
     let images = Images::new(&config.images, stills.clone()).map_err(failed("images"))?;
@@ -327,7 +292,6 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
     ];
     sources.apply(config.source_specs());
 
-    let mut door_tasks = Vec::new();
     let (identify, cancel) = (panel.identifier(), work_cancel.clone());
     work_tasks.extend([
         tokio::spawn(panel::serve_button(
@@ -363,21 +327,8 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         work_tasks.push(tokio::spawn(crate::fleet::keep("commands", commands, health.clone(), work_cancel.clone())));
         work_tasks.extend(operators.start(metrics, alarms.clone(), &work_cancel));
     }
-    let router = api::router(door);
-    let mut http = None;
-    if let Some(addr) = config.server.http {
-        let (local, task) = api::serve_http(addr, router.clone(), doors.clone()).await.map_err(failed("http"))?;
-        http = Some(local);
-        door_tasks.push(task);
-    }
-    let (mut https, mut fingerprint) = (None, None);
-    if let Some(addr) = config.server.https {
-        let identity = tls::identity(&config.server).map_err(failed("certificate"))?;
-        fingerprint = Some(identity.fingerprint.clone());
-        let (local, task) = api::serve_https(addr, router, identity, doors.clone()).await.map_err(failed("https"))?;
-        https = Some(local);
-        door_tasks.push(task);
-    }
+    let start::Doors { http, https, fingerprint, tasks: door_tasks } =
+        start::doors(&config.server, door, &doors).await?;
     health.started();
     let udp = whip.local_addr();
     info!(?http, ?https, %udp, "the box is ready");
