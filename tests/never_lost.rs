@@ -50,8 +50,16 @@ use support::receiver::Receiver;
 
 const APP: SdkAppId = SdkAppId(support::APP);
 /// Seeds that found a fault once.
-const KEPT: [u64; 7] =
-    [2_310_814_302, 3_609_778_312, 1_994_051_419, 2_263_173_449, 2_541_535_019, 3_430_585_317, 3_538_927_497];
+const KEPT: [u64; 8] = [
+    2_310_814_302,
+    3_609_778_312,
+    1_994_051_419,
+    2_263_173_449,
+    2_541_535_019,
+    3_430_585_317,
+    3_538_927_497,
+    7_535_321_534,
+];
 const WALKS: usize = 8;
 /// Seeds from here on are of walks with VOD, whose tasks end and are discarded more often.
 const TO_VOD: u64 = 1 << 32;

@@ -189,7 +189,12 @@ impl Platform {
         if blind > 0 {
             ends.drain(..ends.len().saturating_sub(1));
         }
-        let right: &[&[u64]] = if medias.is_empty() && !written.is_empty() { &[&[1]] } else { &[&[0], &[1, 0]] };
+        let right: &[&[u64]] = match (medias.is_empty() && !written.is_empty(), missing.is_empty()) {
+            (true, _) => &[&[1]],
+            (false, true) => &[&[0], &[1, 0]],
+            // what was there when the disk had no room for the rest: nothing more comes
+            (false, false) => &[&[0], &[1, 0], &[1]],
+        };
         assert!(right.contains(&&ends[..]), "{task}: 312 says {ends:?}\n{story:#?}");
         crate::model::errors_are_few(task, &told, missing.len(), lives, &story);
     }
