@@ -472,7 +472,10 @@ async fn commit(shared: &Shared, asked: Map<String, Value>) -> Outcome {
         let mut platform = shared.platform();
         // by its place among all sessions, which its key tells
         let nth: u64 = session.split('-').nth(2).and_then(|nth| nth.parse().ok()).unwrap_or(0);
-        let upload = platform.sessions.get_mut(&session).expect("it was there a moment ago");
+        // it may have been forgotten meanwhile
+        let Some(upload) = platform.sessions.get_mut(&session) else {
+            return Err(error("InvalidParameterValue.VodSessionKey", "no such session"));
+        };
         upload.file_id.get_or_insert_with(|| format!("52858908{nth:08}")).clone()
     };
     shared.pass(Point::Committed).await;
