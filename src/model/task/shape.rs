@@ -271,6 +271,9 @@ impl RecordingTask {
     /// new has a number that nobody has used.
     pub fn tell_again(&mut self, kept: &[Event]) -> Vec<Effect> {
         self.next_seq = kept.iter().map(|event| event.seq + 1).fold(self.next_seq.max(self.seq_limit), u64::max);
+        // the folder says so before the first of them is used: it may be the next to be believed
+        self.seq_limit = self.next_seq.saturating_add(RESERVE);
+        self.reshaped = true;
         self.told.iter().chain(kept).cloned().map(Effect::Announce).collect()
     }
 

@@ -38,6 +38,9 @@ impl Actor {
         self.queue.push_back((id.clone(), input));
         self.drain().await;
         self.save(id).await;
+        if pause {
+            self.written_down().await;
+        }
         self.reconcile_task(id).await;
         match self.unsaved.is_empty() {
             true => Ok(()),
@@ -58,9 +61,17 @@ impl Actor {
         self.queue.push_back((id.clone(), Input::Discard { by }));
         self.drain().await;
         self.save(id).await;
+        self.written_down().await;
         match self.unsaved.is_empty() {
             true => Ok(()),
             false => Err(Error::Store("what was asked is begun, and could not be written down yet".into())),
+        }
+    }
+
+    /// What is private must be so for a start that has lost its index, too: the answer waits for the folder's word.
+    async fn written_down(&self) {
+        if let Err(e) = self.parts.spool.drained().await {
+            error!(error = %e, "what was asked is not in the task's folder yet");
         }
     }
 
