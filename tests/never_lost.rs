@@ -60,7 +60,7 @@ const KEPT: [u64; 8] = [
     3_538_927_497,
     7_535_321_534,
 ];
-const WALKS: usize = 8;
+const WALKS: usize = 4;
 /// Seeds from here on are of walks with VOD, whose tasks end and are discarded more often.
 const TO_VOD: u64 = 1 << 32;
 /// Walks that go side by side: they mostly wait.
