@@ -69,7 +69,8 @@ pub fn lists<'a>(spec: &RecordingSpec, target: Duration, pieces: impl Iterator<I
                 duration: piece.duration,
                 start: piece.start,
                 size: piece.size,
-                discontinuity: piece.discontinuity || anew || std::mem::take(&mut gap),
+                // the gap is over with this piece, whatever else breaks here
+                discontinuity: std::mem::take(&mut gap) || anew || piece.discontinuity,
             };
             listed.push((local_file(piece), item));
         }
@@ -88,7 +89,7 @@ impl List {
                 gap = true;
                 continue;
             };
-            items.push(Item { discontinuity: item.discontinuity || std::mem::take(&mut gap), ..item.clone() });
+            items.push(Item { discontinuity: std::mem::take(&mut gap) || item.discontinuity, ..item.clone() });
             files.push(BundleFile { file: file.clone(), name: item.name.clone(), bytes, crc32 });
         }
         let (first, last) = (items.first()?.clone(), items.last()?.clone());
@@ -155,5 +156,25 @@ mod tests {
         assert_eq!(packed.end.since(packed.start), Duration::from_secs(102));
         assert_eq!(plan.files.len(), 3);
         assert_eq!(list.plan(&BTreeMap::new()), None);
+    }
+
+    /// A life breaks by itself: what was lost before it, or cannot be read, does not break behind it once more.
+    #[test]
+    fn a_gap_before_a_life_breaks_once() {
+        use PieceFate::{Lost, Spooled};
+        let lives = |last: PieceFate| {
+            let first = [piece(0, 0, 0, Spooled), piece(0, 0, 1, last)];
+            let second = (0..3).map(|index| Piece { discontinuity: index == 0, ..piece(1, 1, index, Spooled) });
+            first.into_iter().chain(second).collect::<Vec<Piece>>()
+        };
+        let broken = |items: &[Item]| items.iter().map(|item| item.discontinuity).collect::<Vec<bool>>();
+        let made = |pieces: &[Piece]| lists(&spec(), Duration::from_secs(10), pieces.iter()).remove(0);
+        let list = made(&lives(Lost));
+        let items: Vec<Item> = list.pieces.iter().map(|(_, item)| item.clone()).collect();
+        assert_eq!(broken(&items), [false, true, false, false]);
+        let list = made(&lives(Spooled));
+        let readable = |(at, (file, _)): (usize, &(String, Item))| (at != 1).then(|| (file.clone(), (188, 1)));
+        let (_, plan) = list.plan(&list.pieces.iter().enumerate().filter_map(readable).collect()).unwrap();
+        assert_eq!(broken(&Playlist::parse(&plan.text).unwrap().items), [false, true, false, false]);
     }
 }

@@ -142,7 +142,8 @@ impl Record {
                 duration: piece.duration,
                 start: piece.start,
                 size: piece.size,
-                discontinuity: piece.discontinuity || std::mem::take(&mut after_loss),
+                // taken first: a piece that begins a run bridges the gap as well, and the one behind it joins it
+                discontinuity: std::mem::take(&mut after_loss) || piece.discontinuity,
             });
         }
         items
@@ -156,5 +157,30 @@ impl Record {
     pub(super) fn complete(&self) -> bool {
         let listed = self.pieces.values().any(|p| p.fate == PieceFate::Uploaded);
         self.settled() && (!listed || self.closed.is_some_and(|closed| self.arrived >= closed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::recording::tests::spec;
+    use crate::model::{LaneKind, MediaId, UserId};
+
+    /// The first piece of a run breaks by itself: what was lost before it does not break behind it once more.
+    #[test]
+    fn a_loss_before_a_run_breaks_once() {
+        let lane = Lane::single(UserId::parse("ann").expect("an id"), MediaId::Main, LaneKind::Audio);
+        let mut record = Record::new(0, lane.clone(), 0, &spec());
+        for (run, index, fate) in [(0, 0, PieceFate::Uploaded), (0, 1, PieceFate::Lost)]
+            .into_iter()
+            .chain((0..3).map(|index| (1, index, PieceFate::Uploaded)))
+        {
+            let (object, start, duration) = (format!("{run}-{index}.ts"), Timestamp(0), Duration::from_secs(1));
+            let (lane, discontinuity) = (lane.clone(), index == 0);
+            let piece = Piece { takeover: 0, lane, run, index, object, start, duration, size: None, discontinuity, fate };
+            record.pieces.insert((run, index), piece);
+        }
+        let breaks: Vec<bool> = record.items().iter().map(|item| item.discontinuity).collect();
+        assert_eq!(breaks, [true, true, false, false]);
     }
 }
