@@ -57,6 +57,7 @@ pub const POINTS: &[&str] = &[
     "plan.written",
     "plan.synced",
     "plan.renamed",
+    "plan.kept",
     "held.gone",
     "held.removed",
     "held.forgotten",

@@ -196,6 +196,8 @@ struct Walk {
     at_vod: BTreeMap<TaskId, Asked>,
     /// Some tasks are packed. A day of silence is not made then.
     packs: bool,
+    /// No packed file of some tasks is longer.
+    file_length: Duration,
     present: Vec<Present>,
     sessions: u64,
     /// Syncs failed in this life: what folders say of their tasks may be behind.
@@ -204,7 +206,7 @@ struct Walk {
 }
 
 impl Walk {
-    async fn begin(seed: u64, server: Arc<Server>) -> Walk {
+    async fn begin(seed: u64, file_length: Duration, server: Arc<Server>) -> Walk {
         let mut rng = StdRng::seed_from_u64(seed);
         let dir = tempfile::tempdir().unwrap();
         let bucket = format!("walk-{seed}");
@@ -267,6 +269,7 @@ impl Walk {
             vod,
             at_vod: BTreeMap::new(),
             packs,
+            file_length,
             present,
             sessions: 0,
             folders_lag: false,
@@ -348,6 +351,9 @@ impl Walk {
         let outputs = if self.packs { &[Output::Hls, Output::HlsAac, Output::Aac][..] } else { &[Output::Hls] };
         let mut output = *outputs.choose(&mut self.rng).expect("not empty");
         let mut spec = RecordingSpec { output, ..spec(room, &self.bucket) };
+        if room % 2 == 1 {
+            spec.file_length = self.file_length;
+        }
         let mut at_vod = None;
         if self.vod.is_some() && self.rng.random_bool(0.75) {
             let asked;
@@ -587,7 +593,10 @@ async fn walk(seed: u64, server: Arc<Server>) {
     let mut steps = vec![Step::Create, Step::Enter, Step::Record(1, 20)];
     let next = if seed >= TO_VOD { step_to_vod } else { step };
     steps.extend((0..STEPS).map(|_| next(&mut rng)));
-    let mut walk = Walk::begin(seed, server).await;
+    // one segment of those would make hundreds of files
+    let large = steps.iter().any(|step| matches!(step, Step::Record(_, LARGE)));
+    let file_length = if large { Duration::from_secs(24 * 3600) } else { Duration::from_secs(3) };
+    let mut walk = Walk::begin(seed, file_length, server).await;
     for step in steps {
         tracing::info!(seed, ?step, "walk");
         walk.take(step).await;

@@ -6,6 +6,7 @@ mod recording;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast::model::made::{Made, Plan};
 use holdfast::model::package::{Container, Limits};
 use holdfast::model::segment::LocalName;
 use holdfast::model::{Codec, LaneKind};
@@ -194,6 +195,67 @@ fn limits_of_length_and_size_split_at_keyframes() {
             "one after another"
         );
     }
+}
+
+/// One file of several is up, and its sources are gone: what no file has yet is planned again, and only that.
+#[test]
+fn what_a_made_file_holds_is_not_packed_again() {
+    let mut site = Site::new();
+    let (video, audio) = (site.publish(Codec::H264), site.publish(Codec::Opus));
+    let tracks = vec![(LaneKind::Video, video, h264(360, (320, 180), 30, 0)), (LaneKind::Audio, audio, opus(600, 0))];
+    let told = record(&mut site, 0, tracks);
+    let dir = site.dir.path().to_owned();
+    let mut shelf = Shelf::new();
+    told.iter().for_each(|told| shelf.take(&dir, 0, &told.segments));
+    let (seen, heard) = (joined(&shelf, &dir, &told[0], "v.ts"), joined(&shelf, &dir, &told[1], "a.ts"));
+    let (all_nals, all_sounds) = (nals(&seen), sounds(&heard));
+    let limits = Limits { length: Duration::from_millis(3_500), ..no_limits() };
+    let (first, files) = shelf.pack(&dir, shelf.order(Container::Mp4, false, limits));
+    assert!(files.len() >= 4, "{} files", files.len());
+    let held: Vec<Vec<Vec<u8>>> = files.iter().map(|file| nals(file)).collect();
+    let heard: Vec<Vec<Vec<u8>>> = files.iter().map(|file| sounds(file)).collect();
+    let name = |nth: usize| format!("1400000001_12345__UserId_s_YW5u__UserId_e_main_{nth}.mp4");
+
+    for up in [0, 1] {
+        let mut order = shelf.order(Container::Mp4, false, limits);
+        let (facts, plan) = &first.files[up];
+        std::fs::write(dir.join(format!("{}.plan.kept", facts.object)), plan).expect("room");
+        order.made = vec![facts.clone()];
+        // the disk has taken what is in it alone
+        let mut made = Made::default();
+        made.add(&facts.object, &Plan::parse(&facts.object, plan).expect("a plan"));
+        let gone: Vec<String> = made.files().filter(|file| made.is_done(file)).map(str::to_owned).collect();
+        assert!(!gone.is_empty() && made.files().count() > gone.len(), "some are in two files");
+        let paths = || gone.iter().flat_map(|file| [dir.join(file), dir.join(format!("{file}.kept"))]);
+        let taken: Vec<(PathBuf, Vec<u8>)> =
+            paths().filter_map(|path| std::fs::read(&path).ok().map(|bytes| (path, bytes))).collect();
+        assert_eq!(taken.len(), gone.len());
+        taken.iter().for_each(|(path, _)| std::fs::remove_file(path).expect("it was read"));
+        let (again, rest) = shelf.pack(&dir, order);
+        assert_eq!(again.broken, [], "what is in a file is not missed");
+        let names: Vec<&str> = again.files.iter().map(|(file, _)| file.object.as_str()).collect();
+        let expected: Vec<String> = (1..=files.len()).filter(|nth| *nth != up + 1).map(name).collect();
+        assert_eq!(names, expected, "its name is its own, and the others keep theirs");
+        let mut pictures: Vec<Vec<Vec<u8>>> = rest.iter().map(|file| nals(file)).collect();
+        pictures.insert(up, held[up].clone());
+        let mut tones: Vec<Vec<Vec<u8>>> = rest.iter().map(|file| sounds(file)).collect();
+        tones.insert(up, heard[up].clone());
+        assert_eq!((pictures.concat() == all_nals, tones.concat() == all_sounds), (true, true), "each once, in order");
+        for file in &rest {
+            let first = times(file, "v")[0];
+            assert!(first.1 && first.0 < 0.05, "a keyframe begins it: {first:?}");
+            assert_eq!(complaints(file), "");
+        }
+        taken.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).expect("room"));
+    }
+
+    // what an older box planned does not say what it holds: nothing is lost, and nothing takes its place
+    let mut order = shelf.order(Container::Mp4, false, no_limits());
+    order.made = vec![first.files[0].0.clone()];
+    std::fs::remove_file(dir.join(format!("{}.plan.kept", first.files[0].0.object))).expect("it was written");
+    let (again, rest) = shelf.pack(&dir, order);
+    assert_eq!(again.files.iter().map(|(file, _)| file.object.clone()).collect::<Vec<_>>(), [name(2)]);
+    assert_eq!(nals(&rest[0]), all_nals);
 }
 
 #[test]

@@ -288,7 +288,8 @@ fn a_restart_goes_on_with_what_is_on_the_shelf_and_plans_what_is_not() {
         assert_eq!(world.count(|e| matches!(e, Effect::Package(_))), 0, "the second plan waits on the shelf");
         world.restart(index, &[]);
         assert_eq!(world.count(|e| matches!(e, Effect::Package(_))), 1, "it does not any more");
-        world.apply(packed(&["a_1.mp4", "a_2.mp4"]));
+        assert_eq!(made(&world), ["a_1.mp4"], "what is up is not planned again");
+        world.apply(packed(&["a_2.mp4"]));
         let again: Vec<&Effect> = world.effects.iter().filter(|e| matches!(e, Effect::SpoolPackage { .. })).collect();
         assert!(
             matches!(again[..], [Effect::SpoolPackage { object, .. }] if object == "a_2.mp4"),
@@ -298,6 +299,69 @@ fn a_restart_goes_on_with_what_is_on_the_shelf_and_plans_what_is_not() {
         assert_eq!(world.told()[world.told().len() - 2..], [(310, 0), (305, 0)]);
         assert_eq!(world.task.phase, Phase::Done);
     }
+}
+
+/// What the newest order says is made already.
+fn made(world: &World) -> Vec<String> {
+    let orders = world.effects.iter().filter_map(|e| if let Effect::Package(order) = e { Some(order) } else { None });
+    orders.last().expect("it was asked for").made.iter().map(|file| file.object.clone()).collect()
+}
+
+/// Files that are up, and those that wait to go up, are out of reach of whatever is planned later.
+#[test]
+fn only_what_a_lost_plan_should_have_held_is_planned_again() {
+    for index in [true, false] {
+        let lost = |object: &str| Input::Fate(Fate::PackageLost { object: object.into(), why: "gone".into() });
+        let mut world = World::new(Output::Mp4);
+        world.record(false);
+        world.apply(packed(&["a_1.mp4", "a_2.mp4", "a_3.mp4"]));
+        world.apply(up("a_1.mp4"));
+        world.apply(lost("a_1.mp4"));
+        assert_eq!(world.count(|e| matches!(e, Effect::Package(_))), 1, "it is up: nothing of it can be lost");
+        world.apply(lost("a_2.mp4"));
+        world.wait(Policy::default().list_again);
+        assert_eq!(made(&world), ["a_1.mp4", "a_3.mp4"]);
+        // the third is lost while the rest of the second is planned
+        world.apply(lost("a_3.mp4"));
+        world.apply(packed(&["a_2.mp4"]));
+        world.wait(Policy::default().list_again);
+        assert_eq!(made(&world), ["a_1.mp4", "a_2.mp4"]);
+        world.restart(index, &["a_2.mp4"]);
+        assert_eq!(made(&world), ["a_1.mp4", "a_2.mp4"], "the answer died with the process");
+        world.apply(up("a_2.mp4"));
+        world.apply(packed(&[]));
+        assert_eq!(world.told()[world.told().len() - 2..], [(310, 0), (305, 0)]);
+        let told = world.effects.iter().rev().find_map(|e| match e {
+            Effect::Announce(event) => match &event.body {
+                EventBody::Mp4Stop { files, .. } => Some(files.clone()),
+                _ => None,
+            },
+            _ => None,
+        });
+        let told: Vec<String> = told.expect("310").into_iter().map(|file| file.object).collect();
+        assert_eq!((told, world.task.phase), (vec!["a_1.mp4".to_owned(), "a_2.mp4".to_owned()], Phase::Done));
+    }
+}
+
+/// Neither the index nor the shape knows of a file: its plan does.
+#[test]
+fn a_file_that_only_the_shelf_knows_is_not_planned_again() {
+    let mut world = World::new(Output::Mp4);
+    world.record(false);
+    let (mut task, _) = RecordingTask::reconcile_index(None, world.shape.clone().expect("it was written"));
+    let (pieces, _) = task.mend(world.pieces.values().cloned().collect(), &Found::default());
+    let known = pieces.iter().map(|piece| (piece.run, piece.index)).collect();
+    task.hear_packed(vec![file("a_1.mp4").0, file("a_2.mp4").0]);
+    (world.task, _) = task.restore(pieces, Policy::default(), world.now);
+    world.effects.clear();
+    world.apply(up("a_1.mp4"));
+    let effects = world.task.settle_unfound(&known, world.now);
+    world.perform(effects);
+    assert_eq!(made(&world), ["a_1.mp4"], "the second is neither up nor here");
+    world.apply(packed(&["a_2.mp4"]));
+    world.apply(up("a_2.mp4"));
+    assert_eq!(world.task.phase, Phase::Done);
+    assert_eq!(world.count(|e| matches!(e, Effect::SpoolPackage { .. })), 1);
 }
 
 #[test]

@@ -129,7 +129,15 @@ impl Bench {
         let stem = FILE.strip_suffix(".aac").expect("an aac").to_owned();
         let group = Group { user: "ann".into(), media: MediaId::Main, stem, begin: start, lives: vec![life] };
         let limits = Limits { length: LONGEST, bytes: LARGEST };
-        let order = Order { container: Container::Adts, limits, black_after: None, groups: vec![group], lists: vec![] };
+        let order = Order {
+            container: Container::Adts,
+            limits,
+            black_after: None,
+            groups: vec![group],
+            lists: vec![],
+            made: vec![],
+            listed: false,
+        };
         let (packer, task, of) = (Packer::new(), self.task.clone(), dir.clone());
         let made = tokio::task::spawn_blocking(move || {
             let (to, from) = std::sync::mpsc::sync_channel(1);
@@ -165,7 +173,7 @@ impl Bench {
         text.push_str("#EXT-X-ENDLIST\n");
         let (bytes, crc32) = (text.len() as u64, crc32fast::hash(text.as_bytes()));
         all.insert("f0.m3u8".into(), text.clone().into_bytes());
-        let plan = serde_json::to_string(&BundlePlan { v: BUNDLE_VERSION, text, files }).unwrap();
+        let plan = serde_json::to_string(&BundlePlan { v: BUNDLE_VERSION, text, files, packed: false }).unwrap();
         appliance
             .spool
             .accept_package(&self.task, LIST.into(), format!("{TASK}/{LIST}"), (bytes, crc32), plan)

@@ -25,6 +25,8 @@ pub struct List {
     pub target: u64,
     /// In order, with each one's file in the task's folder.
     pub pieces: Vec<(String, Item)>,
+    /// They are packed as well.
+    pub packed: bool,
 }
 
 /// A list and its segments, as they lie on the shelf: what the carrier takes up one by one.
@@ -34,6 +36,9 @@ pub struct BundlePlan {
     /// The list itself; it goes up last.
     pub text: String,
     pub files: Vec<BundleFile>,
+    /// Its segments are packed as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub packed: bool,
 }
 
 pub const BUNDLE_VERSION: u32 = 1;
@@ -75,7 +80,13 @@ pub fn lists<'a>(spec: &RecordingSpec, target: Duration, pieces: impl Iterator<I
             listed.push((local_file(piece), item));
         }
         let object = playlist_name(spec.app, &spec.room, 0, lane);
-        List { object, lane: lane.clone(), target: target.as_secs(), pieces: listed }
+        List {
+            object,
+            lane: lane.clone(),
+            target: target.as_secs(),
+            pieces: listed,
+            packed: spec.output.container().is_some(),
+        }
     };
     of_lanes.into_iter().map(list).filter(|list| !list.pieces.is_empty()).collect()
 }
@@ -107,7 +118,7 @@ impl List {
             crc32: crc32fast::hash(text.as_bytes()),
             uploaded: false,
         };
-        Some((packed, BundlePlan { v: BUNDLE_VERSION, text, files }))
+        Some((packed, BundlePlan { v: BUNDLE_VERSION, text, files, packed: self.packed }))
     }
 }
 

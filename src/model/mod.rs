@@ -18,6 +18,7 @@ pub mod event;
 pub mod fit;
 pub mod lamps;
 pub mod layout;
+pub mod made;
 pub mod merge;
 pub mod mix;
 pub mod package;

@@ -106,6 +106,10 @@ pub struct Order {
     pub groups: Vec<Group>,
     /// Lists that go up with their segments.
     pub lists: Vec<List>,
+    /// Files of the task that are up or wait to go up: what they hold is not packed again, and their names are taken.
+    pub made: Vec<PackedFile>,
+    /// Segments go up in lists as well.
+    pub listed: bool,
 }
 
 /// What goes into one file, or into one and those that follow it where it is split.
@@ -152,9 +156,15 @@ pub struct FilePlan {
     pub bytes: u64,
     /// CRC-32 of all that stands before its media; of a file without that, of its sources' sums.
     pub crc32: u32,
+    /// Its segments go up in a list as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub listed: bool,
 }
 
 pub const PLAN_VERSION: u32 = 1;
+
+/// What follows a packed file's name when a file holds its plan.
+pub const PLAN_SUFFIX: &str = ".plan";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
@@ -169,6 +179,9 @@ pub struct Source {
     /// Which of its frames of sound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sounds: Option<(u32, u32)>,
+    /// How many pictures and frames of sound of it are to be packed, into this file or others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<(u32, u32)>,
 }
 
 /// A file that was planned, as its task knows it.
@@ -250,6 +263,8 @@ pub fn order<'a>(
         black_after: spec.fill_black.then_some(gap),
         groups: groups.collect(),
         lists: Vec::new(),
+        made: Vec::new(),
+        listed: spec.vod().is_some_and(|vod| vod.lists),
     }
 }
 

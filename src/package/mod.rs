@@ -188,8 +188,9 @@ impl Packer {
             self.keep(key, Arc::new(View::new(plan, layout, shelf.clone())));
         };
         // the segments of one that is given up are removed, so that it comes to its end soon
-        let mut packed = plan::plan(order, &shelf, &mut each, &mut made);
-        bundle::plan(&order.lists, &shelf, &mut each, &mut packed);
+        let there = plan::made(order, &shelf);
+        let mut packed = plan::plan(order, &there, &shelf, &mut each, &mut made);
+        bundle::plan(order, &there, &shelf, &mut each, &mut packed);
         drop(running);
         if given_up() {
             self.give_up(task);
@@ -437,8 +438,15 @@ mod tests {
         let (tell, told) = sync_channel(4);
         let plan = |task: &'static str, first: Box<dyn FnOnce() + Send>| {
             let limits = Limits { length: Duration::from_secs(60), bytes: 1 << 20 };
-            let order =
-                Order { container: Container::Mp4, limits, black_after: None, groups: Vec::new(), lists: Vec::new() };
+            let order = Order {
+                container: Container::Mp4,
+                limits,
+                black_after: None,
+                groups: Vec::new(),
+                lists: Vec::new(),
+                made: Vec::new(),
+                listed: false,
+            };
             let tell = tell.clone();
             let done = move |_| {
                 first();

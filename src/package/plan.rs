@@ -3,7 +3,7 @@
 //! Owns: where on the line a segment lies, where a file ends. Must not touch: bytes that go out.
 //! Law: every unit of every segment that can be read is in one file, once, and in order; a file begins with a keyframe
 //! where there are pictures, and is within its limits unless one group of pictures is not; made again of its plan it is
-//! the same to the last byte.
+//! the same to the last byte. What a file that is made already holds is not packed again, and its name is its own.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,9 +19,10 @@ use crate::container::mp4::Described;
 use crate::container::ts_in::{WRAP, clock_difference};
 use crate::media::stream_size;
 use crate::model::LaneKind;
+use crate::model::made::{Made, Plan, place_among};
 use crate::model::package::{
-    Container, FilePlan, Group, Limits, Order, PLAN_VERSION, Packed, PackedFile, Part, Source, TICKS, file_name,
-    of_ticks, ticks,
+    Container, FilePlan, Group, Limits, Order, PLAN_SUFFIX, PLAN_VERSION, Packed, PackedFile, Part, Source, TICKS,
+    file_name, of_ticks, ticks,
 };
 
 /// Sound alone is looked at in steps of this.
@@ -42,10 +43,58 @@ const SILENCE_BYTES: u64 = 47 * 33;
 /// A time stamp that is so much behind the one before has not turned over.
 const BACK: i64 = 60 * TICKS;
 
+/// What the files hold that an order says are made. One whose plan cannot be had (it is of an older box) holds nothing
+/// for sure.
+pub fn made(order: &Order, shelf: &Shelf) -> Made {
+    let mut made = Made::default();
+    for file in &order.made {
+        let text = shelf.read(&format!("{}{PLAN_SUFFIX}", file.object));
+        let text = text.ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        match text.and_then(|text| Plan::parse(&file.object, &text)) {
+            Some(plan) if plan.contents() == (file.bytes, file.crc32) => made.add(&file.object, &plan),
+            _ => tracing::warn!(task = %shelf.task, object = file.object, "what is in a packed file is not known"),
+        }
+    }
+    made
+}
+
+/// Names for the files of one stem. Those that are made keep theirs, whatever becomes of the others; each of the others
+/// is called after its place among them.
+struct Names<'a> {
+    stem: &'a str,
+    container: Container,
+    made: Vec<(u32, &'a PackedFile)>,
+    last: u32,
+}
+
+impl<'a> Names<'a> {
+    fn new(order: &'a Order, stem: &'a str) -> Names<'a> {
+        let place = |file: &'a PackedFile| Some((place_among(stem, &file.object, order.container)?, file));
+        Names { stem, container: order.container, made: order.made.iter().filter_map(place).collect(), last: 0 }
+    }
+
+    fn next(&mut self, (nth, count): (usize, usize), done: &Done) -> String {
+        if self.made.is_empty() {
+            return file_name(self.stem, self.container, nth, count);
+        }
+        let mut place = self.last.max(done.after) + 1;
+        while let Some((_, there)) = self.made.iter().find(|(of, _)| *of == place) {
+            if (there.bytes, there.crc32) == (done.plan.bytes, done.plan.crc32) {
+                self.last = place;
+                return there.object.clone();
+            }
+            place += 1;
+        }
+        self.last = place;
+        format!("{}_{place}.{}", self.stem, self.container.extension())
+    }
+}
+
 /// Plans all files of an order. `each` hears of every segment before it is read, `made` gets the tables of files that are
 /// at hand anyway.
 pub fn plan(
     order: &Order,
+    there: &Made,
     shelf: &Shelf,
     each: &mut dyn FnMut(&str),
     made: &mut dyn FnMut(FilePlan, Layout),
@@ -54,21 +103,23 @@ pub fn plan(
     for alike in order.groups.chunk_by(|a, b| a.stem == b.stem) {
         let mut all = Vec::new();
         for group in alike {
-            let mut planning = Planning::new(order, group, shelf.clone());
+            let mut planning = Planning::new(order, there, group, shelf.clone());
             planning.run(each);
             packed.broken.append(&mut planning.line.broken);
             all.extend(planning.done.into_iter().map(|done| (group, done)));
         }
         let count = all.len();
+        let mut names = Names::new(order, &alike[0].stem);
         for (nth, (group, done)) in all.into_iter().enumerate() {
-            let Done { plan, start, end, picture, sound, layout } = done;
+            let object = names.next((nth, count), &done);
+            let Done { plan, start, end, picture, sound, layout, .. } = done;
             let kind = match (picture, sound) {
                 (true, true) => LaneKind::AudioVideo,
                 (true, false) => LaneKind::Video,
                 _ => LaneKind::Audio,
             };
             let file = PackedFile {
-                object: file_name(&group.stem, order.container, nth, count),
+                object,
                 user: group.user.clone(),
                 media: group.media,
                 kind,
@@ -174,7 +225,9 @@ struct Next {
 
 /// The line on which a group's segments lie.
 struct Line<'a> {
+    order: &'a Order,
     group: &'a Group,
+    made: &'a Made,
     loader: Loader,
     sources: Vec<Source>,
     by_file: BTreeMap<&'a str, u32>,
@@ -205,9 +258,22 @@ impl<'a> Line<'a> {
         let at = self.where_is(life, part, demuxed.first);
         self.by_file.insert(&part.file, n);
         self.lasts.insert(part.kind, (life, demuxed.first, at));
-        let source = Source { file: part.file.clone(), at, crc32, pictures: None, sounds: None };
+        let of = Some(self.to_be_packed(part, &demuxed));
+        let source = Source { file: part.file.clone(), at, crc32, pictures: None, sounds: None, of };
         self.sources.push(source);
         Some((n, demuxed))
+    }
+
+    fn to_be_packed(&self, part: &Part, demuxed: &Demuxed) -> (u32, u32) {
+        let count = |units: usize| u32::try_from(units).expect("a segment has few units");
+        let pictures = self.order.container == Container::Mp4 && part.kind != LaneKind::Audio;
+        let pictures = if pictures { count(demuxed.units.len()) } else { 0 };
+        (pictures, if part.kind == LaneKind::Video { 0 } else { count(demuxed.frames.len()) })
+    }
+
+    /// The place of a file that is made among those of this group.
+    fn place_of(&self, object: &str) -> u32 {
+        place_among(&self.group.stem, object, self.order.container).unwrap_or(0)
     }
 
     fn give_up<T>(&mut self, part: &Part, why: String) -> Option<T> {
@@ -259,6 +325,8 @@ struct Feed<'a> {
     part: usize,
     index: u32,
     next: Option<Next>,
+    /// Units that are in files already were passed over before the next one: the place of the last of these files.
+    passed: Option<u32>,
 }
 
 impl<'a> Feed<'a> {
@@ -270,12 +338,23 @@ impl<'a> Feed<'a> {
         };
         let lives = group.lives.iter().enumerate();
         let parts = lives.flat_map(|(life, of)| of.pieces.iter().filter(mine).map(move |part| (life, part))).collect();
-        Feed { pictures, parts, part: 0, index: 0, next: None }
+        Feed { pictures, parts, part: 0, index: 0, next: None, passed: None }
     }
 
     fn peek(&mut self, line: &mut Line<'a>, each: &mut dyn FnMut(&str)) -> Option<&Next> {
         while self.next.is_none() {
             let (life, part) = *self.parts.get(self.part)?;
+            if line.made.is_packed(&part.file) {
+                let last = line.made.files_of(&part.file).map(|object| line.place_of(object)).max();
+                self.passed = self.passed.max(last);
+                (self.part, self.index) = (self.part + 1, 0);
+                continue;
+            }
+            if let Some(object) = line.made.file_of(&part.file, self.pictures, self.index) {
+                self.passed = self.passed.max(Some(line.place_of(object)));
+                self.index += 1;
+                continue;
+            }
             let Some((source, data)) = line.place(life, part, each) else {
                 (self.part, self.index) = (self.part + 1, 0);
                 continue;
@@ -319,6 +398,8 @@ struct Unit {
     bytes: u64,
     pictures: Vec<Next>,
     sounds: Vec<Next>,
+    /// It follows what is in a file already: that one's place.
+    after: Option<u32>,
 }
 
 struct Planning<'a> {
@@ -332,6 +413,8 @@ struct Planning<'a> {
     size: u64,
     heard: Option<i64>,
     seen: Option<i64>,
+    /// The place of the last file that was passed over.
+    after: u32,
     done: Vec<Done>,
 }
 
@@ -343,12 +426,16 @@ struct Done {
     picture: bool,
     sound: bool,
     layout: Option<Layout>,
+    /// The place of the last file before it that was made already.
+    after: u32,
 }
 
 impl<'a> Planning<'a> {
-    fn new(order: &'a Order, group: &'a Group, shelf: Shelf) -> Planning<'a> {
+    fn new(order: &'a Order, made: &'a Made, group: &'a Group, shelf: Shelf) -> Planning<'a> {
         let line = Line {
+            order,
             group,
+            made,
             loader: Loader::new(shelf),
             sources: Vec::new(),
             by_file: BTreeMap::new(),
@@ -370,6 +457,7 @@ impl<'a> Planning<'a> {
             size: HEAD_BYTES,
             heard: None,
             seen: None,
+            after: 0,
             done: Vec::new(),
         }
     }
@@ -377,6 +465,11 @@ impl<'a> Planning<'a> {
     fn run(&mut self, each: &mut dyn FnMut(&str)) {
         let Limits { length, bytes } = self.order.limits;
         while let Some(mut unit) = self.unit(each) {
+            if let Some(place) = unit.after {
+                // a file that is made lies between: nothing is laid together over it
+                self.finish();
+                self.after = self.after.max(place);
+            }
             unit.bytes += STEP_BYTES * (1 + u64::try_from((unit.end - unit.start) / TICKS).unwrap_or(0));
             if let Some((start, _)) = self.begun
                 && (unit.end - start > ticks(length) || self.size + unit.bytes > bytes)
@@ -402,7 +495,11 @@ impl<'a> Planning<'a> {
     fn unit(&mut self, each: &mut dyn FnMut(&str)) -> Option<Unit> {
         let seen = self.pictures.peek(&mut self.line, each).map(|next| next.time);
         let heard = self.sounds.peek(&mut self.line, each).map(|next| next.time);
-        let mut unit = Unit::default();
+        let mut unit = Unit { after: self.pictures.passed.take().max(self.sounds.passed.take()), ..Unit::default() };
+        if unit.after.is_some() {
+            // neither silence nor black is made for what a file has
+            (self.heard, self.seen) = (None, None);
+        }
         let until = match (seen, heard) {
             (None, None) => return None,
             (Some(seen), heard) if heard.is_none_or(|heard| seen <= heard) => {
@@ -475,12 +572,13 @@ impl<'a> Planning<'a> {
         let sources = self.used_by(&mut layout);
         let crc32 = fingerprint(&layout, &sources);
         let bytes = layout.bytes;
-        let plan = FilePlan { v: PLAN_VERSION, container, black_after, start, sources, bytes, crc32 };
+        let listed = self.order.listed;
+        let plan = FilePlan { v: PLAN_VERSION, container, black_after, start, sources, bytes, crc32, listed };
         let (start, end) = (layout.start, layout.end);
         let (picture, sound) = (layout.picture, layout.sound);
         // of the others the tables are made again when they are needed
         let layout = self.done.is_empty().then_some(layout);
-        self.done.push(Done { plan, start, end, picture, sound, layout });
+        self.done.push(Done { plan, start, end, picture, sound, layout, after: self.after });
     }
 
     /// The sources that the file is made of, numbered anew for it.

@@ -74,7 +74,7 @@ impl Spool {
         let mut state = self.shared.state();
         state.withheld.tasks.insert(task.clone());
         state.backlog.remove_task(task);
-        state.held.retain(|_, (waiting, _)| waiting.task != *task);
+        state.held.retain(|_, held| held.waiting.task != *task);
         state.playlists.retain(|waiting, _| waiting.task != *task);
         if let Some((_, token)) = state.withheld.flights.get(task) {
             token.cancel();

@@ -358,10 +358,23 @@ fn useless_and_waiting(shared: &Shared) -> Shelf<PathBuf> {
         Some((path, bytes))
     };
     let state = shared.state();
-    let (uploaded, mut waiting) = (state.leftovers.clone(), state.backlog.idle_segments());
-    waiting.extend(state.held.values().cloned());
+    let (mut useless, mut waiting) = (state.leftovers.clone(), state.backlog.idle_segments());
+    let made = |held: &Held, is: fn(&Made, &str) -> bool| {
+        state.made.get(&held.waiting.task).is_some_and(|made| is(made, &held.file))
+    };
+    let (done, held): (Vec<&Held>, Vec<&Held>) = state.held.values().partition(|held| made(held, Made::is_done));
+    useless.extend(done.into_iter().map(|held| shared.task_dir(&held.waiting.task).join(&held.file)));
+    // a list may lack what is in a file that is up before anything is lost
+    let (safe, unsafe_): (Vec<&Held>, Vec<&Held>) = held.into_iter().partition(|held| made(held, Made::holds));
+    let pair = |held: &Held| (held.waiting.clone(), held.bytes);
+    waiting.splice(0..0, safe.into_iter().map(pair));
+    waiting.extend(unsafe_.into_iter().map(pair));
+    for (task, made) in state.made.iter().filter(|(task, _)| state.hold_of(task) == Hold::Copies) {
+        let done = made.files().filter(|file| made.is_done(file));
+        useless.extend(done.map(|file| shared.task_dir(task).join(format!("{file}{KEPT_SUFFIX}"))));
+    }
     drop(state);
-    let useless = uploaded.into_iter().chain(set_aside_files(&shared.dir)).filter_map(sized).collect();
+    let useless = useless.into_iter().chain(set_aside_files(&shared.dir)).filter_map(sized).collect();
     Shelf { useless, waiting }
 }
 
@@ -374,7 +387,7 @@ fn set_aside_files(dir: &Path) -> Vec<PathBuf> {
 
 /// Says how many segments were given up.
 fn carry_out(shared: &Shared, decisions: &[Decision<PathBuf>]) -> u64 {
-    let mut dropped = BTreeMap::<TaskId, u64>::new();
+    let (mut dropped, mut waited_for) = (0u64, BTreeMap::<TaskId, BTreeSet<String>>::new());
     for decision in decisions {
         match decision {
             Decision::Unlink(path) => match fs::remove_file(path) {
@@ -382,8 +395,8 @@ fn carry_out(shared: &Shared, decisions: &[Decision<PathBuf>]) -> u64 {
                 Err(error) => tracing::debug!(path = %path.display(), %error, "it is gone already"),
             },
             Decision::Drop(waiting) => {
-                if dropped.values().sum::<u64>() < DROPS as u64 && give_up(shared, waiting) {
-                    *dropped.entry(waiting.task.clone()).or_default() += 1;
+                if dropped < DROPS as u64 && give_up(shared, waiting, &mut waited_for) {
+                    dropped += 1;
                 }
             }
             Decision::RefuseTasks | Decision::EndTasks => {}
@@ -393,12 +406,33 @@ fn carry_out(shared: &Shared, decisions: &[Decision<PathBuf>]) -> u64 {
         decisions.iter().filter_map(|d| if let Decision::Unlink(path) = d { Some(path) } else { None }).collect();
     if !paths.is_empty() {
         shared.state().leftovers.retain(|path| !paths.contains(path));
+        forget_packed(shared, &paths);
     }
-    dropped.values().sum()
+    dropped
 }
 
-/// Recorded as lost, unlinked, told.
-fn give_up(shared: &Shared, waiting: &Waiting) -> bool {
+/// Segments among these files are in packed files, which are up: they are gone, and nothing is lost.
+fn forget_packed(shared: &Shared, paths: &BTreeSet<&PathBuf>) {
+    let gone = |held: &Held| paths.contains(&shared.task_dir(&held.waiting.task).join(&held.file));
+    let mut state = shared.state();
+    let orders: Vec<u64> = state.held.iter().filter(|(_, held)| gone(held)).map(|(order, _)| *order).collect();
+    let held: Vec<Held> = orders.iter().filter_map(|order| state.held.remove(order)).collect();
+    state.tell_size();
+    drop(state);
+    forget_records(shared, held.iter().map(|held| &held.waiting));
+}
+
+/// A record that stays says of a file that it is here; the next start passes over it.
+fn forget_records<'a>(shared: &Shared, of: impl Iterator<Item = &'a Waiting>) {
+    let batch = of.fold(Batch::new(), |batch, w| batch.delete(records::spool_key(&w.task, &w.object)));
+    if let Err(error) = shared.store.commit_blocking(batch) {
+        tracing::warn!(%error, "records of segments that are in packed files stay in the index");
+    }
+}
+
+/// Recorded as lost, unlinked, told. What a packed file holds that is up goes without a word; whether one that still goes
+/// up has what it needs shows on its way, and its task finds out then what is lost.
+fn give_up(shared: &Shared, waiting: &Waiting, waited_for: &mut BTreeMap<TaskId, BTreeSet<String>>) -> bool {
     let Waiting { task, object } = waiting;
     let Some(mut entry) = shared.entry_of(waiting) else {
         tracing::error!(%task, object, "a segment whose record cannot be read cannot be given up");
@@ -413,6 +447,17 @@ fn give_up(shared: &Shared, waiting: &Waiting) -> bool {
     if !idle {
         return false;
     }
+    let path = shared.task_dir(task).join(&entry.file);
+    if shared.is_in_file(task, &entry.file) {
+        match fs::remove_file(&path) {
+            Ok(()) => tracing::warn!(%task, object, "in a packed file that is up: removed to make room on the disk"),
+            Err(error) => tracing::warn!(%task, object, %error, "a segment that is packed stays on the disk"),
+        }
+        forget_records(shared, std::iter::once(waiting));
+        return false;
+    }
+    let sources = waited_for.entry(task.clone()).or_insert_with(|| shared.waited_for(task));
+    let undecided = shared.state().hold_of(task) == Hold::All && sources.contains(&entry.file);
     let why = "given up to make room on the disk".to_owned();
     let kept = entry.clone();
     entry.state = SpoolState::Lost { why: why.clone() };
@@ -421,7 +466,7 @@ fn give_up(shared: &Shared, waiting: &Waiting) -> bool {
         shared.put(&kept);
         return false;
     }
-    if let Err(error) = fs::remove_file(shared.task_dir(task).join(&entry.file)) {
+    if let Err(error) = fs::remove_file(&path) {
         tracing::warn!(%task, object, %error, "a segment that was given up stays on the disk");
     }
     // after the file has gone: a full disk has room for the line then
@@ -434,6 +479,10 @@ fn give_up(shared: &Shared, waiting: &Waiting) -> bool {
     metrics::counter!("holdfast_segments_dropped_total").increment(1);
     metrics::counter!("holdfast_segments_lost_total").increment(1);
     shared.state().tell_size();
+    if undecided {
+        tracing::warn!(%task, object, "a packed file that is to go up needs it: it may have been sent already");
+        return true;
+    }
     // nobody listens any more only while the process ends; recovery tells it again
     let _ = shared.fates.blocking_send((task.clone(), Fate::Lost { segment, why }));
     true

@@ -7,15 +7,14 @@
 
 use super::*;
 use crate::crash;
+use crate::model::package::PLAN_SUFFIX;
 use crate::model::segment::UNFINISHED;
 use crate::store::records::SealedFile;
 
-/// What follows a packed file's name when a file holds its plan.
-pub(super) const PLAN_SUFFIX: &str = ".plan";
-
 /// Whether a file of a task's folder is there for packing only.
 pub(super) fn is_of_packing(name: &str) -> bool {
-    name.ends_with(PLAN_SUFFIX) || name.strip_suffix(KEPT_SUFFIX).and_then(LocalName::parse).is_some()
+    let plan = name.ends_with(PLAN_SUFFIX) || plans::of_kept_plan(name).is_some();
+    plan || name.strip_suffix(KEPT_SUFFIX).and_then(LocalName::parse).is_some()
 }
 
 /// A packed file, by its plan.
@@ -166,7 +165,7 @@ impl Shared {
         }
         crash::point("held.forgotten");
         let mut state = self.state();
-        state.held.retain(|_, (waiting, _)| waiting.task != *task);
+        state.held.retain(|_, held| held.waiting.task != *task);
         state.tell_size();
         drop(state);
         tracing::info!(%task, freed, "segments that were held for packing are let go");

@@ -216,6 +216,10 @@ impl UploadJob {
             return Err(error);
         }
         crash::point("vod.noted");
+        if let Err(error) = self.note_uploaded().await {
+            self.ack_failed(Fault::File, Duration::from_secs(5));
+            return Err(error);
+        }
         self.entry.state = SpoolState::Committed(media.clone());
         let batch = Batch::new().put(self.entry.key(), self.entry.to_bytes());
         let batch = batch.delete(records::parts_key(&task, &object)).delete(records::vod_key(&task, &object));
@@ -252,11 +256,14 @@ impl UploadJob {
 
     /// In the task's folder first: what it says outlasts the index.
     async fn note_uploaded(&self) -> Result<(), Error> {
-        if self.entry.segment().is_none() {
-            return Ok(());
-        }
         let (shared, entry) = (self.shared.clone(), self.entry.clone());
         blocking(move || {
+            if entry.kind == SpoolKind::Package {
+                return shared.keep_plan(&entry.task, &entry.object).map_err(at(&shared.task_dir(&entry.task)));
+            }
+            if entry.segment().is_none() {
+                return Ok(());
+            }
             let noted = shared.note(&entry.task, Note::Uploaded, &entry.file, &entry.object);
             noted.map_err(at(&shared.task_dir(&entry.task)))
         })

@@ -14,6 +14,7 @@
 //!              <local name>.ts.kept   at its destination, and kept until it is packed
 //!              <object>.m3u8.v<n>     version n of a playlist
 //!              <object>.plan          a packed file: how it is made of segments
+//!              <object>.plan.kept     the same of one that is up
 //! ```
 //! With a key, files are sealed ([`crate::vault`]); sizes and checksums of records are of what is in them, and whoever
 //! reads one does so by [`open_plain`]. Plain files from before there was a key lie beside them.
@@ -32,6 +33,7 @@ mod disk;
 mod hold;
 mod lease;
 mod notes;
+mod plans;
 mod restart;
 mod shelf;
 
@@ -53,7 +55,8 @@ pub use restart::Listing;
 use crate::crash;
 use crate::model::backlog::{Backlog, Class, Limits, Pending, Waiting};
 use crate::model::disk::{Fault, Limits as DiskLimits};
-use crate::model::package::Hold;
+use crate::model::made::Made;
+use crate::model::package::{Hold, PackedFile};
 use crate::model::recording::Fate;
 use crate::model::segment::{ClosedSegment, KEPT_SUFFIX, LOST_SUFFIX, LocalName, identity};
 use crate::model::vod::{Committed, Media, Stored};
@@ -141,6 +144,12 @@ pub struct Shelved {
     pub playlists: Vec<(String, u64)>,
     /// Packed files that wait for the destination.
     pub packages: Vec<String>,
+    /// The same, of those whose plans can be read.
+    pub waiting: Vec<PackedFile>,
+    /// Packed files that are at the destination, in all lives, as their plans say.
+    pub up: Vec<PackedFile>,
+    /// (run, index) of segments that are in these, or wait to be: whatever lies here of them, they are not lost.
+    pub packed_segments: BTreeSet<(u32, u32)>,
     /// Packed files that are at the destination since, which the task may not have heard.
     pub packed: Vec<String>,
     /// The same of files that are on VOD, and what it made of them.
@@ -221,10 +230,20 @@ struct State {
     holds: BTreeMap<TaskId, Hold>,
     /// Those of them that need their segments no more, as their folders say.
     let_go: BTreeSet<TaskId>,
-    held: BTreeMap<u64, (Waiting, u64)>,
+    held: BTreeMap<u64, Held>,
+    /// What packed files hold that are up.
+    made: BTreeMap<TaskId, Made>,
     /// Uploaded files that could not be unlinked.
     leftovers: Vec<PathBuf>,
     withheld: discard::Withheld,
+}
+
+/// A segment that goes nowhere by itself.
+#[derive(Debug)]
+struct Held {
+    waiting: Waiting,
+    bytes: u64,
+    file: String,
 }
 
 impl Spool {
@@ -438,6 +457,7 @@ impl Spool {
             state.lines.remove(task);
             state.holds.remove(task);
             state.let_go.remove(task);
+            state.made.remove(task);
             state.playlists.retain(|waiting, _| waiting.task != *task);
         }
         self.shared.journals().remove(task);
@@ -574,7 +594,8 @@ impl Shared {
         };
         let mut state = self.state();
         if class == Class::Segment && state.hold_of(&entry.task) == Hold::All {
-            state.held.insert(entry.order, (waiting, entry.bytes));
+            let (bytes, file) = (entry.bytes, entry.file.clone());
+            state.held.insert(entry.order, Held { waiting, bytes, file });
             state.tell_size();
             return;
         }
@@ -611,7 +632,7 @@ impl State {
     fn tell_size(&self) {
         let mut total = self.backlog.total();
         total.segments += self.held.len();
-        total.bytes += self.held.values().map(|(_, bytes)| bytes).sum::<u64>();
+        total.bytes += self.held.values().map(|held| held.bytes).sum::<u64>();
         metrics::gauge!("holdfast_spool_files").set((total.segments + total.playlists) as f64);
         metrics::gauge!("holdfast_spool_bytes").set(total.bytes as f64);
     }

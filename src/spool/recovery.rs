@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::hold::PLAN_SUFFIX;
 use crate::model::TaskId;
+use crate::model::package::PLAN_SUFFIX;
 use crate::model::segment::{LocalName, UNFINISHED};
 use crate::store::records::{SpoolEntry, SpoolKind, SpoolState};
 
@@ -32,6 +32,8 @@ pub enum Step {
     Lose { entry: SpoolEntry, why: String },
     /// Its fate is settled and its task may not yet have heard.
     Tell(SpoolEntry),
+    /// The packed file of this name is up: its plan says what it holds.
+    KeepPlan { task: TaskId, object: String },
     /// Nobody needs the file any more.
     Unlink { task: TaskId, name: String },
     /// Nobody needs the record any more.
@@ -76,7 +78,8 @@ pub fn plan(files: &[FoundFile], entries: &[SpoolEntry]) -> Vec<Step> {
             // its length is not the record's: who reads it finds out whether it is whole
             (SpoolKind::Package, SpoolState::Spooled) if found.is_some() => steps.push(Step::Keep(entry.clone())),
             (SpoolKind::Package, SpoolState::Uploaded | SpoolState::Committed(_)) => {
-                steps.extend(found.map(|_| unlink()));
+                let keep = |_| Step::KeepPlan { task: entry.task.clone(), object: entry.object.clone() };
+                steps.extend(found.map(keep));
                 steps.push(Step::Tell(entry.clone()));
             }
             // its task plans it again

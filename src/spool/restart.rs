@@ -19,6 +19,8 @@ struct Listed {
     /// Files that say something of the task.
     ours: Vec<String>,
     noted_lost: Vec<LocalName>,
+    /// Packed files that are up, whose plans are here.
+    up: Vec<String>,
     files: Vec<FoundFile>,
 }
 
@@ -51,7 +53,8 @@ impl Listing {
 
 impl Listed {
     fn of(task: TaskId, folder: &Path) -> Result<Listed, Error> {
-        let mut listed = Listed { task, ours: Vec::new(), noted_lost: Vec::new(), files: Vec::new() };
+        let (ours, noted_lost, up, files) = Default::default();
+        let mut listed = Listed { task, ours, noted_lost, up, files };
         for file in fs::read_dir(folder).map_err(at(folder))? {
             let file = file.map_err(at(folder))?;
             let name = file.file_name().to_string_lossy().into_owned();
@@ -64,6 +67,10 @@ impl Listed {
                 continue;
             }
             if name.strip_suffix(KEPT_SUFFIX).and_then(LocalName::parse).is_some() {
+                continue;
+            }
+            if let Some(object) = plans::of_kept_plan(&name) {
+                listed.up.push(object.to_owned());
                 continue;
             }
             let bytes = file.metadata().map_err(at(&file.path()))?.len();
@@ -86,6 +93,7 @@ impl Shared {
         let mut entries = entries?;
         self.state().last_order = entries.last().map_or(0, |entry| entry.order);
         self.pass_over_gone(&mut files, &mut entries)?;
+        self.believe_plans(&mut recovered, &mut files, &mut entries)?;
         self.believe_journals(&recovered, &mut files, &mut entries)?;
         crash::point("recover.planned");
         for step in recovery::plan(&files, &entries) {
@@ -195,6 +203,9 @@ impl Shared {
                     _ => shelved.uploaded.push(entry.object),
                 }
             }
+            Step::KeepPlan { task, object } => {
+                self.keep_plan(&task, &object).map_err(at(&self.task_dir(&task)))?;
+            }
             Step::Unlink { task, name } => self.unlink(&task, &name).map_err(at(&self.task_dir(&task).join(&name)))?,
             Step::Drop(entry) => self.store.commit_blocking(Batch::new().delete(entry.key()))?,
             Step::Leave { task, name } => {
@@ -209,11 +220,12 @@ impl Shared {
     fn files(&self, listing: Listing, recovered: &mut Recovered) -> Result<Vec<FoundFile>, Error> {
         recovered.unknown += listing.unknown;
         let mut files = Vec::new();
-        for Listed { task, ours, noted_lost, files: found } in listing.folders {
+        for Listed { task, ours, noted_lost, up, files: found } in listing.folders {
             let shelved = recovered.of(&task);
             shelved.noted_lost.extend(noted_lost);
             self.hear(&task, &ours, shelved)?;
             self.hear_hold(&task);
+            self.hear_plans(&task, &up, shelved)?;
             files.extend(found);
         }
         files.sort_by(|a, b| (&a.task, &a.name).cmp(&(&b.task, &b.name)));

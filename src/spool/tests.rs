@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::model::backlog::Fault as Blame;
 use crate::model::disk::{Level, WhenFull};
+use crate::model::package::{Container, FilePlan, PLAN_VERSION, Source};
 use crate::model::{Lane, LaneKind, MediaId, Timestamp, UserId};
 
 /// A guard against waiting for ever, never a wait.
@@ -506,4 +507,136 @@ async fn a_sync_that_fails_fails_the_disk_until_it_has_shown_that_it_works() {
     assert!(standing.ends_tasks() && standing.failed.unwrap().contains("Input/output error"));
     let standing = shelf.stands(|s| s.failed.is_none()).await;
     assert!(standing.takes_tasks() && standing.failed_before.is_some(), "{standing:?}");
+}
+
+/// The plan of a file that has all of these segments.
+fn plan_of(segments: &[&ClosedSegment]) -> String {
+    let source = |segment: &&ClosedSegment| Source {
+        file: LocalName::of(segment).to_string(),
+        at: 0,
+        crc32: 0,
+        pictures: Some((0, 30)),
+        sounds: None,
+        of: Some((30, 0)),
+    };
+    let sources = segments.iter().map(source).collect();
+    let (v, container, start) = (PLAN_VERSION, Container::Mp4, segments[0].start);
+    let plan = FilePlan { v, container, black_after: None, start, sources, bytes: 99, crc32: 7, listed: false };
+    serde_json::to_string(&plan).unwrap()
+}
+
+impl Shelf {
+    /// Three segments that are held, and a file of the first two of them on the shelf.
+    async fn holds_three(&mut self) -> Vec<ClosedSegment> {
+        self.spool.begin_holding(&self.task, Hold::All).await.unwrap();
+        let segments: Vec<ClosedSegment> = (1..=3).map(|n| self.write(n)).collect();
+        for segment in &segments {
+            self.accept(segment);
+            self.fate().await;
+        }
+        let (object, key) = ("a.mp4".to_owned(), format!("{}/a.mp4", self.task));
+        let plan = plan_of(&[&segments[0], &segments[1]]);
+        self.spool.accept_package(&self.task, object, key, (99, 7), plan).unwrap();
+        self.spool.drained().await.unwrap();
+        segments
+    }
+
+    fn has(&self, segment: &ClosedSegment) -> bool {
+        self.path(&LocalName::of(segment).to_string()).exists()
+    }
+
+    /// What another life finds, with this index or without one.
+    async fn found(&self, index: bool) -> Shelved {
+        let store = match index {
+            true => self.store.clone(),
+            false => Store::open(&self.dir.path().join("another")).unwrap().store,
+        };
+        let (to, _fates) = mpsc::channel(64);
+        let spool = Spool::open(&self.dir.path().join("spool"), store.clone(), to).unwrap();
+        let found = spool.recover().await.unwrap().tasks.remove(&self.task).unwrap();
+        if !index {
+            store.close().await.unwrap();
+        }
+        found
+    }
+}
+
+#[tokio::test]
+async fn what_a_file_holds_that_is_up_goes_first_and_is_not_lost() {
+    for index in [true, false] {
+        let mut shelf = shelf().await;
+        let segments = shelf.holds_three().await;
+        let flies = shelf.lease().await;
+        assert_eq!(flies.ack_uploaded().await.unwrap(), Fate::PackageUploaded { object: "a.mp4".into() });
+        assert!(shelf.names().contains(&"a.mp4.plan.kept".to_owned()), "{:?}", shelf.names());
+        shelf.watch(NEVER_ROOMY, WhenFull::DropOldest).await;
+        let Fate::Lost { segment, .. } = shelf.fate().await else { panic!("the third is in no file") };
+        assert_eq!(segment.index, 3);
+        assert!(!segments.iter().any(|segment| shelf.has(segment)));
+        assert_eq!(shelf.stands(|s| s.dropped > 0).await.dropped, 1, "nothing else was given up");
+        assert!(shelf.fates.try_recv().is_err());
+        for object in ["01.ts", "02.ts"] {
+            assert_eq!(shelf.entry(object).await, None);
+        }
+        let found = shelf.found(index).await;
+        assert_eq!(found.up.iter().map(|file| file.object.as_str()).collect::<Vec<_>>(), ["a.mp4"]);
+        assert_eq!(found.packed_segments, BTreeSet::from([(0, 1), (0, 2)]));
+        assert_eq!(found.noted_lost.iter().map(|name| name.index).collect::<Vec<_>>(), [3]);
+        assert_eq!(found.lost.len(), usize::from(index), "the index has not yet heard that the third was told");
+        shelf.spool.let_go(&shelf.task).unwrap();
+        shelf.spool.drained().await.unwrap();
+        shelf.spool.forget_task(&shelf.task).await.unwrap();
+        assert!(!shelf.spool.task_dir(&shelf.task).exists());
+    }
+}
+
+/// The records of what went may have stayed: nothing is lost by that either.
+#[tokio::test]
+async fn an_index_that_has_gone_back_to_what_a_file_holds_loses_none_of_it() {
+    let mut shelf = shelf().await;
+    let segments = shelf.holds_three().await;
+    let back: Vec<SpoolEntry> =
+        [shelf.entry("01.ts").await, shelf.entry("a.mp4").await].into_iter().flatten().collect();
+    shelf.lease().await.ack_uploaded().await.unwrap();
+    fs::remove_file(shelf.path(&LocalName::of(&segments[0]).to_string())).unwrap();
+    let batch = back.iter().fold(Batch::new(), |batch, entry| batch.put(entry.key(), entry.to_bytes()));
+    shelf.store.commit(batch).await.unwrap();
+    let found = shelf.found(true).await;
+    assert_eq!((found.lost.len(), found.spooled.len()), (0, 2));
+    assert_eq!(
+        (found.packed, found.packages),
+        (vec!["a.mp4".to_owned()], vec![]),
+        "it is up, and not to be sent again"
+    );
+    assert_eq!(shelf.entry("01.ts").await, None);
+}
+
+#[tokio::test]
+async fn whether_a_segment_is_lost_that_a_file_waits_for_shows_when_that_is_sent() {
+    let mut shelf = shelf().await;
+    let segments = shelf.holds_three().await;
+    shelf.watch(NEVER_ROOMY, WhenFull::DropOldest).await;
+    let Fate::Lost { segment, .. } = shelf.fate().await else { panic!("no file waits for the third") };
+    assert_eq!(segment.index, 3);
+    assert!(!shelf.has(&segments[0]) && shelf.fates.try_recv().is_err());
+    assert!(matches!(shelf.entry("01.ts").await.unwrap().state, SpoolState::Lost { .. }), "the index knows");
+    let found = shelf.found(true).await;
+    assert_eq!((found.waiting.len(), found.packed_segments), (1, BTreeSet::from([(0, 1), (0, 2)])));
+    assert_eq!(found.lost.iter().map(|(_, segment, _)| segment.index).collect::<Vec<_>>(), [3]);
+    // it cannot be made: what it had is in nothing any more
+    let fate = shelf.lease().await.ack_lost("gone".into()).await.unwrap();
+    assert!(matches!(fate, Some(Fate::PackageLost { .. })));
+    assert_eq!(shelf.found(true).await.packed_segments, BTreeSet::new());
+}
+
+#[tokio::test]
+async fn what_a_file_holds_that_is_up_goes_where_nothing_is_given_up() {
+    let mut shelf = shelf().await;
+    let segments = shelf.holds_three().await;
+    shelf.lease().await.ack_uploaded().await.unwrap();
+    shelf.watch(NEVER_ROOMY, WhenFull::RefuseNewTasks).await;
+    shelf.stands(|s| s.refuses).await;
+    let there: Vec<bool> = segments.iter().map(|segment| shelf.has(segment)).collect();
+    assert_eq!(there, [false, false, true]);
+    assert!(shelf.fates.try_recv().is_err());
 }

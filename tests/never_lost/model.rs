@@ -142,7 +142,8 @@ pub fn check(
         for piece in &written {
             let here = there.contains(&(piece.run, piece.index));
             if output.hls() {
-                let up = places.contains_key(&(piece.run, piece.index)) && !piece.doomed;
+                // of what went up and was given up all the same, since nobody heard so, nothing was left to be packed
+                let up = places.get(&(piece.run, piece.index)).is_some_and(|name| !announced.contains(name));
                 assert!(here || !up, "{task}: {piece:?} is in no file\n{story:#?}");
             } else if here {
                 places.insert((piece.run, piece.index), "");
@@ -168,7 +169,11 @@ pub fn check(
                 assert_eq!(piece.lane, before.lane, "{task}");
                 assert!((before.run, before.index) < (piece.run, piece.index), "{task}: {list} is out of order");
                 let joins = before.run == piece.run && before.index + 1 == piece.index;
-                assert_eq!(item.discontinuity, !joins, "{task}: {} in {list} ({before:?}, {piece:?})\n{story:#?}", item.name);
+                assert_eq!(
+                    item.discontinuity, !joins,
+                    "{task}: {} in {list} ({before:?}, {piece:?})\n{story:#?}",
+                    item.name
+                );
             }
             before = Some(piece);
         }
@@ -224,26 +229,28 @@ fn named<'a>(told: &'a [Told], code: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Each of the missing was told as lost, and had a reason to be. `there`: names that are not among them.
+/// Each of the missing was told as lost, and had a reason to be; where nothing but packed files goes up, nothing else was
+/// told so. `there`: names that are not among them.
 pub fn lost_one_by_one(task: &TaskId, missing: &[&&Written], told: &[Told], there: &BTreeSet<&str>, story: &[String]) {
-    let mut announced = announced(told);
-    // packing may find it gone before the shelf has told that it gave it up; of a list's segment that says nothing
-    if told.iter().all(|t| t.event != 304) {
-        let not_packed: BTreeSet<&str> = named(told, "SegmentNotPacked").into_iter().collect();
-        let too = not_packed.into_iter().filter(|name| !announced.contains(name)).collect::<Vec<_>>();
-        announced.extend(too);
+    // an index that has gone back has some told again
+    let mut announced: BTreeSet<&str> = announced(told).into_iter().collect();
+    // what packing finds gone; of a list's segment that says nothing
+    let packed_alone = told.iter().all(|t| t.event != 304);
+    if packed_alone {
+        announced.extend(named(told, "SegmentNotPacked"));
     }
     for piece in missing {
         let user = encode_id(piece.lane.user.as_ref().expect("single streams").as_str());
-        let is_it = |object: &&str| {
+        let is_it = |object: &&&str| {
             let told = segment_stem(object).is_some_and(|stem| stem.contains(&format!("UserId_s_{user}__")));
-            told && !there.contains(*object)
+            told && !there.contains(**object)
         };
-        let at = announced.iter().position(is_it);
-        let at = at.unwrap_or_else(|| panic!("{task}: {piece:?} is neither there nor announced as lost\n{story:#?}"));
-        announced.remove(at);
+        let found = announced.iter().find(is_it).copied();
+        let found = found.unwrap_or_else(|| panic!("{task}: {piece:?} is neither there nor announced\n{story:#?}"));
+        announced.remove(found);
         assert!(piece.doomed, "{task}: {piece:?} was lost for no reason\n{story:#?}");
     }
+    assert!(!packed_alone || announced.is_empty(), "{task}: {announced:?} are in files, and told as lost\n{story:#?}");
 }
 
 /// 308 is told of what is lost, and once in a while of what goes wrong.
@@ -263,26 +270,35 @@ pub fn errors_are_few(task: &TaskId, told: &[Told], lost: usize, lives: usize, s
     }
 }
 
-/// Every packed file holds each frame once and in order, and each segment that it has anything of whole. Answers with
-/// these: (run, index).
+/// Every frame is in one packed file, once and in order; a segment may go on in the next one. Answers with those that are
+/// there to the last frame: (run, index). Of others the rest was lost.
 pub fn in_files(task: &TaskId, packed: &BTreeMap<&str, Vec<FrameId>>, written: &[&Written]) -> BTreeSet<(u32, u32)> {
-    let mut there = BTreeSet::new();
-    let mut seen = BTreeSet::new();
+    let mut there = BTreeMap::<(u32, u32), usize>::new();
+    let mut seen = BTreeSet::<FrameId>::new();
     for (name, frames) in packed {
         let mut before = None;
         for piece in frames.chunk_by(|a, b| a.0 == b.0) {
-            let made = written.iter().find(|w| frames_of_segment(&w.bytes).first() == piece.first());
+            let of_piece =
+                |w: &&&Written| frames_of_segment(&w.bytes).first().is_some_and(|first| first.0 == piece[0].0);
+            let made = written.iter().find(of_piece);
             let made = made.unwrap_or_else(|| panic!("{task}: {name} holds {:?}, which nobody wrote", piece[0]));
+            assert!(piece.iter().all(|frame| seen.insert(*frame)), "{task}: frames of {made:?} are in files twice");
             let whole = frames_of_segment(&made.bytes);
-            assert!(seen.insert((made.run, made.index)), "{task}: {made:?} is in a file twice");
-            assert!(piece == whole, "{task}: {name} has {} frames of {made:?}", piece.len());
+            let is_part = whole.windows(piece.len()).any(|part| part == piece);
+            assert!(is_part, "{task}: {name} has {} frames of {made:?}", piece.len());
             let place = (made.run, made.index);
             assert!(before < Some(place), "{task}: {name}: {before:?} before {place:?}");
             before = Some(place);
-            there.insert(place);
+            *there.entry(place).or_default() += piece.len();
         }
     }
-    there
+    let whole = |(place, frames): ((u32, u32), usize)| {
+        let made = written.iter().find(|w| (w.run, w.index) == place).expect("it was found a moment ago");
+        let all = frames_of_segment(&made.bytes).len() == frames;
+        assert!(all || made.doomed, "{task}: {frames} frames of {made:?} are in files, and no more");
+        all.then_some(place)
+    };
+    there.into_iter().filter_map(whole).collect()
 }
 
 /// Nothing of it is left, and whoever is told knows.

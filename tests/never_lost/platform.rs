@@ -167,7 +167,7 @@ impl Platform {
             packed.map(|(name, media)| (name.as_str(), frames(&media.body))).collect();
         let (mut there, listed) = (in_files(task, &packed, &written), in_lists(task, &medias, &written));
         match (asked.output.container().is_some(), asked.lists) {
-            // a segment that the disk had no room for may be in what was up already, and in nothing else
+            // a list may lack what the disk had no room for, and what is in a file all the same
             (true, true) if doomed > 0 => there.extend(listed),
             (true, true) => assert_eq!(there, listed, "{task}: the files and the lists\n{story:#?}"),
             (true, false) => assert!(listed.is_empty(), "{task}: nobody asked for lists"),
@@ -191,18 +191,18 @@ impl Platform {
         if blind > 0 {
             ends.drain(..ends.len().saturating_sub(1));
         }
-        let right: &[&[u64]] = match (medias.is_empty() && !written.is_empty(), doomed) {
+        let right: &[&[u64]] = match (medias.is_empty() && !written.is_empty(), missing.is_empty()) {
             (true, _) => &[&[1]],
-            (false, 0) => &[&[0], &[1, 0]],
+            (false, true) => &[&[0], &[1, 0]],
             // what was there when the disk had no room for the rest: nothing more comes
-            (false, _) => &[&[0], &[1, 0], &[1]],
+            (false, false) => &[&[0], &[1, 0], &[1]],
         };
         assert!(right.contains(&&ends[..]), "{task}: 312 says {ends:?}\n{story:#?}");
         crate::model::errors_are_few(task, &told, missing.len().max(doomed), lives, &story);
     }
 
     /// What the platform has of a task, by the names: each once, and told of once by 311. Of a file that was planned anew,
-    /// since the disk had no room for all of it (`doomed`), an older one may be there as well.
+    /// since the disk had no room for all of it (`doomed`), one may be there as well whose commit nobody heard of.
     async fn files(
         &self,
         task: &TaskId,
@@ -228,10 +228,11 @@ impl Platform {
         let most = once.iter().map(|id| arrived.iter().filter(|other| *other == id).count()).max().unwrap_or(0);
         assert!(most <= 1 + blind, "{task}: a file was told {most} times\n{story:#?}");
         assert!(once.is_subset(&there) && (doomed || once == there), "{task}: {there:?}\n{story:#?}");
-        // what was told last counts
         medias.retain(|media| once.contains(&id(media)));
-        medias.sort_by_key(|media| arrived.iter().rposition(|arrived| *arrived == id(media)));
-        medias.into_iter().map(|media| (name(&media), media)).collect()
+        let count = medias.len();
+        let by_name: BTreeMap<String, Media> = medias.into_iter().map(|media| (name(&media), media)).collect();
+        assert_eq!(by_name.len(), count, "{task}: what is up has taken the place of what was\n{story:#?}");
+        by_name
     }
 
     /// Nothing of it is left, and the receipt names what went.

@@ -14,8 +14,8 @@ use crate::support::vod::{SUB_APP, VodServer};
 use crate::support::{ACCESS_KEY, APP, LATER, SECRET_KEY, halted, probe};
 
 /// From the plan to the day on which its sources go.
-pub const PACKED: [&str; 6] =
-    ["package.planned", "plan.written", "plan.synced", "plan.renamed", "held.removed", "held.forgotten"];
+pub const PACKED: [&str; 7] =
+    ["package.planned", "plan.written", "plan.synced", "plan.renamed", "plan.kept", "held.removed", "held.forgotten"];
 
 /// Where nothing but the file is kept: it is noted that its segments go, and then they do.
 pub const PACKED_ALONE: [&str; 2] = ["held.gone", "held.removed"];

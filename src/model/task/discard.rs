@@ -157,7 +157,7 @@ impl RecordingTask {
         }
         let ended = self.records.iter().all(|record| record.live.is_none());
         let lists = self.records.iter().map(|record| &record.file_name);
-        let names = lists.chain(self.packing.files().map(|file| &file.object)).cloned().collect();
+        let names = lists.chain(self.packing.names()).cloned().collect();
         let media = self.media();
         let Some(discard) = &mut self.discard else { return };
         if discard.stage == Stage::Ending && ended {

@@ -2,12 +2,13 @@
 //!
 //! Owns: how far it is, the files, what is told of them (310; of VOD in `vod`). Must not touch: how files are made or sent.
 //! Law: it begins when no segment can come any more, goes on where it was after a restart, and is over when the
-//! destination has every file, or none could be made; each file goes up once, and what is announced is true.
+//! destination has every file, or none could be made; each file goes up once, and what is announced is true. A file that
+//! is up, or waits to go up, is never planned again: what is planned anew is what no such file holds, under other names.
 //! Sources: RECORDING.md §6, §8 (310).
 
 mod vod;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,11 @@ enum Stage {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Packing {
     stage: Stage,
+    /// Those that are up or wait on the shelf.
     files: Vec<PackedFile>,
+    /// Names of others that were to be made once: something of them may be at the destination.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    dropped: BTreeSet<String>,
     /// 310's Status (of VOD 312's), as it was said last.
     told: Option<u8>,
     /// Of files that go to VOD, by their names.
@@ -41,6 +46,9 @@ pub(super) struct Packing {
     /// Asked for in this life of the process, and not answered.
     #[serde(skip)]
     asked: bool,
+    /// A plan was lost while others were asked for: what comes is not all.
+    #[serde(skip)]
+    broke: bool,
     /// Not before: the last try broke off.
     #[serde(skip)]
     again_at: Option<Timestamp>,
@@ -74,16 +82,28 @@ impl Packing {
         made.into_iter().chain(&mut self.again_at)
     }
 
-    /// After a restart: a file that is neither at the destination nor on the shelf is planned again.
+    /// After a restart: what a file should hold that is neither at the destination nor on the shelf is planned again.
     pub(super) fn settle(&mut self) {
-        let waits = |file: &PackedFile| file.uploaded || self.here.contains(&file.object);
-        if !self.files.iter().all(waits) {
-            self.stage = Stage::Unmade;
-        }
+        let here = &self.here;
+        let gone = |file: &PackedFile| !file.uploaded && !here.contains(&file.object);
+        let lost: Vec<String> = self.files.iter().filter(|file| gone(file)).map(|file| file.object.clone()).collect();
+        lost.iter().for_each(|object| self.drop_plan(object));
+    }
+
+    /// The plan of a file is lost; it has not gone up.
+    fn drop_plan(&mut self, object: &str) {
+        self.files.retain(|file| file.object != *object);
+        self.dropped.insert(object.to_owned());
+        self.stage = Stage::Unmade;
     }
 
     pub(super) fn files(&self) -> impl Iterator<Item = &PackedFile> {
         self.files.iter()
+    }
+
+    /// Every name that a file may have at the destination.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.files.iter().map(|file| &file.object).chain(&self.dropped)
     }
 
     fn all_up(&self) -> bool {
@@ -117,7 +137,10 @@ impl RecordingTask {
                     }
                     if lists {
                         order.lists = bundle::lists(spec, self.policy.segment_length, pieces());
+                        let made = |object: &str| self.packing.files.iter().any(|file| file.object == *object);
+                        order.lists.retain(|list| !made(&list.object));
                     }
+                    order.made = self.packing.files.clone();
                     effects.push(Effect::Package(order));
                 }
                 false
@@ -153,27 +176,41 @@ impl RecordingTask {
         for (file, why) in packed.broken {
             effects.extend(self.not_packed(&file, &why, now));
         }
-        let before = std::mem::take(&mut self.packing.files);
-        for (mut file, plan) in packed.files {
-            // what is there already, and the same, is not sent again
-            file.uploaded = before
-                .iter()
-                .any(|b| b.uploaded && (&b.object, b.bytes, b.crc32) == (&file.object, file.bytes, file.crc32));
+        for (file, plan) in packed.files {
             let (object, bytes, crc32) = (file.object.clone(), file.bytes, file.crc32);
-            let waits = !file.uploaded;
+            // planned by an older box, whose plans do not say what they hold: what is there already is not sent again
+            if self.packing.files.iter().any(|made| made.object == object) {
+                continue;
+            }
+            self.packing.dropped.remove(&object);
             self.packing.files.push(file);
             let which = Which { object: object.clone(), bytes, crc32 };
             let there = self.packing.known.iter().rfind(|known| known.which == which).map(|known| known.media.clone());
             match there {
                 // the index, which has lost it, is not asked
-                Some(media) if waits => effects.extend(self.vod_committed(&object, media, now)),
-                None if waits => effects.push(Effect::SpoolPackage { object, bytes, crc32, plan }),
-                _ => {}
+                Some(media) => effects.extend(self.vod_committed(&object, media, now)),
+                None => effects.push(Effect::SpoolPackage { object, bytes, crc32, plan }),
             }
         }
-        self.packing.stage = Stage::Made { at: now };
+        if !std::mem::take(&mut self.packing.broke) {
+            self.packing.stage = Stage::Made { at: now };
+        }
         self.reshaped = true;
         effects
+    }
+
+    /// What the shelf has of packed files, those that are up included; before `restore`. It was written first, so that the
+    /// task learns of those that it has forgotten.
+    pub fn hear_packed(&mut self, found: Vec<PackedFile>) {
+        for file in found {
+            let known = |there: &PackedFile| {
+                (&there.object, there.bytes, there.crc32) == (&file.object, file.bytes, file.crc32)
+            };
+            if !self.packing.files.iter().any(known) {
+                self.packing.files.retain(|there| there.object != file.object);
+                self.packing.files.push(file);
+            }
+        }
     }
 
     /// What VOD has of the task's files, as its folder says; before `restore`.
@@ -204,19 +241,21 @@ impl RecordingTask {
     }
 
     pub(super) fn package_uploaded(&mut self, object: &str) -> Vec<Effect> {
-        if let Some(file) = self.packing.files.iter_mut().find(|file| file.object == object) {
+        if let Some(file) = self.packing.files.iter_mut().find(|file| file.object == object && !file.uploaded) {
             file.uploaded = true;
             self.reshaped = true;
         }
         vec![Effect::PackageSettled { object: object.to_owned() }]
     }
 
-    /// A source of the file is not what it was: everything is planned again, after a while, since the disk is unwell.
+    /// A source of the file is not what it was, or gone: what it should hold is planned again, after a while, since the
+    /// disk is unwell.
     pub(super) fn package_lost(&mut self, object: &str, why: &str, now: Timestamp) -> Vec<Effect> {
         if !self.packing.files.iter().any(|file| file.object == *object && !file.uploaded) {
             return Vec::new();
         }
-        self.packing.stage = Stage::Unmade;
+        self.packing.drop_plan(object);
+        self.packing.broke |= self.packing.asked;
         self.packing.again_at = Some(now.plus(self.policy.list_again));
         self.reshaped = true;
         let message = format!("{object}: {why}");

@@ -177,7 +177,8 @@ mod tests {
         {
             let (object, start, duration) = (format!("{run}-{index}.ts"), Timestamp(0), Duration::from_secs(1));
             let (lane, discontinuity) = (lane.clone(), index == 0);
-            let piece = Piece { takeover: 0, lane, run, index, object, start, duration, size: None, discontinuity, fate };
+            let piece =
+                Piece { takeover: 0, lane, run, index, object, start, duration, size: None, discontinuity, fate };
             record.pieces.insert((run, index), piece);
         }
         let breaks: Vec<bool> = record.items().iter().map(|item| item.discontinuity).collect();

@@ -8,9 +8,10 @@
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::model::event::Event;
-use crate::model::package::Hold;
+use crate::model::package::{Hold, PackedFile};
 use crate::model::segment::{ClosedSegment, oldest_first};
 use crate::model::task::{Found, Shape};
+use crate::model::vod::Which;
 use crate::spool::Shelved;
 
 use super::*;
@@ -172,7 +173,10 @@ impl Actor {
         let id = task.id.clone();
         let store = self.parts.store.clone();
         let Indexed { saved, pieces } = indexed;
-        let Shelved { adopted, spooled, uploaded, lost, playlists, packages, packed, committed, .. } = found;
+        let packed_files = found.packed_files();
+        let Shelved { adopted, spooled, uploaded, lost, playlists, packages, mut packed, mut committed, .. } = found;
+        let up = found.up;
+        let packed_segments = found.packed_segments;
         let (noted_uploaded, noted_lost, noted_committed) =
             (found.noted_uploaded, found.noted_lost, found.noted_committed);
         let kept = found.noted_events.iter().filter_map(|text| serde_json::from_str::<Event>(text).ok());
@@ -186,6 +190,18 @@ impl Actor {
             adopted,
             playlists,
         };
+        // what is up outlasts the index: by its plan, and of VOD by what was noted of it
+        let media_of = |file: &PackedFile| {
+            let which = Which { object: file.object.clone(), bytes: file.bytes, crc32: file.crc32 };
+            noted_committed.iter().rfind(|noted| noted.which == which).map(|noted| noted.media.clone())
+        };
+        let to_vod = task.spec.vod().is_some();
+        let unknown = |file: &PackedFile| to_vod && up.contains(file) && media_of(file).is_none();
+        task.hear_packed(packed_files.into_iter().filter(|file| !unknown(file)).collect());
+        match to_vod {
+            true => committed.extend(up.iter().filter_map(|file| Some((file.object.clone(), media_of(file)?)))),
+            false => packed.extend(up.iter().map(|file| file.object.clone())),
+        }
         task.hear_committed(noted_committed);
         untaken.iter().for_each(|event| task.recall(event));
         let (pieces, lacking) = task.mend(pieces, &found);
@@ -247,6 +263,7 @@ impl Actor {
         for (_, segment, why) in lost {
             tell(Input::Fate(Fate::Lost { segment, why }));
         }
+        here.extend(packed_segments);
         here.extend(found.adopted.iter().map(|segment| (segment.run.run, segment.index)));
         self.drain().await;
         crash::point("takeover.told");
