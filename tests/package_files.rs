@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast::model::made::{Made, Plan};
-use holdfast::model::package::{Container, Limits};
+use holdfast::model::package::{Container, Limits, PackedFile};
 use holdfast::model::segment::LocalName;
 use holdfast::model::{Codec, LaneKind};
 use packing::{Shelf, boxes, nals, no_limits, played, record, seconds, sounds};
@@ -220,7 +220,7 @@ fn what_a_made_file_holds_is_not_packed_again() {
         let mut order = shelf.order(Container::Mp4, false, limits);
         let (facts, plan) = &first.files[up];
         std::fs::write(dir.join(format!("{}.plan.kept", facts.object)), plan).expect("room");
-        order.made = vec![facts.clone()];
+        order.made = vec![PackedFile { uploaded: true, ..facts.clone() }];
         // the disk has taken what is in it alone
         let mut made = Made::default();
         made.add(&facts.object, &Plan::parse(&facts.object, plan).expect("a plan"));
@@ -253,6 +253,9 @@ fn what_a_made_file_holds_is_not_packed_again() {
     let mut order = shelf.order(Container::Mp4, false, no_limits());
     order.made = vec![first.files[0].0.clone()];
     std::fs::remove_file(dir.join(format!("{}.plan.kept", first.files[0].0.object))).expect("it was written");
+    let (waits, _) = shelf.pack(&dir, order.clone());
+    assert_eq!((waits.unready, waits.files.len()), (true, 0), "one that is to go up may hold everything");
+    order.made[0].uploaded = true;
     let (again, rest) = shelf.pack(&dir, order);
     assert_eq!(again.files.iter().map(|(file, _)| file.object.clone()).collect::<Vec<_>>(), [name(2)]);
     assert_eq!(nals(&rest[0]), all_nals);

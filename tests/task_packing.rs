@@ -183,7 +183,11 @@ fn file(object: &str) -> (PackedFile, String) {
 }
 
 fn packed(objects: &[&str]) -> Input {
-    Input::Fate(Fate::Packaged(Packed { files: objects.iter().map(|object| file(object)).collect(), broken: vec![] }))
+    Input::Fate(Fate::Packaged(Packed {
+        files: objects.iter().map(|object| file(object)).collect(),
+        broken: vec![],
+        unready: false,
+    }))
 }
 
 /// To VOD, as `MediaType` says.
@@ -262,7 +266,7 @@ fn nothing_that_could_be_packed_is_a_failure_and_nothing_recorded_is_none() {
     let mut world = World::new(Output::Mp4);
     world.record(false);
     let broken = world.pieces.values().map(|p| (holdfast::model::package::local_file(p), "torn".to_owned())).collect();
-    world.apply(Input::Fate(Fate::Packaged(Packed { files: vec![], broken })));
+    world.apply(Input::Fate(Fate::Packaged(Packed { files: vec![], broken, unready: false })));
     assert_eq!(
         world.told().iter().filter(|(event, _)| *event >= 305).collect::<Vec<_>>(),
         [&(308, 0), &(308, 0), &(310, 2), &(305, 1)]
@@ -321,6 +325,10 @@ fn only_what_a_lost_plan_should_have_held_is_planned_again() {
         world.apply(lost("a_2.mp4"));
         world.wait(Policy::default().list_again);
         assert_eq!(made(&world), ["a_1.mp4", "a_3.mp4"]);
+        // somebody waits for the plan of the third to be written
+        world.apply(Input::Fate(Fate::Packaged(Packed { unready: true, ..Packed::default() })));
+        world.wait(Policy::default().list_again);
+        assert_eq!(made(&world), ["a_1.mp4", "a_3.mp4"]);
         // the third is lost while the rest of the second is planned
         world.apply(lost("a_3.mp4"));
         world.apply(packed(&["a_2.mp4"]));
@@ -330,7 +338,7 @@ fn only_what_a_lost_plan_should_have_held_is_planned_again() {
         assert_eq!(made(&world), ["a_1.mp4", "a_2.mp4"], "the answer died with the process");
         world.apply(up("a_2.mp4"));
         world.apply(packed(&[]));
-        assert_eq!(world.told()[world.told().len() - 2..], [(310, 0), (305, 0)]);
+        assert_eq!(world.told()[world.told().len() - 2..], [(310, 0), (305, 2)]);
         let told = world.effects.iter().rev().find_map(|e| match e {
             Effect::Announce(event) => match &event.body {
                 EventBody::Mp4Stop { files, .. } => Some(files.clone()),

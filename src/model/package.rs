@@ -208,6 +208,8 @@ pub struct Packed {
     pub files: Vec<(PackedFile, String)>,
     /// Segments that could not be read, and why.
     pub broken: Vec<(String, String)>,
+    /// What a file holds that waits to go up is not known yet: nothing was planned, and is to be asked for again.
+    pub unready: bool,
 }
 
 /// `<stem>.mp4`, or `<stem>_<Index>.mp4` of several; `nth` counts from 0.

@@ -165,6 +165,10 @@ impl Packer {
             return None;
         }
         let shelf = Shelf { task: task.clone(), dir, vault };
+        let Some(there) = plan::made(order, &shelf) else {
+            tracing::warn!(%task, "the plan of a file that waits cannot be read yet: packing waits, too");
+            return Some(Packed { unready: true, ..Packed::default() });
+        };
         let packed = order.groups.iter().flat_map(|group| &group.lives).map(|life| life.pieces.len());
         let pieces = packed.chain(order.lists.iter().map(|list| list.pieces.len()));
         let (total, mut read, began) = (pieces.sum::<usize>(), 0, Instant::now());
@@ -188,7 +192,6 @@ impl Packer {
             self.keep(key, Arc::new(View::new(plan, layout, shelf.clone())));
         };
         // the segments of one that is given up are removed, so that it comes to its end soon
-        let there = plan::made(order, &shelf);
         let mut packed = plan::plan(order, &there, &shelf, &mut each, &mut made);
         bundle::plan(order, &there, &shelf, &mut each, &mut packed);
         drop(running);

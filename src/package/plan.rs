@@ -43,19 +43,20 @@ const SILENCE_BYTES: u64 = 47 * 33;
 /// A time stamp that is so much behind the one before has not turned over.
 const BACK: i64 = 60 * TICKS;
 
-/// What the files hold that an order says are made. One whose plan cannot be had (it is of an older box) holds nothing
-/// for sure.
-pub fn made(order: &Order, shelf: &Shelf) -> Made {
+/// What the files hold that an order says are made. One that is up and whose plan cannot be had (it is of an older box)
+/// holds nothing for sure. `None`: the plan of one that waits is not there yet, or is broken, which its carrier will find.
+pub fn made(order: &Order, shelf: &Shelf) -> Option<Made> {
     let mut made = Made::default();
     for file in &order.made {
         let text = shelf.read(&format!("{}{PLAN_SUFFIX}", file.object));
         let text = text.ok().and_then(|bytes| String::from_utf8(bytes).ok());
         match text.and_then(|text| Plan::parse(&file.object, &text)) {
             Some(plan) if plan.contents() == (file.bytes, file.crc32) => made.add(&file.object, &plan),
+            _ if !file.uploaded => return None,
             _ => tracing::warn!(task = %shelf.task, object = file.object, "what is in a packed file is not known"),
         }
     }
-    made
+    Some(made)
 }
 
 /// Names for the files of one stem. Those that are made keep theirs, whatever becomes of the others; each of the others

@@ -172,6 +172,11 @@ impl RecordingTask {
         if !std::mem::take(&mut self.packing.asked) {
             return Vec::new();
         }
+        if packed.unready {
+            self.packing.broke = false;
+            self.packing.again_at = Some(now.plus(self.policy.list_again));
+            return Vec::new();
+        }
         let mut effects = Vec::new();
         for (file, why) in packed.broken {
             effects.extend(self.not_packed(&file, &why, now));
