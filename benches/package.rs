@@ -105,7 +105,15 @@ fn order(count: u64) -> Order {
         lives: vec![life],
     };
     let limits = Limits { length: LONGEST, bytes: LARGEST };
-    Order { container: Container::Mp4, limits, black_after: None, groups: vec![group], lists: vec![] }
+    Order {
+        container: Container::Mp4,
+        limits,
+        black_after: None,
+        groups: vec![group],
+        lists: vec![],
+        made: vec![],
+        listed: false,
+    }
 }
 
 fn planned(packer: &Packer, task: &TaskId, dir: &Path, count: u64) -> Packed {

@@ -198,6 +198,8 @@ struct Walk {
     packs: bool,
     /// No packed file of some tasks is longer.
     file_length: Duration,
+    /// Every task becomes this.
+    output: Option<Output>,
     present: Vec<Present>,
     sessions: u64,
     /// Syncs failed in this life: what folders say of their tasks may be behind.
@@ -206,7 +208,7 @@ struct Walk {
 }
 
 impl Walk {
-    async fn begin(seed: u64, file_length: Duration, server: Arc<Server>) -> Walk {
+    async fn begin(seed: u64, file_length: Duration, output: Option<Output>, server: Arc<Server>) -> Walk {
         let mut rng = StdRng::seed_from_u64(seed);
         let dir = tempfile::tempdir().unwrap();
         let bucket = format!("walk-{seed}");
@@ -228,6 +230,9 @@ impl Walk {
         config.disk.low_percent = 0;
         (config.disk.low_bytes, config.disk.low_inodes, config.disk.reserve_bytes) = (20_000, 0, 8_000);
         config.disk.when_full = if rng.random() { WhenFull::RefuseNewTasks } else { WhenFull::DropOldest };
+        if output.is_some() {
+            config.disk.when_full = WhenFull::DropOldest;
+        }
         let (callback_url, callback_key) = (Some(receiver.url.clone()), Some(Secret::new(support::CALLBACK_KEY)));
         config.apps = vec![App { sdk_app_id: APP, secret_key: None, callback_url, callback_key }];
         let wall = Wall::new(Timestamp::from_ms(1_800_000_000_000));
@@ -270,6 +275,7 @@ impl Walk {
             at_vod: BTreeMap::new(),
             packs,
             file_length,
+            output,
             present,
             sessions: 0,
             folders_lag: false,
@@ -350,6 +356,7 @@ impl Walk {
         let room = self.tasks.len() as u32 + 1;
         let outputs = if self.packs { &[Output::Hls, Output::HlsAac, Output::Aac][..] } else { &[Output::Hls] };
         let mut output = *outputs.choose(&mut self.rng).expect("not empty");
+        output = self.output.unwrap_or(output);
         let mut spec = RecordingSpec { output, ..spec(room, &self.bucket) };
         if room % 2 == 1 {
             spec.file_length = self.file_length;
@@ -596,7 +603,11 @@ async fn walk(seed: u64, server: Arc<Server>) {
     // one segment of those would make hundreds of files
     let large = steps.iter().any(|step| matches!(step, Step::Record(_, LARGE)));
     let file_length = if large { Duration::from_secs(24 * 3600) } else { Duration::from_secs(3) };
-    let mut walk = Walk::begin(seed, file_length, server).await;
+    take(steps, Walk::begin(seed, file_length, None, server).await).await;
+}
+
+async fn take(steps: Vec<Step>, mut walk: Walk) {
+    let seed = walk.seed;
     for step in steps {
         tracing::info!(seed, ?step, "walk");
         walk.take(step).await;
@@ -608,13 +619,19 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_closed_arrives_whatever_happens() {
+fn begin_to_tell() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     if std::env::var_os("RUST_LOG").is_some() {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+        // the other test of this file may have begun
+        let _ =
+            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).try_init();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_closed_arrives_whatever_happens() {
+    begin_to_tell();
     let seeds: Vec<u64> = match setting("HOLDFAST_SEED") {
         Some(seed) => vec![seed],
         None => {
@@ -644,4 +661,27 @@ async fn what_was_closed_arrives_whatever_happens() {
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// What no chance walk meets often: a slow line has some of a task's files when the disk is full, and the box dies. What is
+/// up stays, and nothing of it is called lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_up_stays_when_the_disk_takes_the_rest() {
+    begin_to_tell();
+    let server = Arc::new(Server::s3s().await);
+    let crash = Ending::Crash { index_first: false, in_the_middle: false };
+    let mut walks = tokio::task::JoinSet::new();
+    for (seed, (up, index)) in (1..).zip([(300, Index::Gone), (700, Index::Whole), (1100, Index::Yesterday)]) {
+        let before = [Step::Create, Step::Enter, Step::Record(4, 50), Step::Line(Mode::Slow(20_000))];
+        let full = [Step::End, Step::Wait(up), Step::Room(Some(400)), Step::Wait(1200)];
+        let after = [Step::Restart(crash, index, 5), Step::Wait(500), Step::Restart(crash, Index::Whole, 5)];
+        let steps = before.into_iter().chain(full).chain(after).collect();
+        let server = server.clone();
+        walks.spawn(async move {
+            take(steps, Walk::begin(seed, Duration::from_secs(3), Some(Output::Aac), server).await).await;
+        });
+    }
+    while let Some(walked) = walks.join_next().await {
+        walked.expect("what went wrong is said above");
+    }
 }
