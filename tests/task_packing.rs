@@ -307,8 +307,9 @@ fn a_restart_goes_on_with_what_is_on_the_shelf_and_plans_what_is_not() {
 
 /// What the newest order says is made already.
 fn made(world: &World) -> Vec<String> {
-    let orders = world.effects.iter().filter_map(|e| if let Effect::Package(order) = e { Some(order) } else { None });
-    orders.last().expect("it was asked for").made.iter().map(|file| file.object.clone()).collect()
+    let mut orders =
+        world.effects.iter().rev().filter_map(|e| if let Effect::Package(order) = e { Some(order) } else { None });
+    orders.next().expect("it was asked for").made.iter().map(|file| file.object.clone()).collect()
 }
 
 /// Files that are up, and those that wait to go up, are out of reach of whatever is planned later.
