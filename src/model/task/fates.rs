@@ -19,6 +19,8 @@ impl RecordingTask {
         if let Some(known) = self.records[at].pieces.get_mut(&key) {
             // After a restart the spool may hand over a file that was on its way to the shelf.
             let object = known.object.clone();
+            // the name of its part is from before two of one moment were told apart: packing looks for the piece's
+            (segment.start, segment.discontinuity) = (known.start, known.discontinuity);
             return match known.fate {
                 // a power cut may have taken the end of it
                 PieceFate::Closing if known.duration != segment.duration => {
@@ -217,6 +219,7 @@ mod tests {
     use super::*;
     use crate::model::recording::tests::spec;
     use crate::model::room::Track;
+    use crate::model::segment::LocalName;
     use crate::model::{Codec, MediaId, SessionId, TrackId, TrackKind, UserId};
 
     const NOW: Timestamp = Timestamp::from_ms(1_700_000_000_000);
@@ -259,6 +262,21 @@ mod tests {
         let (mut task, _) = task.restore(known, Policy::default(), NOW);
         assert_eq!(saved(task.apply(Input::SegmentClosed(closed(1_280)), NOW)), Some(Duration::from_millis(1_280)));
         assert_eq!(saved(task.apply(Input::SegmentClosed(closed(1_280)), NOW)), None, "told twice");
+    }
+
+    #[test]
+    fn what_a_crash_left_unnamed_gets_the_name_that_its_piece_says() {
+        let (mut task, closed) = recording();
+        task.apply(Input::SegmentClosed(closed(2_000)), NOW);
+        let second = ClosedSegment { index: 1, ..closed(2_000) };
+        task.apply(Input::SegmentClosed(second.clone()), NOW);
+        let known = pieces(&task);
+        assert!(known[0].start < known[1].start, "two of one moment");
+        let (mut task, _) = task.restore(known.clone(), Policy::default(), NOW);
+        let spooled = task.apply(Input::SegmentClosed(second), NOW).into_iter();
+        let named =
+            |e| if let Effect::Spool { segment, .. } = e { Some(LocalName::of(&segment).to_string()) } else { None };
+        assert_eq!(spooled.filter_map(named).collect::<Vec<_>>(), [package::local_file(&known[1])]);
     }
 
     #[test]
