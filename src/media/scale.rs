@@ -265,7 +265,7 @@ fn put(made: &[u16x8], target: &mut [u8], stride: usize, width: usize) {
     for (n, columns) in made.as_chunks::<TOGETHER>().0.iter().enumerate() {
         let mut block = *columns;
         for column in &mut block {
-            *column = *column >> 8_u32;
+            *column >>= 8_u32;
         }
         let from = n * TOGETHER;
         let to = width.min(from + TOGETHER);
