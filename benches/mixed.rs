@@ -4,9 +4,10 @@
 //! `scripts/bench mixed [CASE…]`. A case is a number of publishers (4 9) who send 640x360@30; with `-simulcast`
 //! (16-simulcast) they send three layers, and the peers decode the largest, which is what they have; with `-small`
 //! (25-small) they send 320x180@30, and what is asked is whether a step comes late or a packet is lost.
-//! The three take turns (A/B/C/A/B/C), each in a process of its own; the box's publishers are in another. CPU time is read
+//! They take turns (A/B/B'/C/A/B/B'/C), each in a process of its own; the box's publishers are in another. CPU time is read
 //! from `/proc`. The box records live and everything that it does is counted (WebRTC, sound, TS, synced files, upload to
-//! a folder); the peers read files as fast as they can.
+//! a folder); the peers read files as fast as they can, but for (b'), ffmpeg at the pace of the clock (`-re`): the same
+//! work costs a processor more when it comes in pieces with rests between them, and a live recorder has no choice.
 //! `HOLDFAST_BENCH_SECONDS` (20) is how long the box is measured in each turn, `HOLDFAST_BENCH_TURNS` (2) how often each
 //! has one.
 
@@ -194,11 +195,12 @@ async fn measure(cases: Vec<Case>) {
     println!("The box's encoder (that of GStreamer too): {}", x264());
     println!();
     println!(
-        "| publishers | (a) box: CPU s / s | (b) ffmpeg | (c) GStreamer | a / b | goal | a / c | steps late | packets lost |"
+        "| publishers | (a) box: CPU s / s | (b) ffmpeg | (b') ffmpeg -re | (c) GStreamer | a / b | goal | a / b' | a / c | \
+         steps late | packets lost |"
     );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for case in cases {
-        let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut a, mut b, mut paced, mut c) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut late = (0.0, 0.0);
         for turn in 1..=turns() {
             let told = |side: &str, cpu: f64| eprintln!("{}, turn {turn}, {side}: {cpu:.3}", case.told());
@@ -206,17 +208,20 @@ async fn measure(cases: Vec<Case>) {
             told("box", cpu);
             a.push(cpu);
             late = (late.0 + lost.0, late.1 + lost.1);
-            b.push(peer_turn(ffmpeg(&clips, case)).await);
+            b.push(peer_turn(ffmpeg(&clips, case, false)).await);
             told("ffmpeg", b[b.len() - 1]);
+            paced.push(peer_turn(ffmpeg(&clips, case, true)).await);
+            told("ffmpeg -re", paced[paced.len() - 1]);
             c.push(peer_turn(gstreamer(&clips, case)).await);
             told("GStreamer", c[c.len() - 1]);
         }
-        let (a, b, c) = (middle(a), middle(b), middle(c));
+        let (a, b, paced, c) = (middle(a), middle(b), middle(paced), middle(c));
         println!(
-            "| {} | {a:.3} | {b:.3} | {c:.3} | {:.2} | {} | {:.2} | {} | {} |",
+            "| {} | {a:.3} | {b:.3} | {paced:.3} | {c:.3} | {:.2} | {} | {:.2} | {:.2} | {} | {} |",
             case.told(),
             a / b,
             case.goal(),
+            a / paced,
             a / c,
             late.0,
             late.1
@@ -282,13 +287,13 @@ async fn peer_turn(mut command: Command) -> f64 {
     used_to_the_end(child).await / CLIP.as_secs_f64()
 }
 
-fn ffmpeg(clips: &Clips, case: Case) -> Command {
+fn ffmpeg(clips: &Clips, case: Case, paced: bool) -> Command {
     let mut ffmpeg = Command::new(support::program("ffmpeg"));
     // one thread for each decoder and for each filter: with more of them it costs up to a tenth more
     ffmpeg.args(["-nostdin", "-v", "error", "-filter_complex_threads", "1"]);
     let (mut pictures, mut sounds, mut stack, mut layout) = (String::new(), String::new(), String::new(), Vec::new());
     for ((n, file), [left, top, width, height]) in clips.files(case).enumerate().zip(case.grid()) {
-        ffmpeg.args(["-threads", "1", "-i"]).arg(file);
+        ffmpeg.args(paced.then_some("-re")).args(["-threads", "1", "-i"]).arg(file);
         pictures += &format!("[{n}:v]fps={},scale={width}:{height}:flags=bilinear[v{n}];", CODING.fps);
         stack += &format!("[v{n}]");
         sounds += &format!("[{n}:a]");

@@ -25,7 +25,7 @@ use super::sound::{Aac, SoundFrame, encoder_of};
 use super::stage::{Seen, Stage, Views};
 use super::stills::Stills;
 use super::tracks::Tracks;
-use super::viewer::Viewer;
+use super::viewer::{Shown, Viewer};
 use super::voice::{SoundMix, Voice};
 use super::{LaneEnd, LaneOrder, MediaClock, MediaError, MediaNews, Teller, timeline};
 use crate::model::encoder::{Coding, PictureEncoder};
@@ -36,8 +36,11 @@ use crate::model::{MediaTime, TrackId, TrackKind};
 /// What a packet may wait for (see `reorder::WAIT` and the first report of a sender), and some time to spare.
 pub(super) const BEHIND: Duration = Duration::from_millis(1300);
 /// Steps are made some at a time, after so long: the pictures of one publisher are decoded in a row while the decoder's
-/// tables and references are in the cache, and each waking costs.
+/// tables and references are in the cache, and each waking costs. Twice as long while the pictures that wait for their
+/// step are small.
 const ROUND: Duration = Duration::from_millis(200);
+/// Bytes of all of them, for a long round.
+const ROUND_BYTES: u64 = 32 << 20;
 /// Sound is decoded so much further than it is mixed: a fade wants to know what comes.
 const SOUND_AHEAD: i64 = 60_000_000;
 /// Without pictures, sound is mixed in steps of this.
@@ -176,6 +179,13 @@ fn decoding() -> Option<&'static rayon::ThreadPool> {
     .as_ref()
 }
 
+/// Steps of `step` ns that are made together when the pictures of one take so many bytes.
+fn steps_of_round(step: u64, bytes: u64) -> u64 {
+    let within = |round: Duration| (round.as_nanos() as u64 / step.max(1)).max(1);
+    let long = within(2 * ROUND);
+    if bytes * long <= ROUND_BYTES { long } else { within(ROUND) }
+}
+
 impl<'a> Lane<'a> {
     fn new(
         order: LaneOrder,
@@ -292,7 +302,8 @@ impl<'a> Lane<'a> {
 
     /// Steps of a round.
     fn round(&self) -> u64 {
-        self.place(1).zip(self.origin).map_or(1, |(a, b)| ROUND.as_nanos() as u64 / (a - b).max(1)).max(1)
+        let shown: u64 = self.views.all.values().filter_map(Viewer::shown).map(Shown::bytes).sum();
+        self.place(1).zip(self.origin).map_or(1, |(a, b)| steps_of_round(a - b, shown))
     }
 
     /// A picture shows what was captured up to half a step after its time, so that it is early as often as late.
@@ -584,5 +595,20 @@ impl<'a> Lane<'a> {
         self.segmenter.last_words();
         self.write(true)?;
         self.segmenter.close(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_is_longer_while_its_pictures_are_small() {
+        let step = 1_000_000_000 / 15;
+        let i420 = |width: u64, height: u64| width * height * 3 / 2;
+        assert_eq!(steps_of_round(step, 9 * i420(640, 360)), 6, "19 MB");
+        assert_eq!(steps_of_round(step, 25 * i420(1920, 1080)), 3);
+        assert_eq!(steps_of_round(1_000_000_000, i420(640, 360)), 1, "at one picture a second");
+        assert_eq!(steps_of_round(SOUND_STEP.as_nanos() as u64, 0), 4);
     }
 }

@@ -6,15 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::model::SessionId;
 
@@ -61,22 +59,25 @@ struct Routes {
 /// The port.
 #[derive(Debug)]
 pub(super) struct Mux {
+    /// Nobody waits for it to become readable: that would wake the thread with each datagram.
     socket: UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
     routes: Mutex<Routes>,
+    /// Rung when a session opens its inbox.
+    opened: Notify,
 }
 
 impl Mux {
     pub fn bind(addr: SocketAddr) -> io::Result<Arc<Mux>> {
-        let socket = std::net::UdpSocket::bind(addr)?;
+        let socket = UdpSocket::bind(addr)?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         // The kernel may grant less; that is a limit of the box and no fault.
         let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER_BYTES);
         let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER_BYTES / 4);
         socket.set_nonblocking(true)?;
         let local = socket.local_addr()?;
-        Ok(Arc::new(Mux { socket: UdpSocket::from_std(socket)?, state, local, routes: Mutex::default() }))
+        Ok(Arc::new(Mux { socket, state, local, routes: Mutex::default(), opened: Notify::new() }))
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -91,6 +92,7 @@ impl Mux {
     pub fn open(&self, session: SessionId, ufrag: &str) -> mpsc::Receiver<Datagram> {
         let (to, inbox) = mpsc::channel(INBOX);
         self.routes().by_ufrag.insert(ufrag.to_owned(), (session, to));
+        self.opened.notify_one();
         inbox
     }
 
@@ -123,16 +125,15 @@ impl Mux {
             _ => to,
         };
         let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size: None, src_ip };
-        let sent =
-            self.socket.try_io(Interest::WRITABLE, || self.state.try_send(UdpSockRef::from(&self.socket), &transmit));
-        if let Err(error) = sent {
+        if let Err(error) = self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
             metrics::counter!("holdfast_whip_datagrams_unsent_total").increment(1);
             tracing::trace!(%to, %error, "datagram not sent");
         }
     }
 
-    /// Reads the port until the task is dropped, some datagrams at a time; each has the time at which it arrived, which
-    /// is what congestion control and the sync of sound and picture are made of. Errors of single peers (unreachable ports) are not the socket's end.
+    /// Reads the port until the task is dropped, some datagrams at a time, while there are sessions; each has the time at
+    /// which it arrived, which is what congestion control and the sync of sound and picture are made of. Errors of single
+    /// peers (unreachable ports) are not the socket's end.
     pub async fn run(self: Arc<Self>) {
         let stride = DATAGRAM_BYTES * self.state.gro_segments().max(1);
         let mut storage = vec![0u8; stride * BATCH_SIZE];
@@ -140,22 +141,18 @@ impl Mux {
         let buffer = self.state.recv_buffer_size(UdpSockRef::from(&self.socket)).unwrap_or(0);
         let mut last = Instant::now();
         loop {
-            if let Err(error) = self.socket.readable().await {
-                tracing::error!(%error, "the WHIP port is gone");
-                return;
+            let opened = self.opened.notified();
+            if self.routes().by_ufrag.is_empty() {
+                opened.await;
             }
             let mut buffers: Vec<IoSliceMut<'_>> = storage.chunks_mut(stride).map(IoSliceMut::new).collect();
-            let received = self.socket.try_io(Interest::READABLE, || {
-                self.state.recv(UdpSockRef::from(&self.socket), &mut buffers, &mut meta)
-            });
-            drop(buffers);
-            let count = match received {
+            let count = match self.state.recv(UdpSockRef::from(&self.socket), &mut buffers, &mut meta) {
                 Ok(count) => count,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         tracing::debug!(%error, "receive");
                     }
-                    continue;
+                    0
                 }
             };
             let read = Read::now();
@@ -172,6 +169,9 @@ impl Mux {
                 let wait = gather(bytes, since, buffer / GATHER_PART);
                 let until = if wait == GATHER { next_look(Instant::now()) } else { Instant::now() + wait };
                 tokio::time::sleep_until(until.into()).await;
+            } else {
+                // whoever sends more than that must not keep the sessions from their turn
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -342,7 +342,7 @@ mod tests {
         tokio::spawn(Arc::clone(&mux).run());
         let mut one = mux.open(SessionId(1), "one");
         let mut two = mux.open(SessionId(2), "two");
-        let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let peer = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         peer.send_to(b"nobody knows me yet", mux.local_addr()).await.unwrap();
         peer.send_to(&binding_request("one:x"), mux.local_addr()).await.unwrap();
         peer.send_to(b"media", mux.local_addr()).await.unwrap();

@@ -62,6 +62,11 @@ impl Shown {
         Size { width: self.frame.width(), height: self.frame.height() }
     }
 
+    /// What it takes of memory.
+    pub fn bytes(&self) -> u64 {
+        self.frame.buffer().size() as u64
+    }
+
     /// `None` for a picture whose planes cannot be read.
     pub fn planes(&self) -> Option<Planes<'_>> {
         let plane = |n: u32| self.frame.plane_data(n).ok();
@@ -161,10 +166,10 @@ impl Viewer {
                 return Ok(());
             }
             let count = self.packets.iter().take_while(|packet| packet.at == first.at).count();
-            // one that is over before it would be shown, and that nothing refers to
+            // one that is over before it would be shown (the next sent may be shown earlier), and that nothing refers to
             let shown = moments.iter().find(|moment| at <= **moment);
             let next = self.packets.get(count).and_then(|next| timeline(next.at, self.base));
-            let over = next.zip(shown).is_some_and(|(next, shown)| next <= *shown);
+            let over = next.zip(shown).is_some_and(|(next, shown)| (at..=*shown).contains(&next));
             let picture: Vec<StampedPacket> = self.packets.drain(..count).collect();
             if over && self.disposable(&picture) {
                 continue;
