@@ -425,7 +425,9 @@ fn forget_packed(shared: &Shared, paths: &BTreeSet<&PathBuf>) {
 /// A record that stays says of a file that it is here; the next start passes over it.
 fn forget_records<'a>(shared: &Shared, of: impl Iterator<Item = &'a Waiting>) {
     let batch = of.fold(Batch::new(), |batch, w| batch.delete(records::spool_key(&w.task, &w.object)));
-    if let Err(error) = shared.store.commit_blocking(batch) {
+    if !batch.is_empty()
+        && let Err(error) = shared.store.commit_blocking(batch)
+    {
         tracing::warn!(%error, "records of segments that are in packed files stay in the index");
     }
 }

@@ -113,8 +113,11 @@ impl Shared {
             !here && spoken.has(&entry.task, segment.run.run, segment.index)
         };
         let batch = entries.iter().filter(|entry| given_up(entry)).fold(Batch::new(), |b, entry| b.delete(entry.key()));
-        self.store.commit_blocking(batch)?;
-        entries.retain(|entry| !given_up(entry));
+        // a start that finds all as it was writes nothing
+        if !batch.is_empty() {
+            self.store.commit_blocking(batch)?;
+            entries.retain(|entry| !given_up(entry));
+        }
         Ok(())
     }
 
