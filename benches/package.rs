@@ -105,15 +105,7 @@ fn order(count: u64) -> Order {
         lives: vec![life],
     };
     let limits = Limits { length: LONGEST, bytes: LARGEST };
-    Order {
-        container: Container::Mp4,
-        limits,
-        black_after: None,
-        groups: vec![group],
-        lists: vec![],
-        made: vec![],
-        listed: false,
-    }
+    Order::new(Container::Mp4, limits, vec![group])
 }
 
 fn planned(packer: &Packer, task: &TaskId, dir: &Path, count: u64) -> Packed {

@@ -160,8 +160,16 @@ fn a_size_that_changes_and_a_life_after_a_restart_go_on_in_the_same_file() {
     assert_eq!(played(&files[0], true, false).0, 180);
 }
 
-#[test]
-fn limits_of_length_and_size_split_at_keyframes() {
+/// A picture and a sound of twelve seconds, on a shelf and as they are by themselves.
+struct Taken {
+    site: Site,
+    dir: PathBuf,
+    shelf: Shelf,
+    seen: PathBuf,
+    heard: PathBuf,
+}
+
+fn twelve_seconds() -> Taken {
     let mut site = Site::new();
     let (video, audio) = (site.publish(Codec::H264), site.publish(Codec::Opus));
     let tracks = vec![(LaneKind::Video, video, h264(360, (320, 180), 30, 0)), (LaneKind::Audio, audio, opus(600, 0))];
@@ -170,6 +178,12 @@ fn limits_of_length_and_size_split_at_keyframes() {
     let mut shelf = Shelf::new();
     told.iter().for_each(|told| shelf.take(&dir, 0, &told.segments));
     let (seen, heard) = (joined(&shelf, &dir, &told[0], "v.ts"), joined(&shelf, &dir, &told[1], "a.ts"));
+    Taken { site, dir, shelf, seen, heard }
+}
+
+#[test]
+fn limits_of_length_and_size_split_at_keyframes() {
+    let Taken { site: _site, dir, shelf, seen, heard } = twelve_seconds();
     let (all_nals, all_sounds) = (nals(&seen), sounds(&heard));
     let whole: u64 = [&seen, &heard].iter().map(|f| std::fs::metadata(f).unwrap().len()).sum();
     let by_length = Limits { length: Duration::from_millis(3_500), ..no_limits() };
@@ -200,14 +214,7 @@ fn limits_of_length_and_size_split_at_keyframes() {
 /// One file of several is up, and its sources are gone: what no file has yet is planned again, and only that.
 #[test]
 fn what_a_made_file_holds_is_not_packed_again() {
-    let mut site = Site::new();
-    let (video, audio) = (site.publish(Codec::H264), site.publish(Codec::Opus));
-    let tracks = vec![(LaneKind::Video, video, h264(360, (320, 180), 30, 0)), (LaneKind::Audio, audio, opus(600, 0))];
-    let told = record(&mut site, 0, tracks);
-    let dir = site.dir.path().to_owned();
-    let mut shelf = Shelf::new();
-    told.iter().for_each(|told| shelf.take(&dir, 0, &told.segments));
-    let (seen, heard) = (joined(&shelf, &dir, &told[0], "v.ts"), joined(&shelf, &dir, &told[1], "a.ts"));
+    let Taken { site: _site, dir, shelf, seen, heard } = twelve_seconds();
     let (all_nals, all_sounds) = (nals(&seen), sounds(&heard));
     let limits = Limits { length: Duration::from_millis(3_500), ..no_limits() };
     let (first, files) = shelf.pack(&dir, shelf.order(Container::Mp4, false, limits));

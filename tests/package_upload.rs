@@ -58,15 +58,7 @@ async fn after_a_crash_the_next_part_is_the_first_that_has_no_record() {
     let (stem, begin) = ("1400_5".to_owned(), name.start);
     let group = Group { user: "ann".into(), media: MediaId::Main, stem, begin, lives: vec![life] };
     let limits = Limits { length: LONGEST, bytes: LARGEST };
-    let order = Order {
-        container: Container::Mp4,
-        limits,
-        black_after: None,
-        groups: vec![group],
-        lists: vec![],
-        made: vec![],
-        listed: false,
-    };
+    let order = Order::new(Container::Mp4, limits, vec![group]);
     let (to, from) = std::sync::mpsc::sync_channel(1);
     let packer = Packer::new();
     packer.plan(&task, dir.clone(), Default::default(), order, move |packed| drop(to.send(packed))).unwrap();

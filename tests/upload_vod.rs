@@ -129,15 +129,7 @@ impl Bench {
         let stem = FILE.strip_suffix(".aac").expect("an aac").to_owned();
         let group = Group { user: "ann".into(), media: MediaId::Main, stem, begin: start, lives: vec![life] };
         let limits = Limits { length: LONGEST, bytes: LARGEST };
-        let order = Order {
-            container: Container::Adts,
-            limits,
-            black_after: None,
-            groups: vec![group],
-            lists: vec![],
-            made: vec![],
-            listed: false,
-        };
+        let order = Order::new(Container::Adts, limits, vec![group]);
         let (packer, task, of) = (Packer::new(), self.task.clone(), dir.clone());
         let made = tokio::task::spawn_blocking(move || {
             let (to, from) = std::sync::mpsc::sync_channel(1);

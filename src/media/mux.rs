@@ -5,6 +5,7 @@
 //! Law: a session that does not keep up loses its own datagrams, counted; nobody else's.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -134,7 +135,7 @@ impl Mux {
     /// Reads the port until the task is dropped, some datagrams at a time, while there are sessions; each has the time at
     /// which it arrived, which is what congestion control and the sync of sound and picture are made of. Errors of single
     /// peers (unreachable ports) are not the socket's end.
-    pub async fn run(self: Arc<Self>) {
+    pub async fn run(self: Arc<Self>) -> Infallible {
         let stride = DATAGRAM_BYTES * self.state.gro_segments().max(1);
         let mut storage = vec![0u8; stride * BATCH_SIZE];
         let mut meta = [RecvMeta::default(); BATCH_SIZE];

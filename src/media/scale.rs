@@ -8,7 +8,7 @@
 //! The kernel is a triangle that is as wide as a pixel of the coarser of both pictures, so that nothing is left out where
 //! it becomes smaller. Rows are made first, eight at a time, and then lie side by side in one vector of 16 bits each: a
 //! multiplication makes eight pixels. That needs no instructions that a board might lack, and a picture that shrinks by a
-//! third costs a quarter of what it did with `fast_image_resize` and AVX2 (which goes across first).
+//! third costs less than a third of what it did with `fast_image_resize` and AVX2 (which goes across first).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -154,17 +154,9 @@ impl WhipServer {
         let port = CancellationToken::new();
         let unmade = |error| MediaError::Port(settings.udp, error);
         let reception = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unmade)?;
-        let (mux, sessions) = {
-            let _inside = reception.enter();
-            (Mux::bind(settings.udp).map_err(unmade)?, reception.handle().clone())
-        };
+        let (mux, sessions) = (Mux::bind(settings.udp).map_err(unmade)?, reception.handle().clone());
         let (reader, closed) = (Arc::clone(&mux), port.clone());
-        let receive = async move {
-            tokio::select! {
-                () = reader.run() => closed.cancelled().await,
-                () = closed.cancelled() => {}
-            }
-        };
+        let receive = async move { closed.run_until_cancelled(reader.run()).await };
         let thread = std::thread::Builder::new().name("reception".into());
         thread.spawn(move || reception.block_on(receive)).map_err(unmade)?;
         Ok(Arc::new_cyclic(|me| WhipServer {

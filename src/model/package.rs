@@ -112,6 +112,14 @@ pub struct Order {
     pub listed: bool,
 }
 
+impl Order {
+    /// Of a task of which nothing is made yet: gaps stay empty, and nothing goes up in lists.
+    pub fn new(container: Container, limits: Limits, groups: Vec<Group>) -> Order {
+        let (lists, made) = (Vec::new(), Vec::new());
+        Order { container, limits, black_after: None, groups, lists, made, listed: false }
+    }
+}
+
 /// What goes into one file, or into one and those that follow it where it is split.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
@@ -260,13 +268,9 @@ pub fn order<'a>(
     let length = limits.length.min(LONGEST);
     let limits = Limits { length, bytes: limits.bytes.min(LARGEST) };
     Order {
-        container,
-        limits,
         black_after: spec.fill_black.then_some(gap),
-        groups: groups.collect(),
-        lists: Vec::new(),
-        made: Vec::new(),
         listed: spec.vod().is_some_and(|vod| vod.lists),
+        ..Order::new(container, limits, groups.collect())
     }
 }
 

@@ -441,15 +441,7 @@ mod tests {
         let (tell, told) = sync_channel(4);
         let plan = |task: &'static str, first: Box<dyn FnOnce() + Send>| {
             let limits = Limits { length: Duration::from_secs(60), bytes: 1 << 20 };
-            let order = Order {
-                container: Container::Mp4,
-                limits,
-                black_after: None,
-                groups: Vec::new(),
-                lists: Vec::new(),
-                made: Vec::new(),
-                listed: false,
-            };
+            let order = Order::new(Container::Mp4, limits, Vec::new());
             let tell = tell.clone();
             let done = move |_| {
                 first();
