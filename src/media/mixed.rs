@@ -25,19 +25,20 @@ use super::sound::{Aac, SoundFrame, encoder_of};
 use super::stage::{Seen, Stage, Views};
 use super::stills::Stills;
 use super::tracks::Tracks;
-use super::viewer::{Shown, Viewer};
+use super::viewer::{Shown, Spot, Viewer};
 use super::voice::{SoundMix, Voice};
 use super::{LaneEnd, LaneOrder, MediaClock, MediaError, MediaNews, Teller, timeline};
 use crate::model::encoder::{Coding, PictureEncoder};
+use crate::model::fit::Cut;
 use crate::model::layout::{Scene, Tile};
-use crate::model::mix::{AudioParams, VideoParams};
+use crate::model::mix::{AudioParams, Rect, VideoParams};
 use crate::model::{MediaTime, TrackId, TrackKind};
 
 /// What a packet may wait for (see `reorder::WAIT` and the first report of a sender), and some time to spare.
 pub(super) const BEHIND: Duration = Duration::from_millis(1300);
 /// Steps are made some at a time, after so long: the pictures of one publisher are decoded in a row while the decoder's
 /// tables and references are in the cache, and each waking costs. Twice as long while the pictures that wait for their
-/// step are small.
+/// step take little memory.
 const ROUND: Duration = Duration::from_millis(200);
 /// Bytes of all of them, for a long round.
 const ROUND_BYTES: u64 = 32 << 20;
@@ -161,8 +162,8 @@ impl Views for Viewers {
         if stopped { Seen::Black } else { Seen::Picture(shown.serial) }
     }
 
-    fn planes(&self, tile: &Tile) -> Option<Planes<'_>> {
-        self.all.get(&tile.track?)?.shown()?.planes()
+    fn placed(&self, tile: &Tile) -> Option<(Planes<'_>, Cut, Rect)> {
+        self.all.get(&tile.track?)?.shown()?.placed(Spot { fit: tile.fit, rect: tile.rect })
     }
 }
 
@@ -392,7 +393,10 @@ impl<'a> Lane<'a> {
                 return Ok(());
             }
             if self.picture.is_some() {
-                self.decode(&due.iter().map(|at| at + half).collect::<Vec<_>>());
+                let moments: Vec<u64> = due.iter().map(|at| at + half).collect();
+                let scene_comes = self.scenes.front().is_some_and(|(from, _)| due.last() >= Some(from));
+                let spots = if scene_comes { BTreeMap::new() } else { self.spots() };
+                self.decode(&moments, &spots);
             }
             let spare = BEHIND.as_nanos() as u64 + due[due.len() - 1] - due[0];
             for at in due {
@@ -499,9 +503,23 @@ impl<'a> Lane<'a> {
         Ok(())
     }
 
+    /// Where tracks are shown that have one place in the scene.
+    fn spots(&self) -> BTreeMap<TrackId, Spot> {
+        let tiles = self.picture.iter().flat_map(|side| &side.stage.scene().tiles).filter(|tile| !tile.hidden);
+        let mut spots: BTreeMap<TrackId, Option<Spot>> = BTreeMap::new();
+        for tile in tiles {
+            let Some(track) = tile.track else { continue };
+            let spot = Spot { fit: tile.fit, rect: tile.rect };
+            spots.entry(track).and_modify(|spot| *spot = None).or_insert(Some(spot));
+        }
+        spots.into_iter().filter_map(|(track, spot)| Some((track, spot?))).collect()
+    }
+
     /// Decodes everybody's pictures of some moments. Who cannot be decoded any more is seen no more.
-    fn decode(&mut self, moments: &[u64]) {
-        let advance = |(track, viewer): (&TrackId, &mut Viewer)| viewer.decode(moments).err().map(|e| (*track, e));
+    fn decode(&mut self, moments: &[u64], spots: &BTreeMap<TrackId, Spot>) {
+        let advance = |(track, viewer): (&TrackId, &mut Viewer)| {
+            viewer.decode(moments, spots.get(track).copied()).err().map(|e| (*track, e))
+        };
         let failed: Vec<(TrackId, MediaError)> = match decoding().filter(|_| self.views.all.len() > 1) {
             Some(pool) => pool.install(|| self.views.all.par_iter_mut().filter_map(advance).collect()),
             None => self.views.all.iter_mut().filter_map(advance).collect(),

@@ -42,7 +42,8 @@ pub(super) enum Seen {
 /// Who has the pictures.
 pub(super) trait Views {
     fn seen(&self, tile: &Tile) -> Seen;
-    fn planes(&self, tile: &Tile) -> Option<Planes<'_>>;
+    /// Pixels for the tile, which of them are shown, and where.
+    fn placed(&self, tile: &Tile) -> Option<(Planes<'_>, Cut, Rect)>;
 }
 
 pub(super) struct Stage {
@@ -213,8 +214,7 @@ impl Stage {
             Seen::Black if tile.alpha == 0 => painter.fill(rect, BLACK),
             Seen::Black => {}
             Seen::Picture(_) => {
-                if let Some(planes) = views.planes(tile) {
-                    let (cut, landing) = place(tile.fit, planes.size, rect);
+                if let Some((planes, cut, landing)) = views.placed(tile) {
                     painter.picture(&mut self.scaler, &planes, cut, landing, tile.alpha);
                 }
             }

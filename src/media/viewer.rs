@@ -1,8 +1,9 @@
 //! One publisher's pictures for a mix: packets in, the picture of a moment out.
 //!
 //! Owns: packets that wait, the decoder, the picture that is shown. Must not touch: the canvas.
-//! Law: a picture is decoded when its moment is near and not before, and kept only if it is shown, so that what waits is
-//! small; nothing is decoded that cannot be shown; a publisher who breaks the decoder costs their own pictures only.
+//! Law: a picture is decoded when its moment is near and not before, and kept only if it is shown, and then as small as
+//! it is shown, so that what waits is small; nothing is decoded that cannot be shown; a publisher who breaks the decoder
+//! costs their own pictures only.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,15 +12,17 @@ use gstreamer as gst;
 use gstreamer_video as gst_video;
 use gstreamer_video::prelude::*;
 
-use super::canvas::Planes;
+use super::canvas::{Painter, Planes, Shape};
 use super::chain::Out;
 use super::keyframe::{begins_keyframe, disposable};
+use super::scale::Scaler;
 use super::senses::Thumb;
 use super::stamped::StampedPacket;
 use super::tracks::Subscription;
 use super::unpack::Unpacker;
 use super::{MediaError, timeline};
-use crate::model::mix::Size;
+use crate::model::fit::{Cut, place};
+use crate::model::mix::{Fit, Rect, Size};
 use crate::model::{MediaTime, encoder};
 
 /// A keyframe that did not come is asked for again after so long.
@@ -43,39 +46,84 @@ pub(super) struct Viewer {
     /// Pictures that went in after the last one that came out.
     inside: usize,
     serial: u64,
+    scaler: Scaler,
+    /// Bytes of small pictures that were shown, to be used again.
+    spare: Vec<Vec<u8>>,
     /// Stamps (ns on the lane's line) of packets that came and whose moment has not, and the last one before it.
     coming: VecDeque<u64>,
     heard: Option<u64>,
 }
 
+/// Where a picture is to be shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Spot {
+    pub fit: Fit,
+    pub rect: Rect,
+}
+
 /// A decoded picture.
 pub(super) struct Shown {
-    frame: gst_video::VideoFrame<gst_video::video_frame::Readable>,
+    pixels: Pixels,
     /// ns on the lane's line
     at: u64,
     /// Counts the pictures of this viewer.
     pub serial: u64,
+    /// It is known that it will be shown, and all has been done that is done for such a one.
+    ready: bool,
+}
+
+/// At least one of both.
+struct Pixels {
+    whole: Option<Whole>,
+    small: Option<Small>,
+}
+
+type Whole = gst_video::VideoFrame<gst_video::video_frame::Readable>;
+
+/// A picture as a spot wants it: what is cut off is gone.
+struct Small {
+    spot: Spot,
+    landing: Rect,
+    shape: Shape,
+    bytes: Vec<u8>,
+}
+
+impl Small {
+    fn planes(&self) -> Planes<'_> {
+        let [_, second, third] = self.shape.offsets;
+        let planes = [&self.bytes[..second], &self.bytes[second..third], &self.bytes[third..self.shape.bytes]];
+        Planes { size: self.shape.size, planes, strides: self.shape.strides }
+    }
+}
+
+/// `None` for a picture whose planes cannot be read.
+fn planes_of(frame: &Whole) -> Option<Planes<'_>> {
+    let plane = |n: u32| frame.plane_data(n).ok();
+    let stride = |n: usize| frame.plane_stride().get(n).and_then(|s| usize::try_from(*s).ok());
+    Some(Planes {
+        size: Size { width: frame.width(), height: frame.height() },
+        planes: [plane(0)?, plane(1)?, plane(2)?],
+        strides: [stride(0)?, stride(1)?, stride(2)?],
+    })
 }
 
 impl Shown {
-    pub fn size(&self) -> Size {
-        Size { width: self.frame.width(), height: self.frame.height() }
-    }
-
-    /// What it takes of memory.
+    /// What each picture like this takes of memory while it waits.
     pub fn bytes(&self) -> u64 {
-        self.frame.buffer().size() as u64
+        let whole = || self.pixels.whole.as_ref().map_or(0, |frame| frame.buffer().size() as u64);
+        self.pixels.small.as_ref().map_or_else(whole, |small| small.bytes.len() as u64)
     }
 
-    /// `None` for a picture whose planes cannot be read.
-    pub fn planes(&self) -> Option<Planes<'_>> {
-        let plane = |n: u32| self.frame.plane_data(n).ok();
-        let stride = |n: usize| self.frame.plane_stride().get(n).and_then(|s| usize::try_from(*s).ok());
-        Some(Planes {
-            size: self.size(),
-            planes: [plane(0)?, plane(1)?, plane(2)?],
-            strides: [stride(0)?, stride(1)?, stride(2)?],
-        })
+    /// For a spot: pixels, which of them, and where they go. `None` if they cannot be read.
+    pub fn placed(&self, spot: Spot) -> Option<(Planes<'_>, Cut, Rect)> {
+        if let Some(small) = self.pixels.small.as_ref().filter(|small| small.spot == spot) {
+            return Some((small.planes(), Cut::whole(small.shape.size), small.landing));
+        }
+        // for another spot than was thought: from what there is
+        let whole = self.pixels.whole.as_ref().and_then(planes_of);
+        let planes = whole.or_else(|| self.pixels.small.as_ref().map(Small::planes))?;
+        let (cut, landing) = place(spot.fit, planes.size, spot.rect);
+        Some((planes, cut, landing))
     }
 }
 
@@ -100,6 +148,8 @@ impl Viewer {
             ahead: VecDeque::new(),
             inside: 0,
             serial: 0,
+            scaler: Scaler::default(),
+            spare: Vec::new(),
             coming: VecDeque::new(),
             heard: None,
         })
@@ -154,8 +204,17 @@ impl Viewer {
     }
 
     /// Decodes what is shown at some moments of the lane's line (ns, rising). [`Viewer::advance`] goes through them.
-    pub fn decode(&mut self, moments: &[u64]) -> Result<(), MediaError> {
+    /// `spot`: where all of it is shown, if that is known.
+    pub fn decode(&mut self, moments: &[u64], spot: Option<Spot>) -> Result<(), MediaError> {
         let Some(last) = moments.last().copied() else { return Ok(()) };
+        self.decode_until(last, moments, spot)?;
+        let mut ahead = std::mem::take(&mut self.ahead);
+        ahead.iter_mut().filter(|shown| shown.at <= last).for_each(|shown| self.make_ready(shown, spot));
+        self.ahead = ahead;
+        Ok(())
+    }
+
+    fn decode_until(&mut self, last: u64, moments: &[u64], spot: Option<Spot>) -> Result<(), MediaError> {
         loop {
             if self.ahead.back().is_some_and(|newest| newest.at > last) {
                 return Ok(());
@@ -176,7 +235,7 @@ impl Viewer {
             }
             let out = self.unpacker.push(&picture, gst::ClockTime::from_nseconds(at))?;
             self.inside += 1;
-            self.collect(out, at, moments);
+            self.collect(out, at, moments, spot);
         }
     }
 
@@ -186,25 +245,47 @@ impl Viewer {
             self.heard = Some(at);
         }
         while let Some(next) = self.ahead.pop_front_if(|next| next.at <= until) {
-            self.shown = Some(next);
-            self.look();
+            let former = self.shown.replace(next);
+            self.spare.extend(former.and_then(|shown| shown.pixels.small).map(|small| small.bytes));
+        }
+    }
+
+    /// What is done for a picture that will be shown, while its pixels are in the cache.
+    fn make_ready(&mut self, shown: &mut Shown, spot: Option<Spot>) {
+        if std::mem::replace(&mut shown.ready, true) {
+            return;
+        }
+        let Some(planes) = shown.pixels.whole.as_ref().and_then(planes_of) else { return };
+        self.look(&planes, shown.at);
+        if let Some(spot) = spot {
+            shown.pixels.small = self.small(&planes, spot);
         }
     }
 
     /// Notes what the picture is like, now and then.
-    fn look(&self) {
-        let Some(shown) = &self.shown else { return };
-        let at = MediaTime(self.base.0 + shown.at);
+    fn look(&self, planes: &Planes<'_>, at: u64) {
+        let at = MediaTime(self.base.0 + at);
         if !self.track.senses().wants_picture(at) {
             return;
         }
-        let thumb = shown.planes().and_then(|planes| {
-            let size = planes.size;
-            Thumb::of(planes.planes[0], planes.strides[0], size.width as usize, size.height as usize)
-        });
-        if let Some(thumb) = thumb {
+        let (width, height) = (planes.size.width as usize, planes.size.height as usize);
+        if let Some(thumb) = Thumb::of(planes.planes[0], planes.strides[0], width, height) {
             self.track.senses().saw(at, thumb);
         }
+    }
+
+    /// `None` if that would be no smaller.
+    fn small(&mut self, planes: &Planes<'_>, spot: Spot) -> Option<Small> {
+        let (cut, landing) = place(spot.fit, planes.size, spot.rect);
+        let shape = Shape::of(Size { width: landing.width, height: landing.height });
+        let pixels = u64::from(planes.size.width) * u64::from(planes.size.height);
+        if u64::from(landing.width) * u64::from(landing.height) >= pixels {
+            return None;
+        }
+        let mut bytes = self.spare.pop().unwrap_or_default();
+        bytes.resize(shape.bytes, 0);
+        Painter { shape, bytes: &mut bytes }.picture(&mut self.scaler, planes, cut, shape.whole(), 0);
+        Some(Small { spot, landing, shape, bytes })
     }
 
     fn disposable(&self, picture: &[StampedPacket]) -> bool {
@@ -212,7 +293,7 @@ impl Viewer {
         picture.iter().all(|packet| packet.payload().is_some_and(|payload| disposable(codec, payload)))
     }
 
-    fn collect(&mut self, out: Vec<Out>, inside: u64, moments: &[u64]) {
+    fn collect(&mut self, out: Vec<Out>, inside: u64, moments: &[u64], spot: Option<Spot>) {
         for out in out {
             match out {
                 Out::Caps(caps) => self.info = gst_video::VideoInfo::from_caps(&caps).ok(),
@@ -223,12 +304,26 @@ impl Viewer {
                     self.unpacker.renewal_is_over();
                     self.inside = 0;
                     self.serial += 1;
-                    // the one before is kept only if it is shown at a moment of its own
-                    let over = |former: &mut Shown| !moments.iter().any(|moment| (former.at..at).contains(moment));
-                    let _ = self.ahead.pop_back_if(over);
-                    self.ahead.push_back(Shown { frame, at, serial: self.serial });
+                    if moments.last().is_some_and(|last| at <= *last) {
+                        self.end_former(at, moments, spot);
+                    }
+                    let pixels = Pixels { whole: Some(frame), small: None };
+                    self.ahead.push_back(Shown { pixels, at, serial: self.serial, ready: false });
                 }
             }
+        }
+    }
+
+    /// The newest picture is over at `at`: it is kept only if it is shown at a moment of its own, and no larger than it is
+    /// shown then. (The last one of all may stand for long, in other places: that one stays whole.)
+    fn end_former(&mut self, at: u64, moments: &[u64], spot: Option<Spot>) {
+        let Some(mut former) = self.ahead.pop_back() else { return };
+        if moments.iter().any(|moment| (former.at..at).contains(moment)) {
+            self.make_ready(&mut former, spot);
+            if former.pixels.small.is_some() {
+                former.pixels.whole = None;
+            }
+            self.ahead.push_back(former);
         }
     }
 

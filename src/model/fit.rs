@@ -15,6 +15,13 @@ pub struct Cut {
     pub height: f64,
 }
 
+impl Cut {
+    /// Nothing is cut off.
+    pub fn whole(size: Size) -> Cut {
+        Cut { x: 0.0, y: 0.0, width: f64::from(size.width), height: f64::from(size.height) }
+    }
+}
+
 /// `Fit::Smart` cuts off no more of a side than this.
 const MOST_CUT: f64 = 0.2;
 
