@@ -20,6 +20,7 @@ use super::canvas::Planes;
 use super::coder::Coder;
 use super::inbox::{Inbox, Letters, Word};
 use super::picture::PictureUnit;
+use super::round::{Help, Took, steps_of_round};
 use super::segmenter::Segmenter;
 use super::sound::{Aac, SoundFrame, encoder_of};
 use super::stage::{Seen, Stage, Views};
@@ -36,12 +37,6 @@ use crate::model::{MediaTime, TrackId, TrackKind};
 
 /// What a packet may wait for (see `reorder::WAIT` and the first report of a sender), and some time to spare.
 pub(super) const BEHIND: Duration = Duration::from_millis(1300);
-/// Steps are made some at a time, after so long: the pictures of one publisher are decoded in a row while the decoder's
-/// tables and references are in the cache, and each waking costs. Twice as long while the pictures that wait for their
-/// step take little memory.
-const ROUND: Duration = Duration::from_millis(200);
-/// Bytes of all of them, for a long round.
-const ROUND_BYTES: u64 = 32 << 20;
 /// Sound is decoded so much further than it is mixed: a fade wants to know what comes.
 const SOUND_AHEAD: i64 = 60_000_000;
 /// Without pictures, sound is mixed in steps of this.
@@ -125,6 +120,7 @@ struct Lane<'a> {
     pictures: VecDeque<PictureUnit>,
     sounds: VecDeque<SoundFrame>,
     sound_until: Duration,
+    help: Help,
     late: bool,
     muddled: bool,
     /// The recording pauses there, ns on the task's line: nothing is shown or heard of what comes after.
@@ -180,13 +176,6 @@ fn decoding() -> Option<&'static rayon::ThreadPool> {
     .as_ref()
 }
 
-/// Steps of `step` ns that are made together when the pictures of one take so many bytes.
-fn steps_of_round(step: u64, bytes: u64) -> u64 {
-    let within = |round: Duration| (round.as_nanos() as u64 / step.max(1)).max(1);
-    let long = within(2 * ROUND);
-    if bytes * long <= ROUND_BYTES { long } else { within(ROUND) }
-}
-
 impl<'a> Lane<'a> {
     fn new(
         order: LaneOrder,
@@ -233,6 +222,7 @@ impl<'a> Lane<'a> {
             pictures: VecDeque::new(),
             sounds: VecDeque::new(),
             sound_until: Duration::ZERO,
+            help: Help::new(),
             late: false,
             muddled: false,
             until: None,
@@ -301,10 +291,14 @@ impl<'a> Lane<'a> {
         Some(self.origin? + passed)
     }
 
+    fn step_length(&self) -> Duration {
+        self.picture.as_ref().map_or(SOUND_STEP, |side| Duration::from_nanos(1_000_000_000 / side.fps))
+    }
+
     /// Steps of a round.
     fn round(&self) -> u64 {
         let shown: u64 = self.views.all.values().filter_map(Viewer::shown).map(Shown::bytes).sum();
-        self.place(1).zip(self.origin).map_or(1, |(a, b)| steps_of_round(a - b, shown))
+        steps_of_round(self.step_length(), shown)
     }
 
     /// A picture shows what was captured up to half a step after its time, so that it is early as often as late.
@@ -389,23 +383,18 @@ impl<'a> Lane<'a> {
         loop {
             let steps = (self.step..).map_while(|step| self.place(step)).take_while(|at| at + half <= now);
             let due: Vec<u64> = steps.take(self.round() as usize).collect();
-            if due.is_empty() {
-                return Ok(());
-            }
-            if self.picture.is_some() {
-                let moments: Vec<u64> = due.iter().map(|at| at + half).collect();
-                let scene_comes = self.scenes.front().is_some_and(|(from, _)| due.last() >= Some(from));
-                let spots = if scene_comes { BTreeMap::new() } else { self.spots() };
-                self.decode(&moments, &spots);
-            }
-            let spare = BEHIND.as_nanos() as u64 + due[due.len() - 1] - due[0];
+            let (Some(first), Some(last)) = (due.first().copied(), due.last().copied()) else { return Ok(()) };
+            let (began, length) = (Instant::now(), self.step_length() * due.len() as u32);
+            let threads = if self.picture.is_some() { self.decode(&due) } else { 1 };
+            let decoding = began.elapsed();
+            let spare = BEHIND.as_nanos() as u64 + last - first;
             for at in due {
                 if self.inbox.is_killed() {
                     return Ok(());
                 }
                 self.inbox.beat();
                 // `now` is later than the lane's own when it finishes
-                self.look_at_delay(self.now().saturating_sub(spare + at + half));
+                self.look_at_delay(self.now().saturating_sub(spare + at + half), length);
                 if let Err(error) = self.make(at) {
                     // what was made before it is good
                     let _ = self.write(true);
@@ -415,13 +404,15 @@ impl<'a> Lane<'a> {
             }
             self.make_sound()?;
             self.write(false)?;
+            self.help.learn(threads, Took { decoding, rest: began.elapsed().saturating_sub(decoding), length });
         }
     }
 
-    fn look_at_delay(&mut self, late: u64) {
+    /// `late`: how much later a step is made than its round should have begun, ns. It may take as long as its round
+    /// lasts; then the next one's time has come.
+    fn look_at_delay(&mut self, late: u64, round: Duration) {
         let late = Duration::from_nanos(late);
-        let step = self.place(1).zip(self.origin).map_or(SOUND_STEP, |(a, b)| Duration::from_nanos(a - b));
-        if late > step {
+        if late > round {
             metrics::counter!("holdfast_mix_steps_late_total").increment(1);
         }
         let told = match self.late {
@@ -515,12 +506,17 @@ impl<'a> Lane<'a> {
         spots.into_iter().filter_map(|(track, spot)| Some((track, spot?))).collect()
     }
 
-    /// Decodes everybody's pictures of some moments. Who cannot be decoded any more is seen no more.
-    fn decode(&mut self, moments: &[u64], spots: &BTreeMap<TrackId, Spot>) {
+    /// Decodes everybody's pictures of the steps at these times, and says by how many threads. Who cannot be decoded any
+    /// more is seen no more.
+    fn decode(&mut self, due: &[u64]) -> usize {
+        let moments: Vec<u64> = due.iter().map(|at| at + self.half_step()).collect();
+        let scene_comes = self.scenes.front().is_some_and(|(from, _)| due.last() >= Some(from));
+        let spots = if scene_comes { BTreeMap::new() } else { self.spots() };
         let advance = |(track, viewer): (&TrackId, &mut Viewer)| {
-            viewer.decode(moments, spots.get(track).copied()).err().map(|e| (*track, e))
+            viewer.decode(&moments, spots.get(track).copied()).err().map(|e| (*track, e))
         };
-        let failed: Vec<(TrackId, MediaError)> = match decoding().filter(|_| self.views.all.len() > 1) {
+        let pool = decoding().filter(|_| self.help.is_wanted() && self.views.all.len() > 1);
+        let failed: Vec<(TrackId, MediaError)> = match pool {
             Some(pool) => pool.install(|| self.views.all.par_iter_mut().filter_map(advance).collect()),
             None => self.views.all.iter_mut().filter_map(advance).collect(),
         };
@@ -528,6 +524,7 @@ impl<'a> Lane<'a> {
             warn!(track = track.0, %error, "a publisher's pictures cannot be decoded");
             self.views.all.remove(&track);
         }
+        pool.map_or(1, rayon::ThreadPool::current_num_threads)
     }
 
     /// Mixes the sound up to the next step, or to the pause.
@@ -613,20 +610,5 @@ impl<'a> Lane<'a> {
         self.segmenter.last_words();
         self.write(true)?;
         self.segmenter.close(None)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_round_is_longer_while_its_pictures_are_small() {
-        let step = 1_000_000_000 / 15;
-        let i420 = |width: u64, height: u64| width * height * 3 / 2;
-        assert_eq!(steps_of_round(step, 9 * i420(640, 360)), 6, "19 MB");
-        assert_eq!(steps_of_round(step, 25 * i420(1920, 1080)), 3);
-        assert_eq!(steps_of_round(1_000_000_000, i420(640, 360)), 1, "at one picture a second");
-        assert_eq!(steps_of_round(SOUND_STEP.as_nanos() as u64, 0), 4);
     }
 }

@@ -27,6 +27,7 @@ mod picture;
 pub mod probe;
 pub mod publish;
 mod reorder;
+mod round;
 mod scale;
 mod sdp;
 mod segmenter;

@@ -1,0 +1,91 @@
+//! How a mixed lane does its work: how many steps at a time, and with how many threads.
+//!
+//! Owns: what was measured of the last round. Must not touch: clocks, threads, what is in a step.
+//! Law: pure; the more a lane has to do, the more threads help it, and one that can do it alone has no help.
+
+use std::time::Duration;
+
+/// Steps are made some at a time, after so long: the pictures of one publisher are decoded in a row while the decoder's
+/// tables and references are in the cache, and each waking costs. Twice as long while the pictures that wait for their
+/// step take little memory.
+const ROUND: Duration = Duration::from_millis(200);
+/// Bytes of all of them, for a long round.
+const ROUND_BYTES: u64 = 32 << 20;
+
+/// Steps of a length that are made together when the pictures of one take so many bytes.
+pub(super) fn steps_of_round(step: Duration, bytes: u64) -> u64 {
+    let within = |round: Duration| (round.as_nanos() / step.as_nanos().max(1)).max(1) as u64;
+    let long = within(2 * ROUND);
+    if bytes * long <= ROUND_BYTES { long } else { within(ROUND) }
+}
+
+/// Whether the lane needs help with decoding. Without it, all that is done for one picture is done on one processor, whose
+/// cache has it: a tenth of the cost where there are few publishers.
+#[derive(Debug)]
+pub(super) struct Help {
+    wanted: bool,
+}
+
+/// What a round took.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Took {
+    pub decoding: Duration,
+    pub rest: Duration,
+    /// How long what it made lasts.
+    pub length: Duration,
+}
+
+impl Help {
+    /// Nothing is known yet.
+    pub fn new() -> Help {
+        Help { wanted: true }
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// After a round that was decoded by `threads`.
+    pub fn learn(&mut self, threads: usize, took: Took) {
+        let alone = took.decoding * u32::try_from(threads).unwrap_or(u32::MAX) + took.rest;
+        // less to be left alone than to stay so, or it would go to and fro
+        let most = if self.wanted { took.length / 3 } else { took.length / 2 };
+        self.wanted = alone > most;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_is_longer_while_its_pictures_are_small() {
+        let step = Duration::from_secs(1) / 15;
+        let i420 = |width: u64, height: u64| width * height * 3 / 2;
+        assert_eq!(steps_of_round(step, 9 * i420(640, 360)), 6, "19 MB");
+        assert_eq!(steps_of_round(step, 25 * i420(1920, 1080)), 3);
+        assert_eq!(steps_of_round(Duration::from_secs(1), i420(640, 360)), 1, "at one picture a second");
+        assert_eq!(steps_of_round(Duration::from_millis(100), 0), 4, "sound alone");
+    }
+
+    #[test]
+    fn help_comes_when_half_the_time_is_used_and_goes_when_a_third_would_do() {
+        let took = |decoding, rest| Took {
+            decoding: Duration::from_millis(decoding),
+            rest: Duration::from_millis(rest),
+            length: Duration::from_millis(400),
+        };
+        let mut help = Help::new();
+        assert!(help.is_wanted(), "at first");
+        help.learn(2, took(50, 40));
+        assert!(help.is_wanted(), "it would be 140 ms alone");
+        help.learn(2, took(40, 50));
+        assert!(!help.is_wanted());
+        help.learn(1, took(120, 80));
+        assert!(!help.is_wanted(), "half is not more than half");
+        help.learn(1, took(120, 81));
+        assert!(help.is_wanted());
+        help.learn(4, took(30, 70));
+        assert!(help.is_wanted(), "190 ms");
+    }
+}
