@@ -506,12 +506,13 @@ mod tests {
         let layout = |list: Value| json!({"SdkAppId": 1, "TaskId": "t", "MixLayoutParams": {"MixLayoutMode": 4, "MixLayoutList": list}});
         let picture = json!({"Top": 0, "Left": 0, "Width": 10, "Height": 10});
         assert_eq!(fault(MODIFY, layout(json!([picture]))), None);
-        let (code, outside) = fault(MODIFY, layout(json!([picture, {"Top": 1}]))).unwrap();
+        let (code, outside) = fault(MODIFY, layout(json!([picture, {"Top": 1}]))).expect("it is refused");
         assert_eq!(code, "MissingParameter.Left");
         assert!(outside.contains("MixLayoutParams.MixLayoutList[1].Left"), "{outside}");
-        let (code, _) = fault(MODIFY, layout(json!(vec![picture; 26]))).unwrap();
+        let (code, _) = fault(MODIFY, layout(json!(vec![picture; 26]))).expect("it is refused");
         assert_eq!(code, "InvalidParameter.MixLayoutList");
-        let (code, _) = fault(MODIFY, layout(json!([{"Top": 1921, "Left": 0, "Width": 1, "Height": 1}]))).unwrap();
+        let (code, _) =
+            fault(MODIFY, layout(json!([{"Top": 1921, "Left": 0, "Width": 1, "Height": 1}]))).expect("it is refused");
         assert_eq!(code, "InvalidParameter.OutOfRange");
     }
 
@@ -523,9 +524,9 @@ mod tests {
         };
         assert_eq!(url("https://a.b/c.png"), None);
         assert_eq!(url("https://a.b/c.PNG"), None);
-        assert_eq!(url("https://a.b/c.gif").unwrap(), "InvalidParameter.CheckSuffixFailed");
-        assert_eq!(url("https://a.b/c;.png").unwrap(), "InvalidParameter.CheckContentFailed");
-        assert_eq!(url("file:///etc/c.png").unwrap(), "InvalidParameter.BackgroundImageUrl");
+        assert_eq!(url("https://a.b/c.gif").expect("it is refused"), "InvalidParameter.CheckSuffixFailed");
+        assert_eq!(url("https://a.b/c;.png").expect("it is refused"), "InvalidParameter.CheckContentFailed");
+        assert_eq!(url("file:///etc/c.png").expect("it is refused"), "InvalidParameter.BackgroundImageUrl");
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(super) fn steps_of_round(step: Duration, bytes: u64) -> u64 {
 }
 
 /// Whether the lane needs help with decoding. Without it, all that is done for one picture is done on one processor, whose
-/// cache has it: a tenth of the cost where there are few publishers.
+/// cache has it: a twentieth of the cost where there are few publishers.
 #[derive(Debug)]
 pub(super) struct Help {
     wanted: bool,

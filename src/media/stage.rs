@@ -269,7 +269,7 @@ impl Stage {
             Watermark::Image { url, rect } => {
                 let Some(still) = self.stills.get(url) else { return Ok(None) };
                 let landing = Rect { width: rect.width & !1, height: rect.height & !1, ..*rect };
-                let whole = Cut { x: 0.0, y: 0.0, width: f64::from(still.width), height: f64::from(still.height) };
+                let whole = Cut::whole(Size { width: still.width, height: still.height });
                 let overlay = self.overlay(url, &still, whole, landing, Fit::Stretch);
                 Ok(overlay.map(|overlay| Mark { x: rect.x, y: rect.y, overlay: Some(overlay), clock: None }))
             }

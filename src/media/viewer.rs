@@ -1,6 +1,6 @@
 //! One publisher's pictures for a mix: packets in, the picture of a moment out.
 //!
-//! Owns: packets that wait, the decoder, the picture that is shown. Must not touch: the canvas.
+//! Owns: packets that wait, the decoder, the picture that is shown. Must not touch: the lane's canvas.
 //! Law: a picture is decoded when its moment is near and not before, and kept only if it is shown, and then as small as
 //! it is shown, so that what waits is small; nothing is decoded that cannot be shown; a publisher who breaks the decoder
 //! costs their own pictures only.
@@ -61,21 +61,16 @@ pub(super) struct Spot {
     pub rect: Rect,
 }
 
-/// A decoded picture.
+/// A decoded picture: whole, as its spot wants it, or both.
 pub(super) struct Shown {
-    pixels: Pixels,
+    whole: Option<Whole>,
+    small: Option<Small>,
     /// ns on the lane's line
     at: u64,
     /// Counts the pictures of this viewer.
     pub serial: u64,
     /// It is known that it will be shown, and all has been done that is done for such a one.
     ready: bool,
-}
-
-/// At least one of both.
-struct Pixels {
-    whole: Option<Whole>,
-    small: Option<Small>,
 }
 
 type Whole = gst_video::VideoFrame<gst_video::video_frame::Readable>;
@@ -110,18 +105,18 @@ fn planes_of(frame: &Whole) -> Option<Planes<'_>> {
 impl Shown {
     /// What each picture like this takes of memory while it waits.
     pub fn bytes(&self) -> u64 {
-        let whole = || self.pixels.whole.as_ref().map_or(0, |frame| frame.buffer().size() as u64);
-        self.pixels.small.as_ref().map_or_else(whole, |small| small.bytes.len() as u64)
+        let whole = || self.whole.as_ref().map_or(0, |frame| frame.buffer().size() as u64);
+        self.small.as_ref().map_or_else(whole, |small| small.bytes.len() as u64)
     }
 
     /// For a spot: pixels, which of them, and where they go. `None` if they cannot be read.
     pub fn placed(&self, spot: Spot) -> Option<(Planes<'_>, Cut, Rect)> {
-        if let Some(small) = self.pixels.small.as_ref().filter(|small| small.spot == spot) {
+        if let Some(small) = self.small.as_ref().filter(|small| small.spot == spot) {
             return Some((small.planes(), Cut::whole(small.shape.size), small.landing));
         }
         // for another spot than was thought: from what there is
-        let whole = self.pixels.whole.as_ref().and_then(planes_of);
-        let planes = whole.or_else(|| self.pixels.small.as_ref().map(Small::planes))?;
+        let whole = self.whole.as_ref().and_then(planes_of);
+        let planes = whole.or_else(|| self.small.as_ref().map(Small::planes))?;
         let (cut, landing) = place(spot.fit, planes.size, spot.rect);
         Some((planes, cut, landing))
     }
@@ -246,7 +241,7 @@ impl Viewer {
         }
         while let Some(next) = self.ahead.pop_front_if(|next| next.at <= until) {
             let former = self.shown.replace(next);
-            self.spare.extend(former.and_then(|shown| shown.pixels.small).map(|small| small.bytes));
+            self.spare.extend(former.and_then(|shown| shown.small).map(|small| small.bytes));
         }
     }
 
@@ -255,10 +250,10 @@ impl Viewer {
         if std::mem::replace(&mut shown.ready, true) {
             return;
         }
-        let Some(planes) = shown.pixels.whole.as_ref().and_then(planes_of) else { return };
+        let Some(planes) = shown.whole.as_ref().and_then(planes_of) else { return };
         self.look(&planes, shown.at);
         if let Some(spot) = spot {
-            shown.pixels.small = self.small(&planes, spot);
+            shown.small = self.small(&planes, spot);
         }
     }
 
@@ -307,8 +302,8 @@ impl Viewer {
                     if moments.last().is_some_and(|last| at <= *last) {
                         self.end_former(at, moments, spot);
                     }
-                    let pixels = Pixels { whole: Some(frame), small: None };
-                    self.ahead.push_back(Shown { pixels, at, serial: self.serial, ready: false });
+                    let whole = Some(frame);
+                    self.ahead.push_back(Shown { whole, small: None, at, serial: self.serial, ready: false });
                 }
             }
         }
@@ -320,8 +315,8 @@ impl Viewer {
         let Some(mut former) = self.ahead.pop_back() else { return };
         if moments.iter().any(|moment| (former.at..at).contains(moment)) {
             self.make_ready(&mut former, spot);
-            if former.pixels.small.is_some() {
-                former.pixels.whole = None;
+            if former.small.is_some() {
+                former.whole = None;
             }
             self.ahead.push_back(former);
         }
