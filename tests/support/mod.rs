@@ -146,14 +146,29 @@ impl Lines {
 /// Returns when a child is dead, or is stopped (SIGSTOP).
 pub async fn halted(id: i32) {
     // nobody tells of a child that is stopped; /proc does when it is asked
-    let runs = || {
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
-        state.is_some_and(|state| !"TZX".contains(state))
-    };
-    while runs() {
+    while state_of(&id.to_string()).is_some_and(|(state, _)| !"TZX".contains(state)) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Returns when nobody of a process group lives. A child of a child that was killed with it dies a moment later than it, and
+/// has its ports until then; it is nobody's to wait for.
+async fn deserted(group: Pid) {
+    let lives = || {
+        let processes = std::fs::read_dir("/proc").expect("Linux has /proc").filter_map(Result::ok);
+        let mut states = processes.filter_map(|entry| state_of(entry.file_name().to_str()?));
+        states.any(|(state, of)| of == group.as_raw() && !"ZX".contains(state))
+    };
+    while lives() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What a process does and which group it is of (proc_pid_stat(5): the 3rd and the 5th field).
+fn state_of(id: &str) -> Option<(char, i32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let mut fields = stat.rsplit(')').next()?.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.nth(1)?.parse().ok()?))
 }
 
 /// A child process with its own process group; it and its children die with this value.
@@ -199,10 +214,11 @@ impl Running {
         let _ = killpg(self.group, signal);
     }
 
-    /// As a power cut would end it; returns when it is gone.
+    /// As a power cut would end it; returns when it is gone, and its children with it.
     pub async fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
         let _ = within(SOON, &format!("{} to die", self.name), self.child.wait()).await;
+        within(SOON, &format!("the children of {} to die", self.name), deserted(self.group)).await;
     }
 
     /// SIGTERM, then its exit code (`None`: a signal ended it).
