@@ -24,7 +24,7 @@ const ADDRESSES_PER_SESSION: usize = 16;
 /// The kernel's buffer for the whole port: bursts of many publishers' keyframes fit.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// The port is read after so long: nobody listens live, and each waking costs.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(40);
 /// What comes meanwhile fills at most one part in so many of the kernel's buffer, or the port is read sooner. The kernel
 /// counts what it needs for a datagram, which is about twice its bytes.
 const GATHER_PART: usize = 8;

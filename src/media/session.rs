@@ -28,6 +28,9 @@ use crate::model::{MediaId, RoomKey, SessionId, TrackId, TrackKind, UserId};
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 /// Datagrams taken between two looks at everything else.
 const BATCH: usize = 64;
+/// A timer comes so long after the port is read: a session that got datagrams then has heard its timers with them, and is
+/// not woken twice.
+const AFTER_LOOK: Duration = Duration::from_millis(2);
 /// SSRCs that the offer did not name and that are let in; a stranger's noise must not keep the core busy.
 const MOST_LEARNT: u32 = 16;
 
@@ -121,7 +124,7 @@ impl Session {
             }
             self.send(course);
             let due = self.deadline(course);
-            let deadline = next_look(due.max(now + Duration::from_millis(1)));
+            let deadline = next_look(due.max(now + Duration::from_millis(1))) + AFTER_LOOK;
             tokio::select! {
                 biased;
                 () = self.closing.cancelled() => return LeaveReason::Closed,
