@@ -8,6 +8,8 @@
 //! from `/proc`. The box records live and everything that it does is counted (WebRTC, sound, TS, synced files, upload to
 //! a folder); the peers read files as fast as they can, but for (b'), ffmpeg at the pace of the clock (`-re`): the same
 //! work costs a processor more when it comes in pieces with rests between them, and a live recorder has no choice.
+//! The processors are kept from sleeping meanwhile: (b) and (c) never let one sleep, (a) and (b') do twice in a second, and the
+//! first milliseconds after that are slow. `HOLDFAST_BENCH_AWAKE` (1): 0 lets them sleep.
 //! `HOLDFAST_BENCH_SECONDS` (20) is how long the box is measured in each turn, `HOLDFAST_BENCH_TURNS` (2) how often each
 //! has one.
 
@@ -19,7 +21,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::support::scene::until;
-use common::{Feeder, Guard, middle, number, runtime, save, script, start_box, support, turns, used_to_the_end, watch};
+use common::{
+    Awake, Feeder, Guard, middle, number, runtime, save, script, start_box, support, turns, used_to_the_end, watch,
+};
 use holdfast::media::publish::Script;
 use holdfast::model::TrackKind;
 use holdfast::model::encoder::{Coding, mixing_encoders};
@@ -43,6 +47,7 @@ fn main() {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
         ["feed-whip", base, count, ref scripts @ ..] => common::feed_whip(base, number(count), scripts),
+        [Awake::WORD] => common::spin(),
         _ => {
             let usual = ["4", "9", "16-simulcast", "25-small"];
             let cases = if words.is_empty() { &usual[..] } else { &words[..] };
@@ -192,6 +197,7 @@ async fn measure(cases: Vec<Case>) {
         clips
     });
     let clips = made.await.expect("encoding does not panic");
+    let _awake = Awake::new();
     println!("The box's encoder (that of GStreamer too): {}", x264());
     println!();
     println!(

@@ -157,6 +157,43 @@ impl Drop for Guard {
     }
 }
 
+/// Keeps the processors from sleeping as long as it lives, with threads that run when nobody else wants to. One that has
+/// slept does its first work slowly (its clock, its caches; a virtual one has to be fetched by the host), and that would
+/// be charged to who works in pieces and not to who works in one go. `HOLDFAST_BENCH_AWAKE` (1): 0 lets them sleep.
+pub struct Awake {
+    _spinners: Vec<Guard>,
+}
+
+impl Awake {
+    /// The argument with which this program is one of the spinners: whoever uses it calls [`spin`].
+    pub const WORD: &str = "spin";
+
+    pub fn new() -> Awake {
+        let cores = if setting("HOLDFAST_BENCH_AWAKE", 1) == 0 {
+            0
+        } else {
+            std::thread::available_parallelism().expect("Linux tells").get()
+        };
+        let program = std::env::current_exe().expect("this program has a path");
+        let spinner = || {
+            let mut idle = Command::new(support::program("chrt"));
+            idle.args(["--idle", "0"]).arg(&program).arg(Awake::WORD).stdin(Stdio::piped());
+            Guard(idle.spawn().expect("it starts once more"))
+        };
+        Awake { _spinners: (0..cores).map(|_| spinner()).collect() }
+    }
+}
+
+/// Keeps one processor busy until the parent is gone, however it ended.
+pub fn spin() {
+    std::thread::spawn(|| {
+        loop {
+            std::hint::black_box(());
+        }
+    });
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).expect("stdin is a pipe");
+}
+
 /// This program once more, as the publishers.
 pub struct Feeder {
     _child: Guard,
