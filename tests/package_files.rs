@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast::model::made::{Made, Plan};
-use holdfast::model::package::{Container, Limits, PackedFile};
+use holdfast::model::package::{Container, Limits, Packed, PackedFile};
 use holdfast::model::segment::LocalName;
 use holdfast::model::{Codec, LaneKind};
 use packing::{Shelf, boxes, nals, no_limits, played, record, seconds, sounds};
@@ -266,6 +266,21 @@ fn what_a_made_file_holds_is_not_packed_again() {
     let (again, rest) = shelf.pack(&dir, order);
     assert_eq!(again.files.iter().map(|(file, _)| file.object.clone()).collect::<Vec<_>>(), [name(2)]);
     assert_eq!(nals(&rest[0]), all_nals);
+}
+
+/// It may be on its way still, and would take the place of the new one.
+#[test]
+fn the_name_of_a_file_that_was_given_up_is_not_used_again() {
+    let Taken { site: _site, dir, shelf, .. } = twelve_seconds();
+    let limits = Limits { length: Duration::from_millis(3_500), ..no_limits() };
+    let names = |packed: &Packed| packed.files.iter().map(|(file, _)| file.object.clone()).collect::<Vec<_>>();
+    let before = names(&shelf.pack(&dir, shelf.order(Container::Mp4, false, limits)).0);
+    std::fs::write(dir.join(format!("{}.plan.lost", before[1])), "").expect("room");
+    let (after, files) = shelf.pack(&dir, shelf.order(Container::Mp4, false, limits));
+    let after = names(&after);
+    assert_eq!((after.len(), &after[0]), (before.len(), &before[0]));
+    assert_eq!(after[1..after.len() - 1], before[2..], "the place is passed over");
+    files.iter().for_each(|file| assert_eq!(complaints(file), ""));
 }
 
 #[test]

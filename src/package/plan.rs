@@ -5,7 +5,7 @@
 //! where there are pictures, and is within its limits unless one group of pictures is not; made again of its plan it is
 //! the same to the last byte. What a file that is made already holds is not packed again, and its name is its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -60,31 +60,38 @@ pub fn made(order: &Order, shelf: &Shelf) -> Option<Made> {
 }
 
 /// Names for the files of one stem. Those that are made keep theirs, whatever becomes of the others; each of the others
-/// is called after its place among them.
+/// is called after its place among them. The name of one whose plan was given up is not used again: it may have been
+/// sent, and what is still on its way could take the place of the new one.
 struct Names<'a> {
     stem: &'a str,
     container: Container,
     made: Vec<(u32, &'a PackedFile)>,
+    spent: BTreeSet<u32>,
     last: u32,
 }
 
 impl<'a> Names<'a> {
-    fn new(order: &'a Order, stem: &'a str) -> Names<'a> {
-        let place = |file: &'a PackedFile| Some((place_among(stem, &file.object, order.container)?, file));
-        Names { stem, container: order.container, made: order.made.iter().filter_map(place).collect(), last: 0 }
+    fn new(order: &'a Order, stem: &'a str, given_up: &[String]) -> Names<'a> {
+        let place = |object: &str| place_among(stem, object, order.container);
+        let made = order.made.iter().filter_map(|file| Some((place(&file.object)?, file))).collect();
+        let spent = given_up.iter().filter_map(|object| place(object)).collect();
+        Names { stem, container: order.container, made, spent, last: 0 }
     }
 
     fn next(&mut self, (nth, count): (usize, usize), done: &Done) -> String {
-        if self.made.is_empty() {
+        if self.made.is_empty() && self.spent.is_empty() {
             return file_name(self.stem, self.container, nth, count);
         }
         let mut place = self.last.max(done.after) + 1;
-        while let Some((_, there)) = self.made.iter().find(|(of, _)| *of == place) {
-            if (there.bytes, there.crc32) == (done.plan.bytes, done.plan.crc32) {
-                self.last = place;
-                return there.object.clone();
+        loop {
+            match self.made.iter().find(|(of, _)| *of == place) {
+                Some((_, there)) if (there.bytes, there.crc32) == (done.plan.bytes, done.plan.crc32) => {
+                    self.last = place;
+                    return there.object.clone();
+                }
+                None if !self.spent.contains(&place) => break,
+                _ => place += 1,
             }
-            place += 1;
         }
         self.last = place;
         format!("{}_{place}.{}", self.stem, self.container.extension())
@@ -101,6 +108,7 @@ pub fn plan(
     made: &mut dyn FnMut(FilePlan, Layout),
 ) -> Packed {
     let mut packed = Packed::default();
+    let given_up = shelf.given_up();
     for alike in order.groups.chunk_by(|a, b| a.stem == b.stem) {
         let mut all = Vec::new();
         for group in alike {
@@ -110,7 +118,7 @@ pub fn plan(
             all.extend(planning.done.into_iter().map(|done| (group, done)));
         }
         let count = all.len();
-        let mut names = Names::new(order, &alike[0].stem);
+        let mut names = Names::new(order, &alike[0].stem, &given_up);
         for (nth, (group, done)) in all.into_iter().enumerate() {
             let object = names.next((nth, count), &done);
             let Done { plan, start, end, picture, sound, layout, .. } = done;

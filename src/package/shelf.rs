@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use super::units::Demuxed;
 use crate::model::TaskId;
-use crate::model::segment::{KEPT_SUFFIX, identity};
+use crate::model::package::PLAN_SUFFIX;
+use crate::model::segment::{KEPT_SUFFIX, LOST_SUFFIX, identity};
 use crate::vault::Vault;
 
 /// Files of both tracks, and one that is shared by two neighbours.
@@ -42,6 +43,15 @@ impl Shelf {
             }
         }
         Err(last)
+    }
+
+    /// Files whose plans were set aside, by their names at the destination.
+    pub fn given_up(&self) -> Vec<String> {
+        let names = std::fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|file| file.file_name());
+        let object = |name: std::ffi::OsString| {
+            Some(name.to_str()?.strip_suffix(LOST_SUFFIX)?.strip_suffix(PLAN_SUFFIX)?.to_owned())
+        };
+        names.filter_map(object).collect()
     }
 }
 

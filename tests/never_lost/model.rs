@@ -282,7 +282,9 @@ pub fn in_files(task: &TaskId, packed: &BTreeMap<&str, Vec<FrameId>>, written: &
                 |w: &&&Written| frames_of_segment(&w.bytes).first().is_some_and(|first| first.0 == piece[0].0);
             let made = written.iter().find(of_piece);
             let made = made.unwrap_or_else(|| panic!("{task}: {name} holds {:?}, which nobody wrote", piece[0]));
-            assert!(piece.iter().all(|frame| seen.insert(*frame)), "{task}: frames of {made:?} are in files twice");
+            let once = piece.iter().all(|frame| seen.insert(*frame));
+            let sizes = packed.iter().map(|(name, frames)| (name, frames.len()));
+            assert!(once, "{task}: {name} has frames of {made:?} again: {:?}", sizes.collect::<Vec<_>>());
             let whole = frames_of_segment(&made.bytes);
             let is_part = whole.windows(piece.len()).any(|part| part == piece);
             assert!(is_part, "{task}: {name} has {} frames of {made:?}", piece.len());
