@@ -8,8 +8,8 @@
 //! from `/proc`. The box records live and everything that it does is counted (WebRTC, sound, TS, synced files, upload to
 //! a folder); the peers read files as fast as they can, but for (b'), ffmpeg at the pace of the clock (`-re`): the same
 //! work costs a processor more when it comes in pieces with rests between them, and a live recorder has no choice.
-//! The processors are kept from sleeping meanwhile: (b) and (c) never let one sleep, (a) and (b') do twice in a second, and the
-//! first milliseconds after that are slow. `HOLDFAST_BENCH_AWAKE` (1): 0 lets them sleep.
+//! `HOLDFAST_BENCH_AWAKE` (0): 1 keeps the processors from sleeping meanwhile. (b) and (c) never let one sleep, the box does
+//! after each round, and the first milliseconds after that are slow.
 //! `HOLDFAST_BENCH_SECONDS` (20) is how long the box is measured in each turn, `HOLDFAST_BENCH_TURNS` (2) how often each
 //! has one.
 

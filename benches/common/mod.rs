@@ -157,9 +157,9 @@ impl Drop for Guard {
     }
 }
 
-/// Keeps the processors from sleeping as long as it lives, with threads that run when nobody else wants to. One that has
-/// slept does its first work slowly (its clock, its caches; a virtual one has to be fetched by the host), and that would
-/// be charged to who works in pieces and not to who works in one go. `HOLDFAST_BENCH_AWAKE` (1): 0 lets them sleep.
+/// Keeps the processors from sleeping as long as it lives, if `HOLDFAST_BENCH_AWAKE` is 1, with threads that run when nobody
+/// else wants to. One that has slept does its first work slowly (its clock, its caches; a virtual one has to be fetched by
+/// the host): what is charged for that is the difference between the two.
 pub struct Awake {
     _spinners: Vec<Guard>,
 }
@@ -169,7 +169,7 @@ impl Awake {
     pub const WORD: &str = "spin";
 
     pub fn new() -> Awake {
-        let cores = if setting("HOLDFAST_BENCH_AWAKE", 1) == 0 {
+        let cores = if setting("HOLDFAST_BENCH_AWAKE", 0) == 0 {
             0
         } else {
             std::thread::available_parallelism().expect("Linux tells").get()
