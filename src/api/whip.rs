@@ -370,11 +370,12 @@ mod tests {
 
     #[test]
     fn a_room_without_a_type_is_a_number_if_it_can_be() {
-        assert_eq!(parse_room("123", None).unwrap(), RoomId::Number(123));
-        assert_eq!(parse_room("4294967295", None).unwrap(), RoomId::Text("4294967295".into()));
-        assert_eq!(parse_room("0", None).unwrap(), RoomId::Text("0".into()));
-        assert_eq!(parse_room("123", Some("0")).unwrap(), RoomId::Text("123".into()));
-        assert_eq!(parse_room("ward 5", None).unwrap(), RoomId::Text("ward 5".into()));
+        let room = |name, kind| parse_room(name, kind).expect("it names a room");
+        assert_eq!(room("123", None), RoomId::Number(123));
+        assert_eq!(room("4294967295", None), RoomId::Text("4294967295".into()));
+        assert_eq!(room("0", None), RoomId::Text("0".into()));
+        assert_eq!(room("123", Some("0")), RoomId::Text("123".into()));
+        assert_eq!(room("ward 5", None), RoomId::Text("ward 5".into()));
         assert!(parse_room("ward", Some("1")).is_err());
         assert!(parse_room("1", Some("2")).is_err());
         assert!(parse_room("a/b", None).is_err());
