@@ -122,13 +122,7 @@ pub fn cpu_by_thread(process: i32) -> BTreeMap<String, f64> {
 /// Waits until a child has ended; what it used. Panics if it failed.
 pub async fn used_to_the_end(mut child: Guard) -> f64 {
     let id = child.id();
-    loop {
-        let stat = fs::read_to_string(format!("/proc/{id}/stat")).expect("it is not waited for yet");
-        if stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    support::halted(id).await;
     let used = cpu_seconds(id);
     let status = child.0.wait().expect("it is ours");
     assert!(status.success(), "a peer ended with {status}");

@@ -146,7 +146,7 @@ impl Lines {
 /// Returns when a child is dead, or is stopped (SIGSTOP).
 pub async fn halted(id: i32) {
     // nobody tells of a child that is stopped; /proc does when it is asked
-    while state_of(&id.to_string()).is_some_and(|(state, _)| !"TZX".contains(state)) {
+    while process_state(&id.to_string()).is_some_and(|(state, _)| !"TZX".contains(state)) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -156,7 +156,7 @@ pub async fn halted(id: i32) {
 async fn deserted(group: Pid) {
     let lives = || {
         let processes = std::fs::read_dir("/proc").expect("Linux has /proc").filter_map(Result::ok);
-        let mut states = processes.filter_map(|entry| state_of(entry.file_name().to_str()?));
+        let mut states = processes.filter_map(|entry| process_state(entry.file_name().to_str()?));
         states.any(|(state, of)| of == group.as_raw() && !"ZX".contains(state))
     };
     while lives() {
@@ -165,7 +165,7 @@ async fn deserted(group: Pid) {
 }
 
 /// What a process does and which group it is of (proc_pid_stat(5): the 3rd and the 5th field).
-fn state_of(id: &str) -> Option<(char, i32)> {
+fn process_state(id: &str) -> Option<(char, i32)> {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     let mut fields = stat.rsplit(')').next()?.split_whitespace();
     Some((fields.next()?.chars().next()?, fields.nth(1)?.parse().ok()?))
