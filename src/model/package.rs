@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bundle::List;
 use super::recording::RecordingSpec;
-use super::segment::{LocalName, encode_id, room_stem};
+use super::segment::{LOST_SUFFIX, LocalName, encode_id, room_stem};
 use super::task::{Piece, PieceFate};
 use super::{LaneKind, MediaId, Timestamp};
 
@@ -173,6 +173,11 @@ pub const PLAN_VERSION: u32 = 1;
 
 /// What follows a packed file's name when a file holds its plan.
 pub const PLAN_SUFFIX: &str = ".plan";
+
+/// The file whose plan this was, if it was given up without being up. It may have been sent all the same.
+pub fn of_given_up_plan(name: &str) -> Option<&str> {
+    name.strip_suffix(LOST_SUFFIX)?.strip_suffix(PLAN_SUFFIX)
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {

@@ -5,7 +5,7 @@
 //! where there are pictures, and is within its limits unless one group of pictures is not; made again of its plan it is
 //! the same to the last byte. What a file that is made already holds is not packed again, and its name is its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::model::LaneKind;
 use crate::model::made::{Made, Plan, place_among};
 use crate::model::package::{
     Container, FilePlan, Group, Limits, Order, PLAN_SUFFIX, PLAN_VERSION, Packed, PackedFile, Part, Source, TICKS,
-    file_name, of_ticks, ticks,
+    file_name, of_given_up_plan, of_ticks, ticks,
 };
 
 /// Sound alone is looked at in steps of this.
@@ -59,39 +59,51 @@ pub fn made(order: &Order, shelf: &Shelf) -> Option<Made> {
     Some(made)
 }
 
+/// A file's name at the destination, and what names its contents: length and sum. `None`: nobody knows.
+type Taken = (String, Option<(u64, u32)>);
+
+/// Files whose plans were given up. They may have been sent.
+fn given_up(shelf: &Shelf) -> Vec<Taken> {
+    let contents = |object: &str, name: &str| {
+        let text = shelf.read(name).ok().and_then(|bytes| String::from_utf8(bytes).ok())?;
+        Plan::parse(object, &text).map(|plan| plan.contents())
+    };
+    let taken = |name: String| of_given_up_plan(&name).map(|object| (object.to_owned(), contents(object, &name)));
+    shelf.names().into_iter().filter_map(taken).collect()
+}
+
 /// Names for the files of one stem. Those that are made keep theirs, whatever becomes of the others; each of the others
-/// is called after its place among them. The name of one whose plan was given up is not used again: it may have been
-/// sent, and what is still on its way could take the place of the new one.
+/// is called after its place among them. The name of one that was given up is for the same contents only: what was sent
+/// of it may arrive after what is sent now.
 struct Names<'a> {
     stem: &'a str,
     container: Container,
-    made: Vec<(u32, &'a PackedFile)>,
-    spent: BTreeSet<u32>,
+    taken: Vec<(u32, &'a Taken)>,
     last: u32,
 }
 
 impl<'a> Names<'a> {
-    fn new(order: &'a Order, stem: &'a str, given_up: &[String]) -> Names<'a> {
-        let place = |object: &str| place_among(stem, object, order.container);
-        let made = order.made.iter().filter_map(|file| Some((place(&file.object)?, file))).collect();
-        let spent = given_up.iter().filter_map(|object| place(object)).collect();
-        Names { stem, container: order.container, made, spent, last: 0 }
+    fn new(order: &Order, stem: &'a str, taken: &'a [Taken]) -> Names<'a> {
+        let place = |taken: &'a Taken| Some((place_among(stem, &taken.0, order.container)?, taken));
+        Names { stem, container: order.container, taken: taken.iter().filter_map(place).collect(), last: 0 }
     }
 
     fn next(&mut self, (nth, count): (usize, usize), done: &Done) -> String {
-        if self.made.is_empty() && self.spent.is_empty() {
+        if self.taken.is_empty() {
             return file_name(self.stem, self.container, nth, count);
         }
+        let contents = Some((done.plan.bytes, done.plan.crc32));
         let mut place = self.last.max(done.after) + 1;
         loop {
-            match self.made.iter().find(|(of, _)| *of == place) {
-                Some((_, there)) if (there.bytes, there.crc32) == (done.plan.bytes, done.plan.crc32) => {
-                    self.last = place;
-                    return there.object.clone();
-                }
-                None if !self.spent.contains(&place) => break,
-                _ => place += 1,
+            let mut there = self.taken.iter().filter(|(of, _)| *of == place).peekable();
+            if there.peek().is_none() {
+                break;
             }
+            if let Some((_, (object, _))) = there.find(|(_, (_, of))| *of == contents) {
+                self.last = place;
+                return object.clone();
+            }
+            place += 1;
         }
         self.last = place;
         format!("{}_{place}.{}", self.stem, self.container.extension())
@@ -108,7 +120,8 @@ pub fn plan(
     made: &mut dyn FnMut(FilePlan, Layout),
 ) -> Packed {
     let mut packed = Packed::default();
-    let given_up = shelf.given_up();
+    let of_made = |file: &PackedFile| (file.object.clone(), Some((file.bytes, file.crc32)));
+    let taken: Vec<Taken> = order.made.iter().map(of_made).chain(given_up(shelf)).collect();
     for alike in order.groups.chunk_by(|a, b| a.stem == b.stem) {
         let mut all = Vec::new();
         for group in alike {
@@ -118,7 +131,7 @@ pub fn plan(
             all.extend(planning.done.into_iter().map(|done| (group, done)));
         }
         let count = all.len();
-        let mut names = Names::new(order, &alike[0].stem, &given_up);
+        let mut names = Names::new(order, &alike[0].stem, &taken);
         for (nth, (group, done)) in all.into_iter().enumerate() {
             let object = names.next((nth, count), &done);
             let Done { plan, start, end, picture, sound, layout, .. } = done;

@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use super::units::Demuxed;
 use crate::model::TaskId;
-use crate::model::package::PLAN_SUFFIX;
-use crate::model::segment::{KEPT_SUFFIX, LOST_SUFFIX, identity};
+use crate::model::segment::{KEPT_SUFFIX, identity};
 use crate::vault::Vault;
 
 /// Files of both tracks, and one that is shared by two neighbours.
@@ -45,13 +44,10 @@ impl Shelf {
         Err(last)
     }
 
-    /// Files whose plans were set aside, by their names at the destination.
-    pub fn given_up(&self) -> Vec<String> {
-        let names = std::fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|file| file.file_name());
-        let object = |name: std::ffi::OsString| {
-            Some(name.to_str()?.strip_suffix(LOST_SUFFIX)?.strip_suffix(PLAN_SUFFIX)?.to_owned())
-        };
-        names.filter_map(object).collect()
+    /// The files of the folder.
+    pub fn names(&self) -> Vec<String> {
+        let files = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        files.map(|file| file.file_name().to_string_lossy().into_owned()).collect()
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::model::WallClock;
 use crate::model::disk::{Decision, Fault, Level, Limits, Shelf, Space, level, make_room};
+use crate::model::package::of_given_up_plan;
 
 /// Names of our own in the spool's folder, which are no task's.
 pub(super) const RESERVE: &str = ".reserve";
@@ -378,10 +379,13 @@ fn useless_and_waiting(shared: &Shared) -> Shelf<PathBuf> {
     Shelf { useless, waiting }
 }
 
-/// Segments that are told as lost, and kept for a technician while there is room.
+/// Segments that are told as lost, and kept for a technician while there is room. Plans, which are small, keep names from
+/// being used again: they stay.
 fn set_aside_files(dir: &Path) -> Vec<PathBuf> {
     let below = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let lost = |path: &PathBuf| path.to_str().is_some_and(|path| path.ends_with(LOST_SUFFIX));
+    let lost = |path: &PathBuf| {
+        path.to_str().is_some_and(|path| path.ends_with(LOST_SUFFIX) && of_given_up_plan(path).is_none())
+    };
     below(dir).filter(|folder| folder.is_dir()).flat_map(|folder| below(&folder)).filter(lost).collect()
 }
 

@@ -7,13 +7,13 @@
 
 use super::*;
 use crate::crash;
-use crate::model::package::PLAN_SUFFIX;
+use crate::model::package::{PLAN_SUFFIX, of_given_up_plan};
 use crate::model::segment::UNFINISHED;
 use crate::store::records::SealedFile;
 
 /// Whether a file of a task's folder is there for packing only.
 pub(super) fn is_of_packing(name: &str) -> bool {
-    let plan = name.ends_with(PLAN_SUFFIX) || plans::of_kept_plan(name).is_some();
+    let plan = name.ends_with(PLAN_SUFFIX) || plans::of_kept_plan(name).or_else(|| of_given_up_plan(name)).is_some();
     plan || name.strip_suffix(KEPT_SUFFIX).and_then(LocalName::parse).is_some()
 }
 

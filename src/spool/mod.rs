@@ -15,6 +15,7 @@
 //!              <object>.m3u8.v<n>     version n of a playlist
 //!              <object>.plan          a packed file: how it is made of segments
 //!              <object>.plan.kept     the same of one that is up
+//!              <object>.plan.lost     the same of one that was given up, and may have been sent
 //! ```
 //! With a key, files are sealed ([`crate::vault`]); sizes and checksums of records are of what is in them, and whoever
 //! reads one does so by [`open_plain`]. Plain files from before there was a key lie beside them.

@@ -34,6 +34,8 @@ pub enum Step {
     Tell(SpoolEntry),
     /// The packed file of this name is up: its plan says what it holds.
     KeepPlan { task: TaskId, object: String },
+    /// A packed file's plan that the index does not have any more: the file may have been sent.
+    GiveUpPlan { task: TaskId, name: String },
     /// Nobody needs the file any more.
     Unlink { task: TaskId, name: String },
     /// Nobody needs the record any more.
@@ -84,7 +86,7 @@ pub fn plan(files: &[FoundFile], entries: &[SpoolEntry]) -> Vec<Step> {
             }
             // its task plans it again
             (SpoolKind::Package, SpoolState::Spooled | SpoolState::Lost { .. }) => {
-                steps.extend(found.map(|_| unlink()));
+                steps.extend(found.map(|_| Step::GiveUpPlan { task: entry.task.clone(), name: entry.file.clone() }));
                 steps.push(Step::Drop(entry.clone()));
             }
             (SpoolKind::Playlist { version }, state) => {
@@ -111,9 +113,8 @@ pub fn plan(files: &[FoundFile], entries: &[SpoolEntry]) -> Vec<Step> {
         match LocalName::parse(&name) {
             Some(local) if local.duration.is_some() => adopted.push((task, local, Some(file.bytes))),
             Some(local) => adopted.push((task, local, None)),
-            None if name.ends_with(UNFINISHED) || is_playlist(&name) || name.ends_with(PLAN_SUFFIX) => {
-                steps.push(Step::Unlink { task, name })
-            }
+            None if name.ends_with(UNFINISHED) || is_playlist(&name) => steps.push(Step::Unlink { task, name }),
+            None if name.ends_with(PLAN_SUFFIX) => steps.push(Step::GiveUpPlan { task, name }),
             None => steps.push(Step::Leave { task, name }),
         }
     }
@@ -233,6 +234,20 @@ mod tests {
             ]
         );
         assert_eq!(plan(&[], std::slice::from_ref(&new)), [Step::Drop(new)]);
+    }
+
+    /// It may have been sent: its name is not for other contents.
+    #[test]
+    fn a_plan_that_the_index_does_not_have_is_given_up() {
+        let name = "a_1.mp4.plan".to_owned();
+        let lost = SpoolEntry {
+            kind: SpoolKind::Package,
+            file: name.clone(),
+            ..entry(1, SpoolState::Lost { why: "it cannot be made".into() })
+        };
+        let given_up = Step::GiveUpPlan { task: task(), name: name.clone() };
+        assert_eq!(plan(&[file(&name, 1)], &[]), std::slice::from_ref(&given_up));
+        assert_eq!(plan(&[file(&name, 1)], std::slice::from_ref(&lost)), [given_up, Step::Drop(lost)]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! Law: a step that is repeated after a crash does no harm.
 
 use super::*;
+use crate::model::package::of_given_up_plan;
 
 /// The folders of a shelf as they were found, before anything of it was read.
 #[derive(Debug, Default)]
@@ -67,6 +68,9 @@ impl Listed {
                 continue;
             }
             if name.strip_suffix(KEPT_SUFFIX).and_then(LocalName::parse).is_some() {
+                continue;
+            }
+            if of_given_up_plan(&name).is_some() {
                 continue;
             }
             if let Some(object) = plans::of_kept_plan(&name) {
@@ -206,6 +210,7 @@ impl Shared {
             Step::KeepPlan { task, object } => {
                 self.keep_plan(&task, &object).map_err(at(&self.task_dir(&task)))?;
             }
+            Step::GiveUpPlan { task, name } => set_aside(&self.task_dir(&task).join(name)),
             Step::Unlink { task, name } => self.unlink(&task, &name).map_err(at(&self.task_dir(&task).join(&name)))?,
             Step::Drop(entry) => self.store.commit_blocking(Batch::new().delete(entry.key()))?,
             Step::Leave { task, name } => {
