@@ -17,6 +17,8 @@
 //! * **spool**: the local disk where every segment is safe before anything else happens to it.
 //! * **lease**: an upload's claim on a spooled file. **outbox**: events that the clinic's server has not yet taken.
 
+#![deny(clippy::unwrap_used)]
+
 pub mod alarms;
 pub mod api;
 pub mod app;

@@ -1,5 +1,7 @@
 //! Arguments, logging, exit code. Nothing else.
 
+#![deny(clippy::unwrap_used)]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
