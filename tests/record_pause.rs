@@ -98,8 +98,9 @@ fn sound_ends_with_the_last_packet_that_was_over_before_the_pause() {
     let frames = tone(150);
     // in the middle of the 76th packet
     let until = MediaTime(frames[75][0].at.0 + 10 * MS);
-    ann.push(&frames);
+    ann.push(&frames[..70]);
     b.engine.pause_lane(&order.run, until);
+    ann.push(&frames[70..]);
     let told = b.until_end();
     assert_eq!(told.end, Some(LaneEnd::Finished));
     let (first, last) = heard(&b.joined(&told.segments));

@@ -307,6 +307,37 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_and_what_comes_is_given_until_the_end_and_no_later() {
+        const MS: u64 = 1_000_000;
+        // 20 ms of Opus
+        let sound = |ms: u64| {
+            let mut rtp = vec![0; 14];
+            (rtp[0], rtp[12]) = (0x80, 15 << 3);
+            StampedPacket { rtp: rtp.into(), at: MediaTime(ms * MS), after_loss: false }
+        };
+        let picture = |ms: u64| StampedPacket { at: MediaTime(ms * MS), ..packet(10) };
+        let given = |letters: &Letters| {
+            let of = |batch: &Batch| batch.packets.iter().map(|p| (batch.track, p.at.0 / MS)).collect::<Vec<_>>();
+            letters.batches.iter().flat_map(of).collect::<Vec<_>>()
+        };
+        let inbox = Inbox::default();
+        inbox.post(SOUND, TrackKind::Audio, &[sound(60), sound(80), sound(81), sound(99)]);
+        inbox.post(PICTURE, TrackKind::Video, &[picture(99), picture(100)]);
+        inbox.post(PICTURE, TrackKind::Video, &[picture(133)]);
+        inbox.end_at(MediaTime(100 * MS));
+        inbox.end_at(MediaTime(140 * MS));
+        let letters = inbox.take(Instant::now());
+        assert_eq!(given(&letters), [(SOUND, 60), (SOUND, 80), (PICTURE, 99)]);
+        assert_eq!(letters.until, Some(MediaTime(100 * MS)), "of several the first holds");
+        assert_eq!(letters.passed, [PICTURE], "sound may still come of before");
+        inbox.post(SOUND, TrackKind::Audio, &[sound(75), sound(100)]);
+        inbox.post(PICTURE, TrackKind::Video, &[picture(98), picture(166)]);
+        let letters = inbox.take(Instant::now());
+        assert_eq!(given(&letters), [(SOUND, 75), (PICTURE, 98)]);
+        assert_eq!((letters.until, letters.passed), (None, vec![SOUND]), "each word is told once");
+    }
+
+    #[test]
     fn what_does_not_fit_is_lost_and_told_to_the_same_track() {
         let inbox = Inbox::default();
         for _ in 0..MOST_BATCHES + 3 {
