@@ -4,10 +4,11 @@
 //! `scripts/bench mixed [CASE…]`. A case is a number of publishers (4 9) who send 640x360@30; with `-simulcast`
 //! (16-simulcast) they send three layers, and the peers decode the largest, which is what they have; with `-small`
 //! (25-small) they send 320x180@30, and what is asked is whether a step comes late or a packet is lost.
-//! They take turns (A/B/B'/C/A/B/B'/C), each in a process of its own; the box's publishers are in another. CPU time is read
+//! They take turns (A/B/B'/B"/C/A/B/B'/B"/C), each in a process of its own; the box's publishers are in another. CPU time is read
 //! from `/proc`. The box records live and everything that it does is counted (WebRTC, sound, TS, synced files, upload to
 //! a folder); the peers read files as fast as they can, but for (b'), ffmpeg at the pace of the clock (`-re`): the same
-//! work costs a processor more when it comes in pieces with rests between them, and a live recorder has no choice.
+//! work costs a processor more when it comes in pieces with rests between them, and a live recorder has no choice. (b) has
+//! one thread for each decoder and filter and for x264, which is what costs least; (b") as many as ffmpeg takes unasked.
 //! `HOLDFAST_BENCH_AWAKE` (0): 1 keeps the processors from sleeping meanwhile. (b) and (c) never let one sleep, the box does
 //! after each round, and the first milliseconds after that are slow.
 //! `HOLDFAST_BENCH_SECONDS` (20) is how long the box is measured in each turn, `HOLDFAST_BENCH_TURNS` (2) how often each
@@ -201,12 +202,12 @@ async fn measure(cases: Vec<Case>) {
     println!("The box's encoder (that of GStreamer too): {}", x264());
     println!();
     println!(
-        "| publishers | (a) box: CPU s / s | (b) ffmpeg | (b') ffmpeg -re | (c) GStreamer | a / b | goal | a / b' | a / c | \
-         steps late | packets lost |"
+        "| publishers | (a) box: CPU s / s | (b) ffmpeg | (b') ffmpeg -re | (b\") ffmpeg, its own threads | (c) GStreamer \
+         | a / b | goal | a / b' | a / b\" | a / c | steps late | packets lost |"
     );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for case in cases {
-        let (mut a, mut b, mut paced, mut c) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut a, mut b, mut paced, mut unasked, mut c) = (vec![], vec![], vec![], vec![], vec![]);
         let mut late = (0.0, 0.0);
         for turn in 1..=turns() {
             let told = |side: &str, cpu: f64| eprintln!("{}, turn {turn}, {side}: {cpu:.3}", case.told());
@@ -214,20 +215,23 @@ async fn measure(cases: Vec<Case>) {
             told("box", cpu);
             a.push(cpu);
             late = (late.0 + lost.0, late.1 + lost.1);
-            b.push(peer_turn(ffmpeg(&clips, case, false)).await);
+            b.push(peer_turn(ffmpeg(&clips, case, Manner::Frugal)).await);
             told("ffmpeg", b[b.len() - 1]);
-            paced.push(peer_turn(ffmpeg(&clips, case, true)).await);
+            paced.push(peer_turn(ffmpeg(&clips, case, Manner::Paced)).await);
             told("ffmpeg -re", paced[paced.len() - 1]);
+            unasked.push(peer_turn(ffmpeg(&clips, case, Manner::OwnThreads)).await);
+            told("ffmpeg, its own threads", unasked[unasked.len() - 1]);
             c.push(peer_turn(gstreamer(&clips, case)).await);
             told("GStreamer", c[c.len() - 1]);
         }
-        let (a, b, paced, c) = (middle(a), middle(b), middle(paced), middle(c));
+        let (a, b, paced, unasked, c) = (middle(a), middle(b), middle(paced), middle(unasked), middle(c));
         println!(
-            "| {} | {a:.3} | {b:.3} | {paced:.3} | {c:.3} | {:.2} | {} | {:.2} | {:.2} | {} | {} |",
+            "| {} | {a:.3} | {b:.3} | {paced:.3} | {unasked:.3} | {c:.3} | {:.2} | {} | {:.2} | {:.2} | {:.2} | {} | {} |",
             case.told(),
             a / b,
             case.goal(),
             a / paced,
+            a / unasked,
             a / c,
             late.0,
             late.1
@@ -293,13 +297,24 @@ async fn peer_turn(mut command: Command) -> f64 {
     used_to_the_end(child).await / CLIP.as_secs_f64()
 }
 
-fn ffmpeg(clips: &Clips, case: Case, paced: bool) -> Command {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// One thread for each decoder, for each filter and for x264.
+    Frugal,
+    /// The same at the pace of the clock.
+    Paced,
+    /// As many as it takes when it is not told.
+    OwnThreads,
+}
+
+fn ffmpeg(clips: &Clips, case: Case, manner: Manner) -> Command {
     let mut ffmpeg = Command::new(support::program("ffmpeg"));
-    // one thread for each decoder and for each filter: with more of them it costs up to a tenth more
-    ffmpeg.args(["-nostdin", "-v", "error", "-filter_complex_threads", "1"]);
+    let told = manner != Manner::OwnThreads;
+    ffmpeg.args(["-nostdin", "-v", "error"]).args(told.then_some(["-filter_complex_threads", "1"]).iter().flatten());
     let (mut pictures, mut sounds, mut stack, mut layout) = (String::new(), String::new(), String::new(), Vec::new());
     for ((n, file), [left, top, width, height]) in clips.files(case).enumerate().zip(case.grid()) {
-        ffmpeg.args(paced.then_some("-re")).args(["-threads", "1", "-i"]).arg(file);
+        ffmpeg.args((manner == Manner::Paced).then_some("-re"));
+        ffmpeg.args(told.then_some(["-threads", "1"]).iter().flatten()).arg("-i").arg(file);
         pictures += &format!("[{n}:v]fps={},scale={width}:{height}:flags=bilinear[v{n}];", CODING.fps);
         stack += &format!("[v{n}]");
         sounds += &format!("[{n}:a]");
@@ -312,8 +327,9 @@ fn ffmpeg(clips: &Clips, case: Case, paced: bool) -> Command {
     ));
     let (rate, gop) = (format!("{}", CODING.bitrate), (CODING.gop * CODING.fps).to_string());
     let threads = CODING.threads().to_string();
+    ffmpeg.args(told.then_some(["-threads:v", &threads]).iter().flatten());
     ffmpeg.args(["-map", "[v]", "-map", "[a]", "-c:v", "libx264", "-preset", "superfast", "-tune", "zerolatency"]);
-    ffmpeg.args(["-b:v", &rate, "-maxrate", &rate, "-bufsize", &rate, "-g", &gop, "-threads:v", &threads]);
+    ffmpeg.args(["-b:v", &rate, "-maxrate", &rate, "-bufsize", &rate, "-g", &gop]);
     ffmpeg.args(["-c:a", "aac", "-aac_coder", "fast", "-ac", "1", "-b:a", &SOUND_BITRATE.to_string()]);
     ffmpeg.args(["-f", "segment", "-segment_time", "10", "-segment_format", "mpegts", "%05d.ts"]);
     ffmpeg
