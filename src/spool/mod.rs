@@ -356,9 +356,9 @@ impl Spool {
     pub async fn describe_task(&self, task: &TaskId, shape: String) -> Result<(), Error> {
         let (shared, task) = (self.shared.clone(), task.clone());
         blocking(move || {
-            shared.keep_destination(&task)?;
             let dir = shared.task_dir(&task);
             let _describing = shared.describing.lock().expect("nothing panics while it holds this lock");
+            shared.keep_destination(&task)?;
             folder::replace(&dir, folder::TASK, shape.as_bytes(), &*shared.hardware)
                 .map_err(at(&dir.join(folder::TASK)))?;
             sync_dir(&dir).map_err(at(&dir))

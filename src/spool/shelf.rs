@@ -182,9 +182,11 @@ impl Hands {
         let failed: BTreeMap<TaskId, String> = folders
             .into_iter()
             .filter_map(|task| {
-                let synced = File::open(self.shared.task_dir(task)).and_then(|dir| self.shared.hardware.sync(&dir));
-                let error = synced.err()?;
-                self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync of a folder: {error}"));
+                let error = self.sync_folder(task).err()?;
+                // a folder that is gone is a task's that was forgotten meanwhile, which says nothing of the disk
+                if error.kind() != io::ErrorKind::NotFound {
+                    self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync of a folder: {error}"));
+                }
                 Some((task.clone(), error.to_string()))
             })
             .collect();
@@ -228,6 +230,12 @@ impl Hands {
             let _ = reply.send(());
         }
         Ok(())
+    }
+
+    fn sync_folder(&self, task: &TaskId) -> io::Result<()> {
+        // nobody removes it meanwhile
+        let _describing = self.shared.describing.lock().expect("nothing panics while it holds this lock");
+        self.shared.hardware.sync(&File::open(self.shared.task_dir(task))?)
     }
 
     /// What is packed goes, once its folder says that the task is over: a folder that says less would want it again.
@@ -278,10 +286,10 @@ impl Hands {
     fn describe(&mut self, shapes: BTreeMap<TaskId, String>) -> BTreeSet<TaskId> {
         let mut described = BTreeSet::new();
         for (task, shape) in shapes {
+            let _describing = self.shared.describing.lock().expect("nothing panics while it holds this lock");
             if let Err(error) = self.shared.keep_destination(&task) {
                 tracing::warn!(%task, %error, "the task's destination is not in its folder yet");
             }
-            let _describing = self.shared.describing.lock().expect("nothing panics while it holds this lock");
             match folder::replace(&self.shared.task_dir(&task), folder::TASK, shape.as_bytes(), &*self.shared.hardware)
             {
                 Ok(()) => drop(described.insert(task)),

@@ -1,3 +1,4 @@
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
@@ -507,6 +508,47 @@ async fn a_sync_that_fails_fails_the_disk_until_it_has_shown_that_it_works() {
     assert!(standing.ends_tasks() && standing.failed.unwrap().contains("Input/output error"));
     let standing = shelf.stands(|s| s.failed.is_none()).await;
     assert!(standing.takes_tasks() && standing.failed_before.is_some(), "{standing:?}");
+}
+
+/// A folder that is removed once it is described, when the description of the other one is made safe.
+static FORGOTTEN: Mutex<Option<(PathBuf, PathBuf)>> = Mutex::new(None);
+
+fn forgets(file: &File) -> io::Result<()> {
+    let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    if let Some((gone, other)) = &*FORGOTTEN.lock().unwrap()
+        && path.starts_with(other)
+        && gone.join(folder::TASK).exists()
+    {
+        fs::remove_dir_all(gone)?;
+    }
+    file.sync_all()
+}
+
+/// A task that is described for the last time may be forgotten before its folder is synced: it was a reason to end all
+/// recordings of the box.
+#[tokio::test]
+async fn a_folder_that_is_gone_when_it_is_to_be_synced_says_nothing_of_the_disk() {
+    let shelf = shelf_with(forgets).await;
+    shelf.watch(0, WhenFull::RefuseNewTasks).await;
+    let later = TaskId::parse("iTask+2..").unwrap();
+    assert!(later > shelf.task, "folders are described in this order");
+    shelf.spool.begin_task(&later).await.unwrap();
+    *FORGOTTEN.lock().unwrap() = Some((shelf.spool.task_dir(&shelf.task), shelf.spool.task_dir(&later)));
+    {
+        // the thread takes both at once: it is at this one, or has not begun
+        let _describing = shelf.spool.shared.describing.lock().unwrap();
+        shelf.spool.redescribe_task(&later, "keeps the thread busy".into()).unwrap();
+        for task in [&shelf.task, &later] {
+            shelf.spool.redescribe_task(task, "over".into()).unwrap();
+        }
+    }
+    shelf.spool.drained().await.unwrap();
+    assert!(!shelf.spool.task_dir(&shelf.task).exists(), "it was removed between its description and its sync");
+    assert!(shelf.spool.task_dir(&later).join(folder::TASK).exists());
+    // whatever was met with before is heard no later than this
+    shelf.spool.report(Fault::Full, "no space left on device");
+    let full = shelf.stands(|standing| standing.full).await;
+    assert_eq!(full.failed, None);
 }
 
 /// The plan of a file that has all of these segments.
