@@ -183,10 +183,6 @@ impl Hands {
             .into_iter()
             .filter_map(|task| {
                 let error = self.sync_folder(task).err()?;
-                // a folder that is gone is a task's that was forgotten meanwhile, which says nothing of the disk
-                if error.kind() != io::ErrorKind::NotFound {
-                    self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync of a folder: {error}"));
-                }
                 Some((task.clone(), error.to_string()))
             })
             .collect();
@@ -233,9 +229,12 @@ impl Hands {
     }
 
     fn sync_folder(&self, task: &TaskId) -> io::Result<()> {
-        // nobody removes it meanwhile
+        // nobody removes it meanwhile; if it is gone already, its task was forgotten, which says nothing of the disk
         let _describing = self.shared.describing.lock().expect("nothing panics while it holds this lock");
-        self.shared.hardware.sync(&File::open(self.shared.task_dir(task))?)
+        let dir = File::open(self.shared.task_dir(task)).inspect_err(|error| self.met("open a folder", error))?;
+        self.shared.hardware.sync(&dir).inspect_err(|error| {
+            self.shared.disk.report(disk::fault_of_sync(error), &format!("sync of a folder: {error}"));
+        })
     }
 
     /// What is packed goes, once its folder says that the task is over: a folder that says less would want it again.
