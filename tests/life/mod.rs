@@ -187,8 +187,11 @@ impl Life {
         }
     }
 
+    /// Returns when the actor has taken it up: what it is asked then is asked after the news.
     pub async fn tell(&self, news: MediaNews) {
         self.news.send(news).await.expect("the actor lives");
+        let all = self.news.max_capacity();
+        drop(self.news.reserve_many(all).await.expect("the actor lives"));
     }
 
     /// A lane of the engine writes a segment.
