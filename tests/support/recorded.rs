@@ -180,6 +180,10 @@ pub fn stamp_ms(name: &str) -> i64 {
     i64::try_from(stamp.unix_timestamp_nanos() / 1_000_000).expect("a stamp of our time")
 }
 
+/// What ffmpeg says of a picture that Chromium's H.264 encoder makes of its fake camera in some 3 of 100 starts: the second
+/// one, always with the same 595 bytes in one packet. What was sent so is recorded so.
+const CHROMIUMS_OWN: [&str; 2] = ["corrupted macroblock 13 11 (total_coeff=-1)", "error while decoding MB 13 11"];
+
 impl Lane {
     pub fn files(&self) -> Vec<PathBuf> {
         self.playlist.segments.iter().map(|s| self.dir.join(&s.name)).collect()
@@ -233,7 +237,9 @@ impl Lane {
             pictured |= codecs.len() == 2;
             assert_eq!(codecs, expected, "{}", segment.name);
             let complaints = probe::decode_errors(&file);
-            assert_eq!(complaints, "", "{} does not decode cleanly", segment.name);
+            let of_others = complaints.lines().filter(|line| !CHROMIUMS_OWN.iter().any(|own| line.ends_with(own)));
+            let of_others: Vec<&str> = of_others.collect();
+            assert!(of_others.is_empty(), "{} does not decode cleanly: {of_others:?}", segment.name);
             let main = expected[0].0;
             let packets = probe::packets(&file, main);
             assert!(!packets.is_empty(), "{} holds nothing", segment.name);
