@@ -11,6 +11,10 @@ use support::recorded::Recording;
 use support::scene::{Scene, assert_story, until};
 use support::sdk::ApiError;
 
+/// What ffmpeg says of a picture that Chromium's H.264 encoder makes of its fake camera in some 3 of 100 starts: the second
+/// one, always with the same 595 bytes in one packet. What was sent so is recorded so.
+const CHROMIUMS_OWN: [&str; 2] = ["corrupted macroblock 13 11 (total_coeff=-1)", "error while decoding MB 13 11"];
+
 /// Describe, 307 and START-REC-TIME tell one and the same moment.
 fn assert_one_beginning(described: &Value, scene: &Scene, task: &str, recording: &Recording) {
     for lane in &recording.lanes {
@@ -58,7 +62,7 @@ async fn browser_to_bucket(kind: Kind) {
     assert_one_beginning(&described, &scene, &task, &recording);
     assert_eq!(recording.lanes.len(), 2, "{:?}", recording.objects.keys());
     for lane in &recording.lanes {
-        lane.assert_sound();
+        lane.assert_sound_but_for(&CHROMIUMS_OWN);
     }
     let video = recording.lane("dr-wang", "video");
     video.assert_frames(0.1);
@@ -94,7 +98,7 @@ async fn the_boxs_own_page_publishes() {
     browser.kill().await;
     let recording = scene.finish(&task).await;
     assert_story(&scene.receiver.of(&task), 2);
-    recording.lane("patient-li", "video").assert_sound();
+    recording.lane("patient-li", "video").assert_sound_but_for(&CHROMIUMS_OWN);
     recording.lane("patient-li", "audio").assert_sound();
 }
 
@@ -131,7 +135,7 @@ async fn a_browser_trickles_and_leaves() {
     // The tail of what was sent comes without waiting for the ICE time-out's whole length or for the task's end.
     scene.has_segments(&task, "dr-wang", "audio", 2).await;
     let recording = scene.finish(&task).await;
-    recording.lane("dr-wang", "video").assert_sound();
+    recording.lane("dr-wang", "video").assert_sound_but_for(&CHROMIUMS_OWN);
     recording.lane("dr-wang", "audio").assert_sound();
 }
 

@@ -217,25 +217,28 @@ mod tests {
 
     #[test]
     fn figures_are_kept_for_the_board_they_are_of() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().expect("a folder");
         let file = dir.path().join(KEPT);
         assert_eq!(kept(&file, &makeup()), None);
-        keep(dir.path(), &KeptBoard { makeup: makeup(), board: board() }).unwrap();
+        keep(dir.path(), &KeptBoard { makeup: makeup(), board: board() }).expect("the folder is ours");
         assert_eq!(kept(&file, &makeup()), Some(board()));
         let more = Makeup { factories: BTreeSet::from(["x264enc".into(), "vah264enc".into()]), ..makeup() };
         assert_eq!(kept(&file, &more), None);
-        fs::write(&file, "{").unwrap();
+        fs::write(&file, "{").expect("the folder is ours");
         assert_eq!(kept(&file, &makeup()), None);
     }
 
     #[test]
     fn who_took_the_process_down_twice_is_shunned() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().expect("a folder");
         let trying = dir.path().join(TRYING);
         for factory in ["nvv4l2h264enc", "v4l2h264enc", "v4l2h264enc"] {
-            note(&trying, factory).unwrap();
+            note(&trying, factory).expect("the folder is ours");
         }
-        assert_eq!(died_twice(&fs::read_to_string(&trying).unwrap()), BTreeSet::from(["v4l2h264enc".to_owned()]));
+        assert_eq!(
+            died_twice(&fs::read_to_string(&trying).expect("it was noted above")),
+            BTreeSet::from(["v4l2h264enc".to_owned()])
+        );
         assert!(died_twice("").is_empty());
     }
 }
