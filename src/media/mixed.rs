@@ -5,8 +5,8 @@
 //! what is shown and heard of a moment is what was captured at that moment.
 //!
 //! The lane runs `BEHIND` the clock, so that what a moment needs has arrived (retransmitted packets, a sender's first
-//! report) before the moment is mixed, and makes its steps some at a time; nobody watches live. Packets wait undecoded
-//! until then.
+//! report) before the moment is mixed, and sleeps for a while between the moments; nobody watches live. Packets wait
+//! undecoded until then.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 use tracing::{debug, warn};
 
-use super::canvas::Planes;
+use super::canvas::{Planes, Shape};
 use super::coder::Coder;
 use super::inbox::{Inbox, Letters, Word};
 use super::picture::PictureUnit;
-use super::round::{Help, Took, steps_of_round};
+use super::round::{Help, Took, steps_of_round, steps_of_sleep};
 use super::segmenter::Segmenter;
 use super::sound::{Aac, SoundFrame, encoder_of};
 use super::stage::{Seen, Stage, Views};
@@ -32,7 +32,7 @@ use super::{LaneEnd, LaneOrder, MediaClock, MediaError, MediaNews, Teller, timel
 use crate::model::encoder::{Coding, PictureEncoder};
 use crate::model::fit::Cut;
 use crate::model::layout::{Scene, Tile};
-use crate::model::mix::{AudioParams, Rect, VideoParams};
+use crate::model::mix::{AudioParams, Rect, Size, VideoParams};
 use crate::model::{MediaTime, TrackId, TrackKind};
 
 /// What a packet may wait for (see `reorder::WAIT` and the first report of a sender), and some time to spare.
@@ -47,6 +47,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const MOST_LATE: Duration = Duration::from_secs(1);
 /// A device has so long to give what is still inside.
 const CODER_END: Duration = Duration::from_secs(2);
+/// Bytes of a picture that is shown at several places, or at none yet, before it has come.
+const UNSEEN: u64 = 1920 * 1080 * 3 / 2;
 /// Threads that decode for all mixed lanes of the box together.
 const MOST_DECODING: usize = 4;
 
@@ -121,10 +123,23 @@ struct Lane<'a> {
     sounds: VecDeque<SoundFrame>,
     sound_until: Duration,
     help: Help,
+    /// What the lane waits for.
+    plan: Option<Plan>,
     late: bool,
     muddled: bool,
     /// The recording pauses there, ns on the task's line: nothing is shown or heard of what comes after.
     until: Option<u64>,
+}
+
+/// Steps between two wakings, times in ns on the task's line.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    /// The first one.
+    first: u64,
+    /// When all that they need has come.
+    due: u64,
+    /// How long what they make lasts.
+    length: Duration,
 }
 
 struct PictureSide {
@@ -223,6 +238,7 @@ impl<'a> Lane<'a> {
             sounds: VecDeque::new(),
             sound_until: Duration::ZERO,
             help: Help::new(),
+            plan: None,
             late: false,
             muddled: false,
             until: None,
@@ -231,6 +247,7 @@ impl<'a> Lane<'a> {
 
     fn live(&mut self) -> Result<LaneEnd, MediaError> {
         loop {
+            self.plan = self.plan();
             let Letters { batches, words, finish, kill, until, .. } = self.inbox.take_at(self.wake());
             if let Some(until) = until {
                 self.until = Some(timeline(until, self.order.base).unwrap_or(0));
@@ -266,7 +283,7 @@ impl<'a> Lane<'a> {
                 return Ok(LaneEnd::Finished);
             }
             self.run_to(behind)?;
-            self.segmenter.settle()?;
+            self.segmenter.settle(self.wake())?;
         }
     }
 
@@ -275,11 +292,19 @@ impl<'a> Lane<'a> {
         timeline(self.clock.now(), self.order.base).unwrap_or(0)
     }
 
-    /// When the next round of steps is to be made.
+    /// The steps until the next waking; `None` before the line has begun. At first few, so that there is something soon.
+    fn plan(&self) -> Option<Plan> {
+        let first = self.place(self.step)?;
+        let steps = if self.step == 0 { 1 } else { steps_of_sleep(self.step_length(), self.order.sync_interval) };
+        let due = self.place(self.step + steps - 1)? + self.half_step() + BEHIND.as_nanos() as u64;
+        Some(Plan { first, due, length: self.step_length() * steps as u32 })
+    }
+
+    /// When the lane is to look at its letters if none is urgent.
     fn wake(&self) -> Instant {
-        let Some(at) = self.place(self.step + self.round() - 1) else { return Instant::now() + LOOK };
-        let needs = (at + self.half_step()).min(self.until.unwrap_or(u64::MAX)) + BEHIND.as_nanos() as u64;
-        self.clock.instant(MediaTime(self.order.base.0 + needs))
+        let Some(plan) = self.plan() else { return Instant::now() + LOOK };
+        let paused = self.until.map_or(u64::MAX, |until| until + BEHIND.as_nanos() as u64);
+        self.clock.instant(MediaTime(self.order.base.0 + plan.due.min(paused)))
     }
 
     /// Where a step of the line begins.
@@ -295,10 +320,20 @@ impl<'a> Lane<'a> {
         self.picture.as_ref().map_or(SOUND_STEP, |side| Duration::from_nanos(1_000_000_000 / side.fps))
     }
 
-    /// Steps of a round.
+    /// Steps that are made together.
     fn round(&self) -> u64 {
-        let shown: u64 = self.views.all.values().filter_map(Viewer::shown).map(Shown::bytes).sum();
-        steps_of_round(self.step_length(), shown)
+        steps_of_round(self.step_length(), self.kept())
+    }
+
+    /// Bytes of the pictures of a step at most, while they wait for it.
+    fn kept(&self) -> u64 {
+        let spots = self.spots();
+        let kept = |(track, viewer): (&TrackId, &Viewer)| match spots.get(track) {
+            // no larger than it is shown
+            Some(spot) => Shape::of(Size { width: spot.rect.width, height: spot.rect.height }).bytes as u64,
+            None => viewer.shown().map_or(UNSEEN, Shown::bytes),
+        };
+        self.views.all.iter().map(kept).sum()
     }
 
     /// A picture shows what was captured up to half a step after its time, so that it is early as often as late.
@@ -353,7 +388,11 @@ impl<'a> Lane<'a> {
             if let std::collections::btree_map::Entry::Vacant(place) = self.views.all.entry(track) {
                 let viewer = self.kit.tracks.subscribe(track, self.inbox).and_then(|t| Viewer::new(t, self.order.base));
                 match viewer {
-                    Ok(viewer) => drop(place.insert(viewer)),
+                    Ok(viewer) => {
+                        place.insert(viewer);
+                        // what a round takes is not known any more
+                        self.help = Help::new();
+                    }
                     Err(e) => debug!(track = track.0, error = %e, "not to be seen"),
                 }
             }
@@ -382,23 +421,27 @@ impl<'a> Lane<'a> {
         let now = self.before_pause(now);
         loop {
             let steps = (self.step..).map_while(|step| self.place(step)).take_while(|at| at + half <= now);
-            let due: Vec<u64> = steps.take(self.round() as usize).collect();
-            let (Some(first), Some(last)) = (due.first().copied(), due.last().copied()) else { return Ok(()) };
+            let mut due: Vec<u64> = steps.take(self.round() as usize).collect();
+            // the steps before another scene by themselves: what is decoded for them is as small as they show it
+            let others = |at: &u64| self.scenes.iter().any(|(from, _)| due[0] < *from && from <= at);
+            due.truncate(due.iter().position(others).unwrap_or(due.len()));
+            let Some(first) = due.first().copied() else { return Ok(()) };
             let (began, length) = (Instant::now(), self.step_length() * due.len() as u32);
+            if let Err(error) = self.scene_begins(first) {
+                return Err(self.with_what_is_good(error));
+            }
             let threads = if self.picture.is_some() { self.decode(&due) } else { 1 };
             let decoding = began.elapsed();
-            let spare = BEHIND.as_nanos() as u64 + last - first;
             for at in due {
                 if self.inbox.is_killed() {
                     return Ok(());
                 }
                 self.inbox.beat();
-                // `now` is later than the lane's own when it finishes
-                self.look_at_delay(self.now().saturating_sub(spare + at + half), length);
-                if let Err(error) = self.make(at) {
-                    // what was made before it is good
-                    let _ = self.write(true);
-                    return Err(error);
+                self.look_at_delay(at);
+                if self.picture.is_some()
+                    && let Err(error) = self.make_picture(at)
+                {
+                    return Err(self.with_what_is_good(error));
                 }
                 self.step += 1;
             }
@@ -408,11 +451,19 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// `late`: how much later a step is made than its round should have begun, ns. It may take as long as its round
-    /// lasts; then the next one's time has come.
-    fn look_at_delay(&mut self, late: u64, round: Duration) {
-        let late = Duration::from_nanos(late);
-        if late > round {
+    /// After an error: writes what was made before it.
+    fn with_what_is_good(&mut self, error: MediaError) -> MediaError {
+        let _ = self.write(true);
+        error
+    }
+
+    /// Making them may take as long as they last; then the time of the next ones has come. Of a lane that finishes, no
+    /// step is late.
+    fn look_at_delay(&mut self, at: u64) {
+        let Some(Plan { first, due, length }) = self.plan else { return };
+        let late = self.now().saturating_sub(due + at.saturating_sub(first));
+        let late = Duration::from_nanos(late).saturating_sub(length);
+        if !late.is_zero() {
             metrics::counter!("holdfast_mix_steps_late_total").increment(1);
         }
         let told = match self.late {
@@ -425,7 +476,8 @@ impl<'a> Lane<'a> {
         }
     }
 
-    fn make(&mut self, at: u64) -> Result<(), MediaError> {
+    /// From the step at this time on, the scene is the one that has come for it.
+    fn scene_begins(&mut self, at: u64) -> Result<(), MediaError> {
         let mut changed = false;
         while let Some((_, scene)) = self.scenes.pop_front_if(|(from, _)| *from <= at) {
             if !changed {
@@ -440,9 +492,6 @@ impl<'a> Lane<'a> {
         }
         if changed {
             self.listen();
-        }
-        if self.picture.is_some() {
-            self.make_picture(at)?;
         }
         Ok(())
     }
@@ -510,8 +559,7 @@ impl<'a> Lane<'a> {
     /// more is seen no more.
     fn decode(&mut self, due: &[u64]) -> usize {
         let moments: Vec<u64> = due.iter().map(|at| at + self.half_step()).collect();
-        let scene_comes = self.scenes.front().is_some_and(|(from, _)| due.last() >= Some(from));
-        let spots = if scene_comes { BTreeMap::new() } else { self.spots() };
+        let spots = self.spots();
         let advance = |(track, viewer): (&TrackId, &mut Viewer)| {
             viewer.decode(&moments, spots.get(track).copied()).err().map(|e| (*track, e))
         };

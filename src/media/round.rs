@@ -1,22 +1,36 @@
-//! How a mixed lane does its work: how many steps at a time, and with how many threads.
+//! How a mixed lane does its work: how often it wakes, how many steps it makes at a time, and with how many threads.
 //!
 //! Owns: what was measured of the last round. Must not touch: clocks, threads, what is in a step.
-//! Law: pure; the more a lane has to do, the more threads help it, and one that can do it alone has no help.
+//! Law: pure; a lane sleeps as long as a power cut costs no more for it than the configuration allows; the more it has to
+//! do, the more threads help it, and one that can do it alone has no help.
 
 use std::time::Duration;
 
-/// Steps are made some at a time, after so long: the pictures of one publisher are decoded in a row while the decoder's
-/// tables and references are in the cache, and each waking costs. Twice as long while the pictures that wait for their
-/// step take little memory.
+/// A lane sleeps no longer: what it has not made when the recording ends, somebody waits for.
+const LONGEST_SLEEP: Duration = Duration::from_secs(2);
+
+/// Steps of a length that become due between two wakings of a lane. Each costs: the processor has gone to sleep, and its
+/// caches are cold (on a virtual one, the host has had others on it). What is written is synced after so long, so what is
+/// made sooner than that would be lost to a power cut all the same.
+pub(super) fn steps_of_sleep(step: Duration, synced_after: Duration) -> u64 {
+    within(synced_after.min(LONGEST_SLEEP), step)
+}
+
+/// Of the steps that are due, some are made at a time: the pictures of one publisher are decoded in a row while the
+/// decoder's tables and references are in the cache, and all of them are still there when they are painted. Twice as many while
+/// the pictures that wait for their step take little memory.
 const ROUND: Duration = Duration::from_millis(200);
 /// Bytes of all of them, for a long round.
 const ROUND_BYTES: u64 = 32 << 20;
 
 /// Steps of a length that are made together when the pictures of one take so many bytes.
 pub(super) fn steps_of_round(step: Duration, bytes: u64) -> u64 {
-    let within = |round: Duration| (round.as_nanos() / step.as_nanos().max(1)).max(1) as u64;
-    let long = within(2 * ROUND);
-    if bytes * long <= ROUND_BYTES { long } else { within(ROUND) }
+    let long = within(2 * ROUND, step);
+    if bytes * long <= ROUND_BYTES { long } else { within(ROUND, step) }
+}
+
+fn within(time: Duration, step: Duration) -> u64 {
+    (time.as_nanos() / step.as_nanos().max(1)).max(1) as u64
 }
 
 /// Whether the lane needs help with decoding. Without it, all that is done for one picture is done on one processor, whose
@@ -66,6 +80,16 @@ mod tests {
         assert_eq!(steps_of_round(step, 25 * i420(1920, 1080)), 3);
         assert_eq!(steps_of_round(Duration::from_secs(1), i420(640, 360)), 1, "at one picture a second");
         assert_eq!(steps_of_round(Duration::from_millis(100), 0), 4, "sound alone");
+    }
+
+    #[test]
+    fn a_lane_sleeps_until_the_next_sync_and_never_long() {
+        let step = Duration::from_secs(1) / 15;
+        assert_eq!(steps_of_sleep(step, Duration::from_secs(1)), 15);
+        assert_eq!(steps_of_sleep(step, Duration::from_secs(2)), 30);
+        assert_eq!(steps_of_sleep(step, Duration::from_secs(60)), 30);
+        assert_eq!(steps_of_sleep(step, Duration::from_millis(10)), 1, "a step at least");
+        assert_eq!(steps_of_sleep(Duration::from_secs(5), Duration::from_secs(2)), 1);
     }
 
     #[test]

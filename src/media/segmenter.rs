@@ -239,16 +239,15 @@ impl Segmenter {
         Ok(())
     }
 
-    /// Hands to the kernel what was taken, and syncs what is due.
-    pub fn settle(&mut self) -> Result<(), MediaError> {
+    /// Hands to the kernel what was taken, and syncs what is due before the next call, which is to come at `next`.
+    pub fn settle(&mut self, next: Instant) -> Result<(), MediaError> {
         self.write_out()?;
-        let interval = self.order.sync_interval;
+        if self.settle_by().is_none_or(|due| due > Instant::now() && due >= next) {
+            return Ok(());
+        }
         let Some(open) = &mut self.open else {
             return Ok(());
         };
-        if !open.unsynced || open.synced.elapsed() < interval {
-            return Ok(());
-        }
         let dir = &self.order.dir;
         let began = Instant::now();
         let synced = (self.disk.sync)(open.file.file()).and_then(|()| match open.listed {
@@ -479,7 +478,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk { write, ..Disk::default() };
         let (mut segmenter, mut news) = segmenter(disk, dir.path(), Duration::from_secs(60));
-        let error = (0..1000).find_map(|n| segmenter.sound(&frame(n)).and_then(|()| segmenter.settle()).err());
+        let error =
+            (0..1000).find_map(|n| segmenter.sound(&frame(n)).and_then(|()| segmenter.settle(Instant::now())).err());
         assert!(error.is_some_and(|e| e.to_string().contains("No space left")));
         let _ = segmenter.close(None);
         let told = told(&mut news);
@@ -504,7 +504,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk { sync, ..Disk::default() };
         let (mut segmenter, mut news) = segmenter(disk, dir.path(), Duration::ZERO);
-        let failed = (0..1000).find(|n| segmenter.sound(&frame(*n)).and_then(|()| segmenter.settle()).is_err());
+        let failed =
+            (0..1000).find(|n| segmenter.sound(&frame(*n)).and_then(|()| segmenter.settle(Instant::now())).is_err());
         assert!(failed.is_some());
         let _ = segmenter.close(None);
         assert_eq!(SYNCS.load(Ordering::SeqCst), 1);
@@ -513,6 +514,25 @@ mod tests {
         assert!(told.iter().any(|n| matches!(n, MediaNews::SegmentLost { .. })), "{told:?}");
         assert!(told.iter().any(|n| matches!(n, MediaNews::DiskRefused { fault: Fault::Failed, .. })), "{told:?}");
         assert!(!told.iter().any(|n| matches!(n, MediaNews::SegmentClosed(_))), "{told:?}");
+    }
+
+    #[test]
+    fn a_sync_does_not_wait_for_a_call_that_comes_too_late_for_it() {
+        static SYNCS: AtomicI32 = AtomicI32::new(0);
+        fn sync(file: &File) -> io::Result<()> {
+            SYNCS.fetch_add(1, Ordering::SeqCst);
+            file.sync_data()
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let interval = Duration::from_secs(60);
+        let (mut segmenter, _news) = segmenter(Disk { sync, ..Disk::default() }, dir.path(), interval);
+        segmenter.sound(&frame(0)).unwrap();
+        segmenter.settle(Instant::now() + interval / 2).unwrap();
+        assert_eq!(SYNCS.load(Ordering::SeqCst), 0, "the next call is soon enough");
+        segmenter.settle(Instant::now() + interval).unwrap();
+        assert_eq!(SYNCS.load(Ordering::SeqCst), 1);
+        segmenter.settle(Instant::now() + interval * 2).unwrap();
+        assert_eq!(SYNCS.load(Ordering::SeqCst), 1, "nothing came meanwhile");
     }
 
     #[test]

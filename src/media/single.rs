@@ -181,7 +181,7 @@ impl<'a> Lane<'a> {
             }
             self.look_at_clock()?;
             self.write(false)?;
-            self.segmenter.settle()?;
+            self.segmenter.settle(Instant::now())?;
             self.ask_for_keyframe();
         }
     }

@@ -172,6 +172,10 @@ impl Viewer {
                 self.packets.push_back(packet);
             }
         }
+        self.ask_for_keyframe();
+    }
+
+    fn ask_for_keyframe(&mut self) {
         if (!self.keyed || self.unpacker.wants_keyframe()) && self.asked.elapsed() >= ASK_AGAIN {
             self.asked = Instant::now();
             metrics::counter!("holdfast_keyframe_requests_total").increment(1);
@@ -203,6 +207,7 @@ impl Viewer {
     pub fn decode(&mut self, moments: &[u64], spot: Option<Spot>) -> Result<(), MediaError> {
         let Some(last) = moments.last().copied() else { return Ok(()) };
         self.decode_until(last, moments, spot)?;
+        self.ask_for_keyframe();
         let mut ahead = std::mem::take(&mut self.ahead);
         ahead.iter_mut().filter(|shown| shown.at <= last).for_each(|shown| self.make_ready(shown, spot));
         self.ahead = ahead;

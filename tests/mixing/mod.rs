@@ -82,7 +82,7 @@ pub fn order(site: &Site, kind: LaneKind, scene: Scene, video: VideoParams, audi
         vault: Default::default(),
         segment_length: Duration::from_secs(2),
         gap_limit: Duration::from_secs(1),
-        sync_interval: Duration::from_millis(200),
+        sync_interval: Duration::from_secs(2),
         fill_black: false,
         base: MediaTime(BASE),
         from: MediaTime(0),
