@@ -52,8 +52,8 @@ const UNSEEN: u64 = 1920 * 1080 * 3 / 2;
 /// Threads that decode for all mixed lanes of the box together.
 const MOST_DECODING: usize = 4;
 
-/// Bounds of a mixed lane's inbox: 25 publishers of 4 Mbit/s for five seconds.
-const INBOX_BYTES: usize = 64 << 20;
+/// Bounds of a mixed lane's inbox: 25 publishers of 4 Mbit/s for seven seconds, of which it may sleep two.
+const INBOX_BYTES: usize = 88 << 20;
 const INBOX_BATCHES: usize = 25_000;
 
 pub(super) fn inbox() -> Inbox {

@@ -43,11 +43,28 @@ pub(super) struct Hands {
 }
 
 /// Why a segment is not safe.
+#[derive(Debug, PartialEq, Eq)]
 enum Unsafe {
     Lost(String),
-    /// Its bytes are; the rest is tried again.
+    /// Nothing is known against its bytes: it is tried again.
     Later(String),
 }
+
+impl Unsafe {
+    /// A file that cannot be opened or read is lost, unless it is the box that is short of descriptors or memory.
+    fn of(step: &str, error: &io::Error) -> Unsafe {
+        let why = format!("{step}: {error}");
+        match error.raw_os_error() {
+            Some(ENOMEM | ENFILE | EMFILE) => Unsafe::Later(why),
+            _ => Unsafe::Lost(why),
+        }
+    }
+}
+
+// Linux, the same on every architecture
+const ENOMEM: i32 = 12;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
 
 /// A file that is safe, and as what it was counted when it was handed over.
 struct Safe {
@@ -124,7 +141,7 @@ impl Hands {
                         Ok(entry) => renamed.push(Safe { entry, counted: of_segment(&segment) }),
                         Err(Unsafe::Lost(why)) => lost.push((object, segment, why)),
                         Err(Unsafe::Later(why)) => {
-                            tracing::error!(task = %segment.run.task, object, why, "a segment cannot be named yet");
+                            tracing::error!(task = %segment.run.task, object, why, "a segment cannot be made safe yet");
                             self.unnamed.push(Order::Segment { segment, object, object_key });
                         }
                     }
@@ -308,7 +325,7 @@ impl Hands {
         let lost = |step: &'static str| {
             move |error: io::Error| {
                 self.met(step, &error);
-                Unsafe::Lost(format!("{step}: {error}"))
+                Unsafe::of(step, &error)
             }
         };
         let dir = self.shared.task_dir(&segment.run.task);
@@ -340,7 +357,7 @@ impl Hands {
                 self.met("rename", &error);
                 match disk::fault_of(&error) {
                     Some(Fault::Full) => Unsafe::Later(error.to_string()),
-                    _ => Unsafe::Lost(format!("rename: {error}")),
+                    _ => Unsafe::of("rename", &error),
                 }
             })?;
         }
@@ -568,6 +585,23 @@ fn checksum(file: &mut impl Read) -> io::Result<(u64, u32)> {
                 bytes += n as u64;
                 crc.update(&chunk[..n]);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_box_that_is_short_of_descriptors_has_not_lost_a_segment() {
+        let of = |errno| Unsafe::of("open", &io::Error::from_raw_os_error(errno));
+        for errno in [ENOMEM, ENFILE, EMFILE] {
+            assert!(matches!(of(errno), Unsafe::Later(why) if why.starts_with("open: ")), "{errno}");
+        }
+        // not there, or the disk cannot read it
+        for errno in [2, 5] {
+            assert!(matches!(of(errno), Unsafe::Lost(why) if why.starts_with("open: ")), "{errno}");
         }
     }
 }
