@@ -182,6 +182,20 @@ fn without_images(scene: &Scene, task: &str) -> Vec<support::receiver::Callback>
     scene.receiver.of(task).into_iter().filter(|callback| callback.event() != 309).collect()
 }
 
+/// More than one picture of a segment that is not closed yet has been written.
+fn has_begun(shelf: &Path) -> bool {
+    let files =
+        std::fs::read_dir(shelf).expect("the task has a folder").map(|entry| entry.expect("it can be read").path());
+    let mut unfinished = files.filter(|file| file.extension().is_some_and(|extension| extension == "part"));
+    let copy = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+    // it may get its final name meanwhile
+    unfinished.any(|file| std::fs::copy(file, &copy).is_ok_and(|bytes| bytes > 0) && pictures_in(copy.path()) > 1)
+}
+
+fn pictures_in(file: &Path) -> usize {
+    probe::frames(file, probe::Stream::Video).len()
+}
+
 /// The box dies in mid-recording: the task is taken over into a list of its own, and both parts play.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_box_goes_on_with_the_mix() {
@@ -190,6 +204,9 @@ async fn a_killed_box_goes_on_with_the_mix() {
     let mut publisher = scene.publish("clinic", "dr-wang", Sends::default()).await;
     scene.has_segments(&task, "", KIND, 2).await;
     let before = scene.segments(&task, "", KIND).await;
+    // the mix is made some seconds at a time, so that there may be a moment in which all of it is in closed segments
+    let shelf = scene.daemon.spool_dir().join(&task);
+    until("the next segment to be under way", || async { has_begun(&shelf).then_some(()) }).await;
     scene.daemon.kill().await;
     publisher.vanish().await;
     scene.daemon.start_again().await;
