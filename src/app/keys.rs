@@ -155,18 +155,18 @@ mod tests {
 
     #[test]
     fn the_vod_accounts_key_is_had_or_told() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("vod.key");
         let read = || {
             let mut config = config(&format!("[vod]\nsecret_id = 'a'\nsecret_key_file = '{}'", path.display()));
             vod(&mut config).map(|()| config.vod.secret_key)
         };
-        assert!(read().unwrap_err().to_string().starts_with("vod.secret_key_file: "));
-        std::fs::write(&path, "of the account\n").unwrap();
-        let told = read().unwrap_err().to_string();
+        assert!(read().expect_err("it is no key").to_string().starts_with("vod.secret_key_file: "));
+        std::fs::write(&path, "of the account\n").expect("the folder is ours");
+        let told = read().expect_err("it is no key").to_string();
         assert!(told.contains("15 bytes that are no key") && !told.contains("account"), "{told}");
-        std::fs::write(&path, "AbC123\n").unwrap();
-        assert_eq!(read().unwrap(), Some(Secret::new("AbC123")));
+        std::fs::write(&path, "AbC123\n").expect("the folder is ours");
+        assert_eq!(read().expect("it is a key"), Some(Secret::new("AbC123")));
     }
 
     #[test]
@@ -187,26 +187,27 @@ mod tests {
 
     #[test]
     fn a_key_that_is_configured_is_had_or_told() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().expect("a folder");
         let (good, short) = (dir.path().join("good"), dir.path().join("short"));
-        std::fs::write(&good, (0..32).collect::<Vec<u8>>()).unwrap();
-        std::fs::write(&short, "0123456789abcdef secret").unwrap();
+        std::fs::write(&good, (0..32).collect::<Vec<u8>>()).expect("the folder is ours");
+        std::fs::write(&short, "0123456789abcdef secret").expect("the folder is ours");
         let with = |line: &str| vault(&config(&format!("[spool]\n{line}")));
         let at = |path: &Path| path.display().to_string();
 
-        assert_eq!(vault(&Config::default()).unwrap().current(), None);
-        let current = with(&format!("key_file = '{}'", at(&good))).unwrap();
+        assert_eq!(vault(&Config::default()).expect("nothing to read").current(), None);
+        let current = with(&format!("key_file = '{}'", at(&good))).expect("it is a key");
         assert!(current.current().is_some());
-        let old = with(&format!("old_key_files = ['{}']", at(&good))).unwrap();
-        assert!(old.current().is_none() && old.has(&current.current().unwrap().to_string()));
+        let old = with(&format!("old_key_files = ['{}']", at(&good))).expect("it is a key");
+        assert!(old.current().is_none() && old.has(&current.current().expect("had above").to_string()));
 
         for setting in ["key_file = '{}'", "old_key_files = ['{}']"] {
-            let told = with(&setting.replace("{}", &at(&short))).unwrap_err().to_string();
+            let told = with(&setting.replace("{}", &at(&short))).expect_err("it is no key").to_string();
             assert!(told.contains("short: 23 bytes: a key is 32 bytes") && !told.contains("secret"), "{told}");
-            let told = with(&setting.replace("{}", &at(&dir.path().join("none")))).unwrap_err().to_string();
+            let told =
+                with(&setting.replace("{}", &at(&dir.path().join("none")))).expect_err("it is not there").to_string();
             assert!(told.starts_with("spool.") && told.contains("none: No such file"), "{told}");
         }
-        let told = with("key_credential = 'spool'").unwrap_err().to_string();
+        let told = with("key_credential = 'spool'").expect_err("nobody handed it over").to_string();
         assert!(told.contains("CREDENTIALS_DIRECTORY"), "{told}");
     }
 }
