@@ -20,7 +20,7 @@ use super::canvas::{Planes, Shape};
 use super::coder::Coder;
 use super::inbox::{Inbox, Letters, Word};
 use super::picture::PictureUnit;
-use super::round::{Help, Took, steps_of_round, steps_of_sleep};
+use super::round::{Help, Plan, Took, steps_of_round, steps_of_sleep};
 use super::segmenter::Segmenter;
 use super::sound::{Aac, SoundFrame, encoder_of};
 use super::stage::{Seen, Stage, Views};
@@ -129,17 +129,6 @@ struct Lane<'a> {
     muddled: bool,
     /// The recording pauses there, ns on the task's line: nothing is shown or heard of what comes after.
     until: Option<u64>,
-}
-
-/// Steps between two wakings, times in ns on the task's line.
-#[derive(Debug, Clone, Copy)]
-struct Plan {
-    /// The first one.
-    first: u64,
-    /// When all that they need has come.
-    due: u64,
-    /// How long what they make lasts.
-    length: Duration,
 }
 
 struct PictureSide {
@@ -423,8 +412,8 @@ impl<'a> Lane<'a> {
             let steps = (self.step..).map_while(|step| self.place(step)).take_while(|at| at + half <= now);
             let mut due: Vec<u64> = steps.take(self.round() as usize).collect();
             // the steps before another scene by themselves: what is decoded for them is as small as they show it
-            let others = |at: &u64| self.scenes.iter().any(|(from, _)| due[0] < *from && from <= at);
-            due.truncate(due.iter().position(others).unwrap_or(due.len()));
+            let another = |at: &u64| self.scenes.iter().any(|(from, _)| due[0] < *from && from <= at);
+            due.truncate(due.iter().position(another).unwrap_or(due.len()));
             let Some(first) = due.first().copied() else { return Ok(()) };
             let (began, length) = (Instant::now(), self.step_length() * due.len() as u32);
             if let Err(error) = self.scene_begins(first) {
@@ -457,12 +446,9 @@ impl<'a> Lane<'a> {
         error
     }
 
-    /// Making them may take as long as they last; then the time of the next ones has come. Of a lane that finishes, no
-    /// step is late.
     fn look_at_delay(&mut self, at: u64) {
-        let Some(Plan { first, due, length }) = self.plan else { return };
-        let late = self.now().saturating_sub(due + at.saturating_sub(first));
-        let late = Duration::from_nanos(late).saturating_sub(length);
+        let Some(plan) = self.plan else { return };
+        let late = plan.overdue(at, self.now());
         if !late.is_zero() {
             metrics::counter!("holdfast_mix_steps_late_total").increment(1);
         }

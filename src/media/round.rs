@@ -16,6 +16,26 @@ pub(super) fn steps_of_sleep(step: Duration, synced_after: Duration) -> u64 {
     within(synced_after.min(LONGEST_SLEEP), step)
 }
 
+/// The steps between two wakings of a lane; times in ns on the task's line.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    /// The first one.
+    pub first: u64,
+    /// When all that they need has come.
+    pub due: u64,
+    /// How long what they make lasts.
+    pub length: Duration,
+}
+
+impl Plan {
+    /// By how much a step at `at` is made too late at `now`. Making them may take as long as they last; then the time of the
+    /// next ones has come. Of a lane that is told to finish, which goes on beyond its plan at once, no step is late.
+    pub fn overdue(&self, at: u64, now: u64) -> Duration {
+        let since_due = now.saturating_sub(self.due + at.saturating_sub(self.first));
+        Duration::from_nanos(since_due).saturating_sub(self.length)
+    }
+}
+
 /// Of the steps that are due, some are made at a time: the pictures of one publisher are decoded in a row while the
 /// decoder's tables and references are in the cache, and all of them are still there when they are painted. Twice as many while
 /// the pictures that wait for their step take little memory.
@@ -90,6 +110,19 @@ mod tests {
         assert_eq!(steps_of_sleep(step, Duration::from_secs(60)), 30);
         assert_eq!(steps_of_sleep(step, Duration::from_millis(10)), 1, "a step at least");
         assert_eq!(steps_of_sleep(Duration::from_secs(5), Duration::from_secs(2)), 1);
+    }
+
+    #[test]
+    fn a_step_is_late_when_the_next_plans_time_has_come() {
+        const MS: u64 = 1_000_000;
+        let plan = Plan { first: 10_000 * MS, due: 13_300 * MS, length: Duration::from_secs(2) };
+        let overdue = |at, now| plan.overdue(at * MS, now * MS).as_millis();
+        assert_eq!(overdue(10_000, 13_300), 0, "on time");
+        assert_eq!(overdue(10_000, 15_300), 0, "just in time");
+        assert_eq!(overdue(10_000, 15_301), 1);
+        assert_eq!(overdue(11_900, 17_200), 0, "the last one, when as much of it should have been made");
+        assert_eq!(overdue(11_900, 17_500), 300);
+        assert_eq!(overdue(12_900, 12_950), 0, "beyond the plan, by a lane that finishes");
     }
 
     #[test]

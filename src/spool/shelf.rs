@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::Receiver;
 
+use rustix::io::Errno;
+
 use super::*;
 use crate::model::segment::UNFINISHED;
 use crate::store::records::{EraseEntry, SealedFile};
@@ -35,15 +37,14 @@ pub(super) struct Hands {
     /// Tasks that are to be cleared, and destinations that are to be rid of theirs.
     uncleared: BTreeSet<TaskId>,
     unerased: Vec<EraseEntry>,
-    /// Segments whose bytes are on the disk, and which could not be given their name (a full folder).
-    unnamed: Vec<Order>,
+    /// Segments that could not be read (a box short of descriptors) or given their name (a full folder) yet.
+    unsafe_yet: Vec<Order>,
     /// News that the actor has no room for now. It may be waiting for this thread: while it takes up its tasks it hears
     /// nothing, and hands over more files than there is room for news of.
     untold: VecDeque<(TaskId, Fate)>,
 }
 
 /// Why a segment is not safe.
-#[derive(Debug, PartialEq, Eq)]
 enum Unsafe {
     Lost(String),
     /// Nothing is known against its bytes: it is tried again.
@@ -54,17 +55,12 @@ impl Unsafe {
     /// A file that cannot be opened or read is lost, unless it is the box that is short of descriptors or memory.
     fn of(step: &str, error: &io::Error) -> Unsafe {
         let why = format!("{step}: {error}");
-        match error.raw_os_error() {
-            Some(ENOMEM | ENFILE | EMFILE) => Unsafe::Later(why),
+        match Errno::from_io_error(error) {
+            Some(Errno::NOMEM | Errno::NFILE | Errno::MFILE) => Unsafe::Later(why),
             _ => Unsafe::Lost(why),
         }
     }
 }
-
-// Linux, the same on every architecture
-const ENOMEM: i32 = 12;
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
 
 /// A file that is safe, and as what it was counted when it was handed over.
 struct Safe {
@@ -74,7 +70,7 @@ struct Safe {
 
 impl Hands {
     pub(super) fn new(shared: Arc<Shared>) -> Hands {
-        let (unrecorded, unwritten, undescribed, unkept, unplanned, unnamed, untold) = Default::default();
+        let (unrecorded, unwritten, undescribed, unkept, unplanned, unsafe_yet, untold) = Default::default();
         let (ungone, uncleared, unerased) = Default::default();
         Hands {
             shared,
@@ -86,7 +82,7 @@ impl Hands {
             ungone,
             uncleared,
             unerased,
-            unnamed,
+            unsafe_yet,
             untold,
         }
     }
@@ -102,7 +98,7 @@ impl Hands {
                 || !self.ungone.is_empty()
                 || !self.uncleared.is_empty()
                 || !self.unerased.is_empty()
-                || !self.unnamed.is_empty();
+                || !self.unsafe_yet.is_empty();
             self.tell_on();
             let wait = match self.untold.is_empty() {
                 false => Some(TELL_AGAIN),
@@ -130,7 +126,7 @@ impl Hands {
         let mut playlists = std::mem::take(&mut self.unwritten);
         let mut shapes = std::mem::take(&mut self.undescribed);
         let mut packages = std::mem::take(&mut self.unplanned);
-        for order in std::mem::take(&mut self.unnamed).into_iter().chain(orders) {
+        for order in std::mem::take(&mut self.unsafe_yet).into_iter().chain(orders) {
             match order {
                 Order::Segment { segment, .. } if self.shared.is_withheld(&segment.run.task) => {
                     self.shared.state().dequeue(&segment.run.task, of_segment(&segment));
@@ -142,7 +138,7 @@ impl Hands {
                         Err(Unsafe::Lost(why)) => lost.push((object, segment, why)),
                         Err(Unsafe::Later(why)) => {
                             tracing::error!(task = %segment.run.task, object, why, "a segment cannot be made safe yet");
-                            self.unnamed.push(Order::Segment { segment, object, object_key });
+                            self.unsafe_yet.push(Order::Segment { segment, object, object_key });
                         }
                     }
                 }
@@ -595,12 +591,12 @@ mod tests {
 
     #[test]
     fn a_box_that_is_short_of_descriptors_has_not_lost_a_segment() {
-        let of = |errno| Unsafe::of("open", &io::Error::from_raw_os_error(errno));
-        for errno in [ENOMEM, ENFILE, EMFILE] {
+        let of = |errno: Errno| Unsafe::of("open", &errno.into());
+        for errno in [Errno::NOMEM, Errno::NFILE, Errno::MFILE] {
             assert!(matches!(of(errno), Unsafe::Later(why) if why.starts_with("open: ")), "{errno}");
         }
         // not there, or the disk cannot read it
-        for errno in [2, 5] {
+        for errno in [Errno::NOENT, Errno::IO] {
             assert!(matches!(of(errno), Unsafe::Lost(why) if why.starts_with("open: ")), "{errno}");
         }
     }
