@@ -60,7 +60,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("opus", &["media/sound"]),
     ("mp4_atom", &["container/mp4"]),
     ("memchr", &["container/h264"]),
-    ("rustix", &["package/", "media/look"]),
+    ("rustix", &["package/", "media/look", "spool/shelf"]),
     ("indicatif", &["app/"]),
     ("rppal", &["panel/pin"]),
     ("gpiocdev", &["panel/line"]),
