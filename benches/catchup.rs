@@ -64,11 +64,6 @@ fn turns() -> u64 {
     setting("HOLDFAST_BENCH_TURNS", 3)
 }
 
-/// Where nobody listens.
-fn nowhere() -> String {
-    format!("http://{}", support::free_tcp())
-}
-
 fn settings(endpoint: &str) -> Settings {
     Settings {
         s3_endpoint: Some(endpoint.to_owned()),
@@ -311,7 +306,8 @@ async fn restart() {
 
 /// Seconds from the start of the process to its readiness; then it is killed.
 async fn start(state: &Path, count: u32) -> f64 {
-    let settings = Settings { state_dir: Some(state.to_owned()), ..settings(&nowhere()) };
+    let nowhere = support::Port::take();
+    let settings = Settings { state_dir: Some(state.to_owned()), ..settings(&format!("http://{}", nowhere.address)) };
     let began = Instant::now();
     let mut daemon = Daemon::start(settings).await;
     let seconds = began.elapsed().as_secs_f64();

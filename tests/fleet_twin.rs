@@ -173,8 +173,8 @@ async fn a_wrong_broker_address_is_rolled_back_and_not_tried_again() {
     let mut operator = Operator::new().await;
     let mut daemon = fleet_box(&operator.broker, TRIAL).await;
     operator.report("the first report", |told| told["in_force"] == Value::Null).await;
-    let nowhere = support::free_tcp();
-    operator.desire(9, json!({"fleet": {"broker": format!("mqtts://{nowhere}")}, "limits": {"tasks": 7}}));
+    let nowhere = support::Port::take();
+    operator.desire(9, json!({"fleet": {"broker": format!("mqtts://{}", nowhere.address)}, "limits": {"tasks": 7}}));
     let back = operator.report("rolled back", |told| told["rolled_back"]["version"] == 9).await;
     assert_eq!((&back["version"], &back["accepted"], &back["in_force"]), (&json!(9), &json!(false), &Value::Null));
     assert_eq!(back["config"]["limits"]["tasks"], 100);

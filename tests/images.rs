@@ -16,7 +16,7 @@ use holdfast::model::TaskId;
 use holdfast::model::mix::{ImageFailure, ImageWant};
 use image::{ImageFormat, Rgb, RgbImage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -282,13 +282,17 @@ async fn a_signature_in_a_query_is_not_in_the_reason() {
         let why = errand.why(&format!("http://127.0.0.1:{}{path}", server.port)).await;
         assert!(!why.contains("hush"), "{why}");
     }
-    let nobody = format!("http://127.0.0.1:{}/a.png?sig=hush", free_port().await);
+    let deaf = deaf();
+    let nobody = format!("http://{}/a.png?sig=hush", deaf.local_addr().unwrap());
     let why = errand.why(&nobody).await;
     assert!(!why.contains("hush") && why.contains("refused"), "{why}");
 }
 
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+/// Somebody who has a port and listens to nobody.
+fn deaf() -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("a socket can be made");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("loopback has free ports");
+    socket
 }
 
 #[tokio::test]

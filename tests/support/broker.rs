@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::support::{Running, SOON, free_tcp, listening, output_of, program, project, within};
+use crate::support::{Port, Running, SOON, listening, output_of, program, project, within};
 
 pub const PASSWORD: &str = "broker-password-4be81c77";
 const USERS: [&str; 3] = ["watcher", "b-1", "b-2"];
@@ -38,6 +38,7 @@ pub struct Message {
 
 pub struct Broker {
     pub port: u16,
+    _held: Port,
     entry: Entry,
     authority: Authority,
     running: Running,
@@ -95,11 +96,21 @@ impl Broker {
             output_of(command.args(first).arg("-b").arg(&passwords).args([user, PASSWORD]));
         }
         std::fs::write(dir.path().join("password"), format!("{PASSWORD}\n")).expect("the folder is ours");
-        let port = free_tcp().port();
+        let held = Port::take();
+        let port = held.number();
         std::fs::write(dir.path().join("mosquitto.conf"), conf(dir.path(), port, entry)).expect("the folder is ours");
         let running = launch(dir.path(), port).await;
         let watcher = watch(dir.path(), port, entry).await;
-        Broker { port, entry, authority, running, watchers: vec![watcher], checked: AtomicUsize::new(0), dir }
+        Broker {
+            port,
+            _held: held,
+            entry,
+            authority,
+            running,
+            watchers: vec![watcher],
+            checked: AtomicUsize::new(0),
+            dir,
+        }
     }
 
     /// As a power cut would end it.

@@ -1,7 +1,6 @@
 //! S3 servers on loopback: s3s-fs (checks signatures, keeps files) and moto (speaks more of S3, checks less).
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use aws_sdk_s3::Client;
@@ -11,7 +10,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::{ACCESS_KEY, BUCKET, Running, SECRET_KEY, free_tcp, listening, program};
+use super::{ACCESS_KEY, BUCKET, Port, Running, SECRET_KEY, listening, program};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -23,7 +22,7 @@ pub enum Kind {
 pub struct S3 {
     pub endpoint: String,
     kind: Kind,
-    address: SocketAddr,
+    port: Port,
     running: Running,
     dir: TempDir,
     client: Client,
@@ -31,14 +30,14 @@ pub struct S3 {
 
 impl S3 {
     pub async fn start(kind: Kind) -> S3 {
-        let address = free_tcp();
+        let port = Port::take();
         let dir = TempDir::new().expect("a temporary folder can be made");
-        let running = launch(kind, address, dir.path());
-        listening(address, "the S3 server").await;
-        let endpoint = format!("http://{address}");
+        let running = launch(kind, &port, dir.path());
+        listening(port.address, "the S3 server").await;
+        let endpoint = format!("http://{}", port.address);
         let client = client(&endpoint);
         client.create_bucket().bucket(BUCKET).send().await.expect("the server makes a bucket");
-        S3 { endpoint, kind, address, running, dir, client }
+        S3 { endpoint, kind, port, running, dir, client }
     }
 
     /// Takes it off the network, as an outage would. (moto forgets what it had.)
@@ -54,8 +53,8 @@ impl S3 {
     /// Brings it back on the same port with the same files.
     pub async fn start_again(&mut self) {
         assert_eq!(self.kind, Kind::S3sFs, "moto keeps nothing over a restart");
-        self.running = launch(self.kind, self.address, self.dir.path());
-        listening(self.address, "the S3 server").await;
+        self.running = launch(self.kind, &self.port, self.dir.path());
+        listening(self.port.address, "the S3 server").await;
     }
 
     pub async fn keys(&self, prefix: &str) -> Vec<String> {
@@ -112,8 +111,8 @@ pub fn local_objects(root: &Path) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
-fn launch(kind: Kind, address: SocketAddr, dir: &Path) -> Running {
-    let port = address.port().to_string();
+fn launch(kind: Kind, port: &Port, dir: &Path) -> Running {
+    let port = port.number().to_string();
     match kind {
         Kind::S3sFs => Running::start(
             "s3s-fs",

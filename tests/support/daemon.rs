@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::{API_ID, API_KEY, APP, APP_KEY, CALLBACK_KEY, Running, halted};
+use super::{API_ID, API_KEY, APP, APP_KEY, CALLBACK_KEY, Port, Running, halted};
 
 /// What a test wants different from the plain box.
 #[derive(Debug, Clone)]
@@ -68,18 +68,14 @@ pub struct Doors {
 }
 
 impl Doors {
-    fn any() -> Doors {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Doors { http: any, https: any, udp: any }
-    }
-
     /// From `ready http=127.0.0.1:1234 https=127.0.0.1:1235 udp=127.0.0.1:1236`.
     fn parse(line: &str) -> Option<Doors> {
         let mut words = line.split_whitespace();
         if words.next() != Some("ready") {
             return None;
         }
-        let mut doors = Doors::any();
+        let none = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut doors = Doors { http: none, https: none, udp: none };
         for (name, address) in words.filter_map(|word| word.split_once('=')) {
             let address = address.parse().ok()?;
             match name {
@@ -101,13 +97,18 @@ pub struct Daemon {
     earlier: Vec<String>,
     running: Running,
     dir: TempDir,
+    _held: [Port; 2],
 }
 
 impl Daemon {
     pub async fn start(settings: Settings) -> Daemon {
         let dir = TempDir::new().expect("a temporary folder can be made");
-        let (running, doors) = launch(dir.path(), &settings, Doors::any()).await;
-        Daemon { doors, settings, earlier: Vec::new(), running, dir }
+        // it comes back to them after a death, and nobody else may have them meanwhile; of UDP it takes any
+        let held = [Port::take(), Port::take()];
+        let [http, https] = [held[0].address, held[1].address];
+        let udp = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (running, doors) = launch(dir.path(), &settings, Doors { http, https, udp }).await;
+        Daemon { doors, settings, earlier: Vec::new(), running, dir, _held: held }
     }
 
     /// Starts it again after [`Daemon::kill`] or [`Daemon::terminate`], on the same ports, with the same state.

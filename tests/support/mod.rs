@@ -21,7 +21,7 @@ pub mod takes;
 pub mod vod;
 
 use std::future::Future;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -30,6 +30,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
@@ -69,11 +70,34 @@ pub fn program(path: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{path} is missing: run scripts/setup"))
 }
 
-/// A TCP port that nobody had a moment ago, for servers that cannot tell which one they took.
-pub fn free_tcp() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("loopback has free ports")
+/// A TCP port of loopback for a server that cannot tell which one it took.
+///
+/// It is held by a socket that does not listen: while that lives the kernel gives the port to nobody else, and whoever asks
+/// for it by its number and with SO_REUSEADDR, as servers do, gets it. (To listen and stop is not enough: a child that
+/// another test starts at that moment has a copy of the listening socket until it executes, takes the first connection,
+/// and keeps the server out.)
+pub struct Port {
+    pub address: SocketAddr,
+    _held: TcpSocket,
 }
 
+impl Port {
+    pub fn take() -> Port {
+        let take = || {
+            let held = TcpSocket::new_v4()?;
+            held.set_reuseaddr(true)?;
+            held.bind(([127, 0, 0, 1], 0).into())?;
+            std::io::Result::Ok(Port { address: held.local_addr()?, _held: held })
+        };
+        take().expect("loopback has free ports")
+    }
+
+    pub fn number(&self) -> u16 {
+        self.address.port()
+    }
+}
+
+/// A UDP port that nobody had a moment ago.
 pub fn free_udp() -> SocketAddr {
     UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("loopback has free ports")
 }
