@@ -16,7 +16,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Guard, middle, number, runtime, support, turns, used_to_the_end};
-use holdfast::model::package::{Container, FilePlan, Group, LARGEST, LONGEST, Life, Limits, Order, Packed, Part};
+use holdfast::model::output::{Container, LARGEST, LONGEST, Limits};
+use holdfast::model::package::{Group, Life, Order, Part};
+use holdfast::model::packed::{FilePlan, Packed};
 use holdfast::model::{LaneKind, MediaId, TaskId, Timestamp};
 use holdfast::package::Packer;
 use holdfast::vault::Vault;

@@ -22,6 +22,7 @@ use std::time::Duration;
 pub use alarms::Alarms;
 pub use automatic::Automatic;
 pub use change::Change;
+pub use faults::Fault;
 pub use fleet::{Broker, Fleet};
 use ipnet::IpNet;
 pub use live::Live;

@@ -15,7 +15,7 @@ use holdfast::api::error::{Code, Whose};
 use holdfast::api::schema;
 use holdfast::config::Config;
 use holdfast::model::board::Overload;
-use holdfast::model::package::Output;
+use holdfast::model::output::Output;
 use holdfast::model::recording::{MediaFilter, StreamType, Subscribers, Subscription, Vendor};
 use holdfast::model::signature::{PrivateMap, PrivateRoom, V1Method, gen_private_map_key, gen_user_sig, sign_v1};
 use holdfast::model::vod::Vod;

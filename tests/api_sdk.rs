@@ -9,7 +9,7 @@ use holdfast::config::{Config, Limits};
 use holdfast::model::mix::{
     AudioParams, Colour, Fit, Layout, LayoutMode, MixSpec, Pane, Place, Rect, Size, VideoParams, Watermark,
 };
-use holdfast::model::package::Output;
+use holdfast::model::output::Output;
 use holdfast::model::recording::{Subscribers, Vendor};
 use holdfast::model::{MediaId, RoomId, Timestamp, UserId};
 use serde_json::Value;

@@ -2,7 +2,7 @@
 //!
 //! The scan is of text, so a re-export can fool it; it catches what happens by accident.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What each module may name besides itself. `app`, `demo`, `main` and `lib` may name all.
@@ -291,6 +291,45 @@ fn faults(source: &Source) -> Vec<String> {
     faults
 }
 
+/// A part of a module: a file of its folder, or a folder in it with all that is there. A module's own `mod.rs` is none.
+fn part<'a>(source: &Source<'a>) -> Option<&'a str> {
+    let part = source.path.split('/').nth(1)?;
+    let part = part.strip_suffix(".rs").unwrap_or(part);
+    (part != "mod").then_some(part)
+}
+
+/// Parts of a module that need each other in a circle, one line for each of them: none can be read before the others.
+fn circles(sources: &[Source]) -> Vec<String> {
+    let mut needs = BTreeMap::<(&str, &str), BTreeSet<String>>::new();
+    for source in sources {
+        let Some(part) = part(source) else { continue };
+        let code = source.code();
+        let inside = source.path.matches('/').count() > 1 && !source.path.ends_with("/mod.rs");
+        let beside = paths_after(&code, if inside { "super::super::" } else { "super::" });
+        let named = paths_after(&code, "crate::").into_iter().filter(|(module, _)| module == source.module());
+        let others = beside.into_iter().map(|(other, _)| other).chain(named.map(|(_, other)| other));
+        needs.entry((source.module(), part)).or_default().extend(others.filter(|other| other != part));
+    }
+    let reached = |module: &str, from: &str| {
+        let mut reached = BTreeSet::new();
+        let mut next = vec![from.to_owned()];
+        while let Some(part) = next.pop() {
+            for other in needs.get(&(module, part.as_str())).into_iter().flatten() {
+                if reached.insert(other.clone()) {
+                    next.push(other.clone());
+                }
+            }
+        }
+        reached
+    };
+    let in_circle = |(module, part): &&(&str, &str)| reached(module, part).contains(*part);
+    needs
+        .keys()
+        .filter(in_circle)
+        .map(|(module, part)| format!("src/{module}/{part} needs itself by way of others"))
+        .collect()
+}
+
 fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
     for entry in std::fs::read_dir(dir).expect("the folder is part of the project") {
         let path = entry.expect("the folder can be read").path();
@@ -305,19 +344,20 @@ fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
 #[test]
 fn every_file_keeps_the_walls() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut all = Vec::new();
-    let mut files = 0;
+    let mut files = Vec::new();
     walk(&root, &mut |path| {
-        files += 1;
         // A module's tests in a file of their own: they are not the module.
         if path.ends_with("tests.rs") {
             return;
         }
         let text = std::fs::read_to_string(path).expect("a source file is readable text");
         let relative = path.strip_prefix(&root).expect("walked from there").to_string_lossy().replace('\\', "/");
-        all.extend(faults(&Source { path: &relative, text: &text }));
+        files.push((relative, text));
     });
-    assert!(files > 20, "only {files} files seen: the scan looks in the wrong place");
+    assert!(files.len() > 20, "only {} files seen: the scan looks in the wrong place", files.len());
+    let sources: Vec<Source> = files.iter().map(|(path, text)| Source { path, text }).collect();
+    let mut all: Vec<String> = sources.iter().flat_map(faults).collect();
+    all.extend(circles(&sources));
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 
@@ -398,4 +438,32 @@ fn the_scan_sees_a_broken_wall() {
         let found = faults(&Source { path, text: &format!("//! A made-up file.\n{code}\n") });
         assert!(found.is_empty(), "{path}: {code}\n{found:?}");
     }
+}
+
+#[test]
+fn the_scan_sees_a_circle() {
+    let seen = |files: &[(&str, &str)]| {
+        let sources: Vec<Source> = files.iter().map(|(path, text)| Source { path, text }).collect();
+        circles(&sources)
+    };
+    let three = [
+        ("model/room.rs", "use super::{MediaId, task::Phase};"),
+        ("model/task/shape.rs", "use crate::model::{event::Event, TaskId};"),
+        ("model/event.rs", "use super::room::Room;"),
+        ("model/mix.rs", "use super::room::Room;"),
+        ("media/event.rs", "use super::mix::Mix;"),
+    ];
+    let found = seen(&three);
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(["model/event ", "model/room ", "model/task "].iter().zip(&found).all(|(part, told)| told.contains(part)));
+    // what stands in one folder is one part, and a module's own file is above all of them
+    let open = [
+        ("model/mod.rs", "pub use room::Room;"),
+        ("model/room.rs", "use super::Secret;"),
+        ("model/task.rs", "use super::room::Room;\nuse shape::Shape;"),
+        ("model/task/shape.rs", "use super::Phase;\nuse super::super::room::Room;"),
+        ("model/fate.rs", "// use super::fit::Fit;"),
+        ("model/fit.rs", "use super::fate::Fate;"),
+    ];
+    assert_eq!(seen(&open), Vec::<String>::new());
 }

@@ -31,7 +31,7 @@ use carrier::{KEYS, Server, keys};
 use holdfast::config::{App, Config, OnStop};
 use holdfast::media::MediaNews;
 use holdfast::model::disk::{Level, WhenFull};
-use holdfast::model::package::Output;
+use holdfast::model::output::Output;
 use holdfast::model::recording::{Destination, MediaFilter, RecordingSpec, StreamType, Subscription, Vendor};
 use holdfast::model::{
     Codec, MediaId, RoomId, SdkAppId, Secret, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,

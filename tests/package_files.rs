@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast::model::made::{Made, Plan};
-use holdfast::model::package::{Container, Limits, Packed, PackedFile};
+use holdfast::model::output::{Container, Limits};
+use holdfast::model::packed::{Packed, PackedFile};
 use holdfast::model::segment::LocalName;
 use holdfast::model::{Codec, LaneKind};
 use packing::{Shelf, boxes, nals, no_limits, played, record, seconds, sounds};

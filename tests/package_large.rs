@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use holdfast::model::package::Container;
+use holdfast::model::output::Container;
 use holdfast::model::segment::{ClosedSegment, LocalName};
 use holdfast::model::{Lane, LaneKind, LaneRun, MediaId, Timestamp, UserId};
 use packing::{Shelf, no_limits, piece, seconds};

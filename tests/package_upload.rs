@@ -3,8 +3,9 @@
 use std::process::Command;
 use std::time::Duration;
 
-use holdfast::model::package::{Container, Group, LARGEST, LONGEST, Life, Limits, Order, Part};
-use holdfast::model::recording::Fate;
+use holdfast::model::fate::Fate;
+use holdfast::model::output::{Container, LARGEST, LONGEST, Limits};
+use holdfast::model::package::{Group, Life, Order, Part};
 use holdfast::model::segment::LocalName;
 use holdfast::model::{Lane, LaneKind, MediaId, TaskId, Timestamp, UserId};
 use holdfast::package::Packer;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use holdfast::config::Config;
 use holdfast::media::{LaneEnd, LeaveReason, MediaNews};
 use holdfast::model::event::EventBody;
-use holdfast::model::package::Output;
+use holdfast::model::output::Output;
 use holdfast::model::recording::RecordingSpec;
 use holdfast::model::task::RecordingTask;
 use holdfast::model::{RoomId, SdkAppId, SessionId, TaskId, TrackKind};
@@ -115,7 +115,7 @@ async fn a_discarded_task_leaves_the_shelf_and_waits_for_its_destination() {
     assert_eq!(life.store.get(&key).await.unwrap(), Some(record), "it is still to be erased");
     assert_eq!(life.store.get(old.key()).await.unwrap(), None, "and what nobody knows is not");
     assert_eq!((entry.prefix.as_str(), entry.names.len()), (format!("p1/p2/{task}/").as_str(), 1));
-    let fate = holdfast::model::recording::Fate::Erased { objects: 3, bytes: 4000, uploads: 1, media: Vec::new() };
+    let fate = holdfast::model::fate::Fate::Erased { objects: 3, bytes: 4000, uploads: 1, media: Vec::new() };
     life.fates.send((task.clone(), fate)).await.unwrap();
     let gone = async {
         while !life.events().await.iter().any(|e| matches!(e, EventBody::Erased { .. })) {
@@ -214,7 +214,7 @@ async fn a_task_that_has_ended_and_is_still_here_can_be_discarded() {
     };
     tokio::time::timeout(LIMIT, asked).await.expect("its destination is to be rid of it");
     assert!(life.spool.pending(&task).is_empty());
-    let fate = holdfast::model::recording::Fate::Erased { objects: 0, bytes: 0, uploads: 0, media: Vec::new() };
+    let fate = holdfast::model::fate::Fate::Erased { objects: 0, bytes: 0, uploads: 0, media: Vec::new() };
     life.fates.send((task.clone(), fate)).await.unwrap();
     let gone = async {
         while !life.events().await.iter().any(|e| matches!(e, EventBody::Erased { .. })) {

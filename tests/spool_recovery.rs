@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use holdfast::model::LaneKind;
-use holdfast::model::recording::Fate;
+use holdfast::model::fate::Fate;
 use holdfast::model::segment::LocalName;
 use holdfast::spool::Shelved;
 use holdfast::store::Batch;

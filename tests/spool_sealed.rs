@@ -11,7 +11,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use holdfast::model::LaneKind;
-use holdfast::model::recording::Fate;
+use holdfast::model::fate::Fate;
 use holdfast::model::segment::{ClosedSegment, LocalName, identity};
 use holdfast::spool::{Error, UploadJob};
 use holdfast::store::records::{self, SpoolEntry, SpoolState};

@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use holdfast::model::event::{EventBody, LeaveCode};
+use holdfast::model::fate::Fate;
 use holdfast::model::layout::{self, Person, Scene};
 use holdfast::model::mix::{Fit, Layout, LayoutMode, MixSpec, Named, Pane, Rect, Watermark};
+use holdfast::model::piece::Piece;
 use holdfast::model::playlist::Playlist;
-use holdfast::model::recording::{Fate, RecordingSpec, StreamType, Subscribers, Subscription};
+use holdfast::model::recording::{RecordingSpec, StreamType, Subscribers, Subscription};
 use holdfast::model::room::{Feed, Room, Track};
 use holdfast::model::segment::ClosedSegment;
-use holdfast::model::task::{Effect, Input, Phase, Piece, Policy, RecordingTask};
+use holdfast::model::task::{Effect, Input, Phase, Policy, RecordingTask};
 use holdfast::model::{
     Codec, Lane, LaneKind, LaneRun, MediaId, RoomId, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
 };

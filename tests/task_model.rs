@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use holdfast::model::Timestamp;
 use holdfast::model::event::{EventBody, LeaveCode};
+use holdfast::model::fate::Fate;
 use holdfast::model::playlist::Playlist;
-use holdfast::model::recording::Fate;
 use holdfast::model::task::{Input, Phase, Policy};
 use proptest::prelude::*;
 use walk::*;

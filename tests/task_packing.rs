@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use holdfast::model::event::{EventBody, LeaveCode};
-use holdfast::model::package::{Container, LONGEST, Limits, Output, Packed, PackedFile, order};
-use holdfast::model::recording::{Destination, Fate, MediaFilter, RecordingSpec, StreamType, Subscription, Vendor};
+use holdfast::model::fate::Fate;
+use holdfast::model::output::{Container, LONGEST, Limits, Output};
+use holdfast::model::package::order;
+use holdfast::model::packed::{Packed, PackedFile};
+use holdfast::model::piece::Piece;
+use holdfast::model::recording::{Destination, MediaFilter, RecordingSpec, StreamType, Subscription, Vendor};
 use holdfast::model::room::{Room, Track};
 use holdfast::model::segment::{ClosedSegment, LocalName};
-use holdfast::model::task::{Effect, Found, Input, Phase, Piece, Policy, RecordingTask, Shape};
+use holdfast::model::task::{Effect, Found, Input, Phase, Policy, RecordingTask, Shape};
 use holdfast::model::vod::{Media, Vod};
 use holdfast::model::{
     Codec, LaneKind, LaneRun, MediaId, RoomId, SdkAppId, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
@@ -18,7 +22,7 @@ struct World {
     now: Timestamp,
     effects: Vec<Effect>,
     shape: Option<Shape>,
-    pieces: std::collections::BTreeMap<String, holdfast::model::task::Piece>,
+    pieces: std::collections::BTreeMap<String, holdfast::model::piece::Piece>,
 }
 
 fn spec(output: Output) -> RecordingSpec {
@@ -265,7 +269,7 @@ fn alone_it_is_what_305_speaks_of_and_no_list_is_told() {
 fn nothing_that_could_be_packed_is_a_failure_and_nothing_recorded_is_none() {
     let mut world = World::new(Output::Mp4);
     world.record(false);
-    let broken = world.pieces.values().map(|p| (holdfast::model::package::local_file(p), "torn".to_owned())).collect();
+    let broken = world.pieces.values().map(|p| (p.local_file(), "torn".to_owned())).collect();
     world.apply(Input::Fate(Fate::Packaged(Packed { files: vec![], broken, unready: false })));
     assert_eq!(
         world.told().iter().filter(|(event, _)| *event >= 305).collect::<Vec<_>>(),

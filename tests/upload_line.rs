@@ -17,7 +17,7 @@ use base64::Engine;
 use holdfast::health::Summary;
 use holdfast::model::TaskId;
 use holdfast::model::budget::{TimeOfDay, Window};
-use holdfast::model::recording::Fate;
+use holdfast::model::fate::Fate;
 use holdfast::model::segment::LocalName;
 use holdfast::model::{Timestamp, WallClock};
 use holdfast::store::records::{self, PartsEntry};

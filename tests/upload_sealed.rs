@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use holdfast::model::TaskId;
 use holdfast::model::disk::{Level, Limits, Space, WhenFull};
-use holdfast::model::recording::Fate;
+use holdfast::model::fate::Fate;
 use holdfast::spool::{Disk, RealDisk, Standing};
 use holdfast::store::records::{self, PartsEntry};
 use holdfast::vault::{Key, Vault};

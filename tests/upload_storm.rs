@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use holdfast::model::TaskId;
-use holdfast::model::recording::Fate;
+use holdfast::model::fate::Fate;
 use holdfast::store::records;
 use holdfast::store::{Batch, Store};
 use rand::rngs::StdRng;

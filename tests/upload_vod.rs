@@ -8,8 +8,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use holdfast::model::bundle::{BUNDLE_VERSION, BundleFile, BundlePlan};
-use holdfast::model::package::{Container, Group, LARGEST, LONGEST, Life, Limits, Order, Output, PackedFile, Part};
-use holdfast::model::recording::{Fate, Vendor};
+use holdfast::model::fate::Fate;
+use holdfast::model::output::{Container, LARGEST, LONGEST, Limits, Output};
+use holdfast::model::package::{Group, Life, Order, Part};
+use holdfast::model::packed::PackedFile;
+use holdfast::model::recording::Vendor;
 use holdfast::model::segment::LocalName;
 use holdfast::model::vod::Vod;
 use holdfast::model::{Lane, LaneKind, MediaId, TaskId, Timestamp, UserId};

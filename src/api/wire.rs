@@ -17,7 +17,7 @@ use super::fields::Fields;
 use super::mix;
 use super::schema::{self, Field};
 use crate::model::mix::{Layout, MixSpec};
-use crate::model::package::{Container, Output};
+use crate::model::output::{Container, Output};
 use crate::model::recording::{
     Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscribers, Subscription, Vendor,
 };

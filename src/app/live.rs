@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{Error, keys};
-use crate::config::document::{Fault, Layers};
+use crate::config::Fault;
+use crate::config::document::Layers;
 use crate::config::{Alarms, Config, Fleet, Live};
 use crate::fleet::twin::{Needs, Twin};
 use crate::health::Reporter;

@@ -22,7 +22,7 @@ use crate::media::tracks::Tracks;
 use crate::media::whip::{WhipServer, WhipSettings};
 use crate::media::{MediaClock, MediaNews};
 use crate::model::board::Board;
-use crate::model::recording::Fate;
+use crate::model::fate::Fate;
 use crate::model::{TaskId, WallClock};
 use crate::rooms::Remembered;
 use crate::spool::{Listing, Recovered, Spool};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::mix::{LayoutMode, MixSpec, Size, VideoParams};
-use crate::model::package::Output;
+use crate::model::output::Output;
 use crate::model::recording::{Destination, StorageKeys, StreamType, Vendor};
 use crate::model::template::{Pattern, Template};
 use crate::model::{SdkAppId, Secret};
@@ -225,7 +225,7 @@ impl Automatic {
 #[cfg(test)]
 mod tests {
     use crate::config::Config;
-    use crate::model::package::Output;
+    use crate::model::output::Output;
     use crate::model::recording::StreamType;
     use std::time::Duration;
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::change::written;
 use super::rotation::Keys;
-use super::{Config, Faults};
+use super::{Config, Fault, Faults};
 use crate::model::twin::Version;
 use crate::model::{Secret, Timestamp};
 
@@ -36,24 +36,6 @@ const OF_THE_FILE: &[&str] = &[
 
 /// Fields that hold secrets, by their last name: those that are not set are shown as such.
 const SECRETS: &[&str] = &["secret_key", "callback_key", "access_key", "password", "token"];
-
-/// What is wrong with one field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
-    /// Its path; `-` where it is the document as a whole.
-    pub field: String,
-    pub reason: String,
-}
-
-impl Fault {
-    pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Fault {
-        Fault { field: field.into(), reason: reason.into() }
-    }
-
-    fn whole(reason: impl Into<String>) -> Fault {
-        Fault::new("-", reason)
-    }
-}
 
 /// What somebody wants of the box.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]

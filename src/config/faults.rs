@@ -5,11 +5,31 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Config, MIB, StorageKind, sources};
 use crate::model::Secret;
 
 /// With fewer bytes a second a storage gives up waiting for the next ones.
 const SLOWEST_BUDGET: u64 = 8 * 1024;
+
+/// What is wrong with one field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Its path; `-` where it is the document as a whole.
+    pub field: String,
+    pub reason: String,
+}
+
+impl Fault {
+    pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Fault {
+        Fault { field: field.into(), reason: reason.into() }
+    }
+
+    pub(super) fn whole(reason: impl Into<String>) -> Fault {
+        Fault::new("-", reason)
+    }
+}
 
 /// Whether it is well, and the fault if it is not.
 pub(super) type Check = (bool, String);

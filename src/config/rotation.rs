@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::document::Fault;
+use super::Fault;
 use crate::model::Secret;
 
 /// What a key, or the name that goes with it, may have.

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::kept::{Kept, Place};
 use super::{Class, Incoming, Outgoing, Part};
-use crate::config::document::{Document, Fault, Layers, keys_shown, shown};
+use crate::config::Fault;
+use crate::config::document::{Document, Layers, keys_shown, shown};
 use crate::config::rotation::Keys;
 use crate::config::{Change, Config, Live};
 use crate::health::{Reporter, Summary};

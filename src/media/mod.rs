@@ -4,6 +4,7 @@
 //! not know why it records, it writes `.part` files where it is told to and says what it closed.
 //! Law: no frame leaves this folder, and sources never wait for a recording.
 
+mod answer;
 mod av1;
 mod canvas;
 mod chain;

@@ -15,12 +15,12 @@ use rtc::sansio::Protocol;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::answer::{Patched, WhipError};
 use super::intake::{Change, Intake};
 use super::layers::Received;
 use super::mux::{Datagram, Mux, is_stun, next_look};
 use super::peer::Peer;
 use super::sdp::{Credentials, Fragment};
-use super::whip::{Patched, WhipError};
 use super::{LeaveReason, MediaNews};
 use crate::model::{MediaId, RoomKey, SessionId, TrackId, TrackKind, UserId};
 

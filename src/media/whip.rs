@@ -13,6 +13,7 @@ use rtc::peer_connection::certificate::RTCCertificate;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use super::answer::{Patched, WhipError};
 use super::intake::Intake;
 use super::mux::Mux;
 use super::peer::{Peer, PeerError};
@@ -60,44 +61,6 @@ pub struct Published {
     pub etag: String,
     /// `application/sdp`
     pub answer: String,
-}
-
-/// What came of a PATCH.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Patched {
-    /// 204
-    NoContent,
-    /// 200 with a new ETag and an `application/trickle-ice-sdpfrag`
-    Restarted { etag: String, fragment: String },
-}
-
-/// Why a WHIP request was not done.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WhipError {
-    /// 400
-    #[error("{0}")]
-    BadOffer(String),
-    /// 406: understood, but nothing in it can be recorded
-    #[error("no sound as Opus and no picture as H.264, VP8, VP9 or AV1 is offered for sending")]
-    NoUsableMedia,
-    /// 503
-    #[error("as many publishers as the box takes are connected")]
-    TooMany,
-    /// 404
-    #[error("no such session")]
-    Unknown,
-    /// 428
-    #[error("PATCH needs If-Match")]
-    PreconditionRequired,
-    /// 412
-    #[error("If-Match names an ICE session that is over")]
-    PreconditionFailed,
-    /// 400
-    #[error("{0}")]
-    BadFragment(String),
-    /// 500
-    #[error("{0}")]
-    Internal(String),
 }
 
 struct Entry {
@@ -367,15 +330,6 @@ impl Sessions for WhipServer {
 impl Drop for WhipServer {
     fn drop(&mut self) {
         self.port.cancel();
-    }
-}
-
-impl From<SdpError> for WhipError {
-    fn from(error: SdpError) -> WhipError {
-        match error {
-            SdpError::Bad(why) => WhipError::BadOffer(why.into()),
-            SdpError::NoUsableMedia => WhipError::NoUsableMedia,
-        }
     }
 }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::package::{PackedFile, local_file};
+use super::packed::PackedFile;
+use super::piece::{Piece, PieceFate};
 use super::playlist::{Item, Playlist};
 use super::recording::RecordingSpec;
 use super::segment::playlist_name;
-use super::task::{Piece, PieceFate};
 use super::{Lane, Timestamp};
 
 /// One list that is to be made.
@@ -77,7 +77,7 @@ pub fn lists<'a>(spec: &RecordingSpec, target: Duration, pieces: impl Iterator<I
                 // the gap is over with this piece, whatever else breaks here
                 discontinuity: std::mem::take(&mut gap) || anew || piece.discontinuity,
             };
-            listed.push((local_file(piece), item));
+            listed.push((piece.local_file(), item));
         }
         let object = playlist_name(spec.app, &spec.room, 0, lane);
         List {

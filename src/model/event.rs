@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::package::PackedFile;
+use super::packed::PackedFile;
 use super::vod::Media;
 use super::{LaneKind, RoomId, SdkAppId, TaskId, Timestamp, UserId};
 

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::LaneKind;
 use super::bundle::{BUNDLE_VERSION, BundlePlan};
-use super::package::{Container, FilePlan, PLAN_VERSION, PackedFile, Source};
+use super::output::Container;
+use super::packed::{FilePlan, PLAN_VERSION, PackedFile, Source};
 use super::segment::LocalName;
 
 /// How a file is made, by the text that lies on the shelf.

@@ -1,100 +1,23 @@
-//! Packed files: what a task's segments are packed into after its end, and what is told of it.
+//! Packing: which of a task's segments go into which file after its end.
 //!
-//! Owns: which segments belong to one file, its name, its limits, the order of its sources. Must not touch: bytes.
+//! Owns: which segments belong to one file, its name, the order of its sources. Must not touch: bytes.
 //! Law: a plan of the same segments and limits is the same for ever; a name has an `<Index>` only when there is more
 //! than one file.
-//! Sources: RECORDING.md §2 (names), §6 (limits), §8 (310); API.md §1.5 (OutputFormat, MaxMediaFileDuration, FillType).
+//! Sources: RECORDING.md §2 (names), §6 (limits), §8 (310); API.md §1.5 (FillType).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::bundle::List;
+use super::output::{Container, LARGEST, LONGEST, Limits};
+use super::packed::PackedFile;
+use super::piece::{Piece, PieceFate};
 use super::recording::RecordingSpec;
-use super::segment::{LOST_SUFFIX, LocalName, encode_id, room_stem};
-use super::task::{Piece, PieceFate};
+use super::segment::{encode_id, room_stem};
 use super::{LaneKind, MediaId, Timestamp};
 
 /// Times in packed files count so often a second, as those of transport streams do.
 pub const TICKS: i64 = 90_000;
-/// A file is split at these, whatever was asked for.
-pub const LONGEST: Duration = Duration::from_secs(24 * 3600);
-pub const LARGEST: u64 = 2_000_000_000;
-
-/// What a recording becomes (`OutputFormat`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Output {
-    #[default]
-    Hls,
-    HlsMp4,
-    HlsAac,
-    Mp4,
-    Aac,
-    /// Nothing is packed; segments go up after the end, with lists of their own (VOD).
-    Lists,
-}
-
-impl Output {
-    /// Segments and playlists go to the destination.
-    pub fn hls(self) -> bool {
-        matches!(self, Output::Hls | Output::HlsMp4 | Output::HlsAac)
-    }
-
-    /// What is packed after the end.
-    pub fn container(self) -> Option<Container> {
-        match self {
-            Output::Hls | Output::Lists => None,
-            Output::HlsMp4 | Output::Mp4 => Some(Container::Mp4),
-            Output::HlsAac | Output::Aac => Some(Container::Adts),
-        }
-    }
-
-    /// What becomes of segments on the shelf.
-    pub fn hold(self) -> Hold {
-        match (self.hls(), self.container()) {
-            (true, None) => Hold::Nothing,
-            (true, Some(_)) => Hold::Copies,
-            (false, _) => Hold::All,
-        }
-    }
-}
-
-/// Which segments of a task stay on the shelf until it lets them go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Hold {
-    #[default]
-    Nothing,
-    /// Those that its destination has.
-    Copies,
-    /// All; none goes to the destination.
-    All,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Container {
-    Mp4,
-    /// AAC with an ADTS header before each frame.
-    Adts,
-}
-
-impl Container {
-    pub fn extension(self) -> &'static str {
-        match self {
-            Container::Mp4 => "mp4",
-            Container::Adts => "aac",
-        }
-    }
-}
-
-/// Bounds of one file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    pub length: Duration,
-    pub bytes: u64,
-}
 
 /// What to pack: everything of one task.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,90 +76,12 @@ pub struct Part {
     pub start: Timestamp,
 }
 
-/// How to make one file. It is kept on the shelf: with the segments that it names it gives the same bytes again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FilePlan {
-    pub v: u32,
-    pub container: Container,
-    pub black_after: Option<i64>,
-    pub start: Timestamp,
-    pub sources: Vec<Source>,
-    pub bytes: u64,
-    /// CRC-32 of all that stands before its media; of a file without that, of its sources' sums.
-    pub crc32: u32,
-    /// Its segments go up in a list as well.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub listed: bool,
-}
-
-pub const PLAN_VERSION: u32 = 1;
-
-/// What follows a packed file's name when a file holds its plan.
-pub const PLAN_SUFFIX: &str = ".plan";
-
-/// The file whose plan this was, if it was given up without being up. It may have been sent all the same.
-pub fn of_given_up_plan(name: &str) -> Option<&str> {
-    name.strip_suffix(LOST_SUFFIX)?.strip_suffix(PLAN_SUFFIX)
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
-    pub file: String,
-    /// Where on the file's line its first unit is, in ticks.
-    pub at: i64,
-    /// CRC-32 of its contents.
-    pub crc32: u32,
-    /// Which of its pictures belong to the file: the first, and the first that does not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pictures: Option<(u32, u32)>,
-    /// Which of its frames of sound.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sounds: Option<(u32, u32)>,
-    /// How many pictures and frames of sound of it are to be packed, into this file or others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub of: Option<(u32, u32)>,
-}
-
-/// A file that was planned, as its task knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PackedFile {
-    /// File name at the destination.
-    pub object: String,
-    pub user: String,
-    pub media: MediaId,
-    pub kind: LaneKind,
-    pub start: Timestamp,
-    pub end: Timestamp,
-    pub bytes: u64,
-    pub crc32: u32,
-    /// The destination has it.
-    #[serde(default)]
-    pub uploaded: bool,
-}
-
-/// What came of an [`Order`].
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Packed {
-    /// Each with the text of its plan.
-    pub files: Vec<(PackedFile, String)>,
-    /// Segments that could not be read, and why.
-    pub broken: Vec<(String, String)>,
-    /// What a file holds that waits to go up is not known yet: nothing was planned, and is to be asked for again.
-    pub unready: bool,
-}
-
 /// `<stem>.mp4`, or `<stem>_<Index>.mp4` of several; `nth` counts from 0.
 pub fn file_name(stem: &str, container: Container, nth: usize, count: usize) -> String {
     match count {
         0 | 1 => format!("{stem}.{}", container.extension()),
         _ => format!("{stem}_{}.{}", nth + 1, container.extension()),
     }
-}
-
-/// The file of a piece in its task's folder.
-pub fn local_file(piece: &Piece) -> String {
-    let Piece { lane, run, index, start, size, discontinuity, duration, .. } = piece.clone();
-    LocalName { lane, run, index, start, size, discontinuity, duration: Some(duration) }.to_string()
 }
 
 /// What a task's segments are to be packed into. `pieces` in any order, each with the number of its list among those of
@@ -311,7 +156,7 @@ fn lives(pieces: &[&Piece]) -> (Timestamp, Vec<Life>) {
         let offset = start.since(begin).max(taken);
         let end = of_life.iter().map(|piece| piece.start.since(start) + piece.duration).max().unwrap_or_default();
         taken = offset + end;
-        let part = |piece: &&Piece| Part { file: local_file(piece), kind: piece.lane.kind, start: piece.start };
+        let part = |piece: &&Piece| Part { file: piece.local_file(), kind: piece.lane.kind, start: piece.start };
         lives.push(Life { offset, pieces: of_life.iter().map(part).collect(), first });
     }
     (begin, lives)

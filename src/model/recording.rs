@@ -1,16 +1,16 @@
-//! The recording task: what was asked, and the machine that decides what follows from what happens.
+//! What was asked of a recording: whom of which room it takes, how, and where its files go.
 //!
-//! Owns: `RecordingSpec`, the task's states, `Input` → `Effect`s. Must not touch: anything that can fail.
-//! Law: `apply` is the only thing that changes a task; durable effects come first and are committed as one.
+//! Owns: `RecordingSpec`. Must not touch: what becomes of it ([`super::task`]).
+//! Law: a spec holds no secret, so that it can be stored and shown.
+//! Sources: API.md §1.4–1.7.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::mix::MixSpec;
-use super::package::{LONGEST, Output, Packed};
-use super::segment::ClosedSegment;
-use super::vod::{Media, Vod};
+use super::output::{LONGEST, Output};
+use super::vod::Vod;
 use super::{MediaId, RoomId, RoomKey, SdkAppId, Secret, TrackKind, UserId};
 
 /// Which kinds of media a task records (`StreamType`).
@@ -142,41 +142,6 @@ impl RecordingSpec {
             Vendor::Cos | Vendor::S3 => None,
         }
     }
-}
-
-/// What became of a file on the shelf; told to the actor by `spool` and `upload`.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Fate {
-    /// The segment is synced, renamed and indexed.
-    Spooled(ClosedSegment),
-    /// Its contents cannot be trusted (a sync failed) or it is gone.
-    Lost { segment: ClosedSegment, why: String },
-    /// The destination has the segment. `object` is its file name (without prefix and task id).
-    SegmentUploaded { object: String },
-    /// The destination has this version of a playlist.
-    PlaylistUploaded { object: String, version: u64 },
-    /// This version of a playlist cannot be had any more, and did not reach the destination.
-    PlaylistLost { object: String, version: u64 },
-    /// What the task's segments are packed into.
-    Packaged(Packed),
-    /// The plan of a packed file waits on the shelf, as it did before the restart.
-    PackageWaits { object: String },
-    /// The destination has the packed file.
-    PackageUploaded { object: String },
-    /// A packed file cannot be made any more as it was planned, and did not reach the destination.
-    PackageLost { object: String, why: String },
-    /// VOD has the packed file, and this is what it made of it.
-    VodCommitted { object: String, media: Media },
-    /// VOD or its storage refused the file or did not answer; it stays and will be tried again. `refused`: the same
-    /// would be refused again.
-    VodFailed { object: String, code: String, message: String, refused: bool },
-    /// The destination refused or did not answer; the file stays on the shelf and will be tried again.
-    UploadFailed { code: String, message: String },
-    /// Of a discarded task nothing lies on the shelf any more; so much was removed.
-    Cleared { files: u64, bytes: u64 },
-    /// Of a discarded task the destination has nothing any more; so much was removed, and so many uploads in parts were
-    /// given up. `media`: of VOD, the FileIds.
-    Erased { objects: u64, bytes: u64, uploads: u64, media: Vec<String> },
 }
 
 #[cfg(test)]

@@ -26,11 +26,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Event, EventBody, LeaveCode};
+use super::fate::Fate;
 use super::layout::Scene;
 use super::mix::Layout;
-use super::package::{self, Output};
+use super::output::{self, Output};
+use super::package;
+use super::piece::{Piece, PieceFate};
 use super::playlist::Playlist;
-use super::recording::{Fate, RecordingSpec, Subscription};
+use super::recording::{RecordingSpec, Subscription};
 use super::room::{Begin, Feed, Room, WantedLane, wanted_lanes};
 use super::segment::{ClosedSegment, LaneFile, segment_name};
 use super::{Lane, LaneRun, TaskId, Timestamp};
@@ -38,7 +41,6 @@ use super::{Lane, LaneRun, TaskId, Timestamp};
 use discard::Discard;
 use packing::Packing;
 use record::{Live, LiveState, Record};
-pub use record::{Piece, PieceFate};
 pub use shape::{Found, Shape};
 use takeover::TookUp;
 pub use takeover::{TAKEOVERS, WAITS};
@@ -93,7 +95,7 @@ impl Default for Policy {
             kill_limit: Duration::from_secs(4),
             grace: Duration::from_secs(60),
             error_quiet: Duration::from_secs(600),
-            file_bytes: package::LARGEST,
+            file_bytes: output::LARGEST,
             gap: Duration::from_secs(3),
             list_again: Duration::from_secs(30),
             list_pause: Duration::from_secs(2),

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::mix::MixSpec;
-use super::package::Output;
+use super::output::Output;
 use super::recording::{Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscription};
 use super::{RoomKey, SdkAppId, TrackKind, UserId};
 

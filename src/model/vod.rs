@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::package::Output;
+use super::output::Output;
 use super::playlist::rfc3339_s;
 use super::{Secret, Timestamp};
 

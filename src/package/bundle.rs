@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use super::shelf::Shelf;
 use crate::model::made::Made;
-use crate::model::package::{Order, Packed};
+use crate::model::package::Order;
+use crate::model::packed::Packed;
 
 /// Plans all lists of an order. `each` hears of every segment before it is read.
 pub fn plan(order: &Order, made: &Made, shelf: &Shelf, each: &mut dyn FnMut(&str), packed: &mut Packed) {

@@ -32,7 +32,8 @@ pub use shelf::Shelf;
 use crate::container::adts;
 use crate::crash;
 use crate::model::TaskId;
-use crate::model::package::{FilePlan, Order, Packed};
+use crate::model::package::Order;
+use crate::model::packed::{FilePlan, Packed};
 use crate::vault::Vault;
 use layout::{Layout, Placed};
 use shelf::Loader;
@@ -432,7 +433,7 @@ fn index(n: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::package::{Container, Limits};
+    use crate::model::output::{Container, Limits};
 
     #[test]
     fn a_plan_that_is_given_up_is_not_told_and_the_next_one_is() {

@@ -20,10 +20,9 @@ use crate::container::ts_in::{WRAP, clock_difference};
 use crate::media::stream_size;
 use crate::model::LaneKind;
 use crate::model::made::{Made, Plan, place_among};
-use crate::model::package::{
-    Container, FilePlan, Group, Limits, Order, PLAN_SUFFIX, PLAN_VERSION, Packed, PackedFile, Part, Source, TICKS,
-    file_name, of_given_up_plan, of_ticks, ticks,
-};
+use crate::model::output::{Container, Limits};
+use crate::model::package::{Group, Order, Part, TICKS, file_name, of_ticks, ticks};
+use crate::model::packed::{FilePlan, PLAN_SUFFIX, PLAN_VERSION, Packed, PackedFile, Source, of_given_up_plan};
 
 /// Sound alone is looked at in steps of this.
 const STEP: i64 = TICKS;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::contact::{Contact, monotonic};
 use super::line::InputLine;
 use super::pin::InputPin;
 use crate::config::panel::{Button, Wire};
@@ -20,20 +21,6 @@ use crate::model::button::{Press, Presses};
 const LOOK: Duration = Duration::from_millis(500);
 /// A contact that fails is opened again after so long.
 const AGAIN: Duration = Duration::from_secs(5);
-
-/// Something that is closed or open.
-pub(super) trait Contact: Send {
-    fn closed(&mut self) -> io::Result<bool>;
-
-    /// Waits for its next edge: whether it closed, and when by [`monotonic`]. `None`: there was none.
-    fn edge(&mut self, within: Duration) -> io::Result<Option<(bool, Duration)>>;
-}
-
-/// The clock by which the kernel stamps edges: a thread that had to wait for its turn still knows how long a press was.
-pub(super) fn monotonic() -> Duration {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    now.map(Duration::from).unwrap_or_default()
-}
 
 /// Ends when told so; a value without a thread listens to nothing.
 pub(super) struct Listener {

@@ -12,7 +12,7 @@ use gpiocdev::Request;
 use gpiocdev::chip::Chip;
 use gpiocdev::line::{Bias, EdgeDetection, EdgeKind, Value};
 
-use super::button::Contact;
+use super::contact::Contact;
 use super::lamp::Lamp;
 use crate::config::panel::{Line, Pull};
 

@@ -10,7 +10,9 @@
 //! "failed" without us; elsewhere it is dark. A process that was killed can do neither: `holdfast lights`, run by whoever
 //! saw it die, does.
 
+mod bank;
 mod button;
+mod contact;
 mod lamp;
 mod led;
 mod line;
@@ -27,7 +29,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config;
 use crate::model::button::Press;
 use crate::model::lamps::{self, Facts, Light, State};
-use lamp::Bank;
+use bank::Bank;
 
 /// Where the kernel has its LEDs.
 pub const LEDS: &str = "/sys/class/leds";

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rppal::gpio::{self, Gpio, Level, Trigger};
 
-use super::button::Contact;
+use super::contact::Contact;
 use super::lamp::Lamp;
 use crate::config::panel::Pull;
 

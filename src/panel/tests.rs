@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use tempfile::TempDir;
 
-use super::button::Contact;
+use super::contact::{Contact, monotonic};
 use super::*;
 use crate::config::panel::{Button, Lamp, Lights};
 use crate::model::lamps::Stage;
@@ -218,8 +218,8 @@ impl Contact for Script {
     }
 
     fn edge(&mut self, within: Duration) -> io::Result<Option<(bool, Duration)>> {
-        let began = *self.began.get_or_insert_with(button::monotonic);
-        let now = button::monotonic() - began;
+        let began = *self.began.get_or_insert_with(monotonic);
+        let now = monotonic() - began;
         match self.edges.front() {
             Some((at, _)) if *at <= now + within => {
                 std::thread::sleep(at.saturating_sub(now));

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::model::WallClock;
 use crate::model::disk::{Decision, Fault, Level, Limits, Shelf, Space, level, make_room};
-use crate::model::package::of_given_up_plan;
+use crate::model::packed::of_given_up_plan;
 
 /// Names of our own in the spool's folder, which are no task's.
 pub(super) const RESERVE: &str = ".reserve";

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Disk;
 use crate::crash;
-use crate::model::package::Hold;
+use crate::model::output::Hold;
 use crate::model::segment::{LocalName, UNFINISHED};
 use crate::model::vod::{Committed, Stored};
 

@@ -7,7 +7,7 @@
 
 use super::*;
 use crate::crash;
-use crate::model::package::{PLAN_SUFFIX, of_given_up_plan};
+use crate::model::packed::{PLAN_SUFFIX, of_given_up_plan};
 use crate::model::segment::UNFINISHED;
 use crate::store::records::SealedFile;
 

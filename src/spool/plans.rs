@@ -9,7 +9,7 @@ use std::collections::btree_map::Entry;
 use super::*;
 use crate::crash;
 use crate::model::made::{Made, Plan};
-use crate::model::package::{PLAN_SUFFIX, PackedFile};
+use crate::model::packed::{PLAN_SUFFIX, PackedFile};
 
 /// The file whose plan this is, if it is up.
 pub(super) fn of_kept_plan(name: &str) -> Option<&str> {

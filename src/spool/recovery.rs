@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::TaskId;
-use crate::model::package::PLAN_SUFFIX;
+use crate::model::packed::PLAN_SUFFIX;
 use crate::model::segment::{LocalName, UNFINISHED};
 use crate::store::records::{SpoolEntry, SpoolKind, SpoolState};
 

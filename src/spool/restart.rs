@@ -5,7 +5,7 @@
 //! Law: a step that is repeated after a crash does no harm.
 
 use super::*;
-use crate::model::package::of_given_up_plan;
+use crate::model::packed::of_given_up_plan;
 
 /// The folders of a shelf as they were found, before anything of it was read.
 #[derive(Debug, Default)]

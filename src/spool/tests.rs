@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::model::backlog::Fault as Blame;
 use crate::model::disk::{Level, WhenFull};
-use crate::model::package::{Container, FilePlan, PLAN_VERSION, Source};
+use crate::model::output::Container;
+use crate::model::packed::{FilePlan, PLAN_VERSION, Source};
 use crate::model::{Lane, LaneKind, MediaId, Timestamp, UserId};
 
 /// A guard against waiting for ever, never a wait.

@@ -85,7 +85,7 @@ pub struct Life {
     pub news: mpsc::Sender<MediaNews>,
     pub asked: mpsc::Receiver<Asked>,
     pub engine: Arc<ScriptedEngine>,
-    pub fates: mpsc::Sender<(TaskId, holdfast::model::recording::Fate)>,
+    pub fates: mpsc::Sender<(TaskId, holdfast::model::fate::Fate)>,
     pub images: mpsc::Receiver<ImageWant>,
     pub image_failures: mpsc::Sender<ImageFailure>,
     pub spool: Arc<Spool>,

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast::model::TaskId;
-use holdfast::model::package::Output;
+use holdfast::model::output::Output;
 use holdfast::model::playlist::Playlist;
 use holdfast::model::segment::{encode_id, segment_stem};
 use serde_json::Value;

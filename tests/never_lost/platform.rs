@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use holdfast::config::Config;
-use holdfast::model::package::Output;
+use holdfast::model::output::Output;
 use holdfast::model::vod::Vod;
 use holdfast::model::{Secret, TaskId};
 use rand::Rng;

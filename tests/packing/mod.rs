@@ -8,10 +8,12 @@ use std::time::Duration;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app::AppSink;
-use holdfast::model::package::{Container, LARGEST, LONGEST, Limits, Order, Output, Packed, order};
+use holdfast::model::output::{Container, LARGEST, LONGEST, Limits, Output};
+use holdfast::model::package::{Order, order};
+use holdfast::model::packed::Packed;
+use holdfast::model::piece::{Piece, PieceFate};
 use holdfast::model::recording::{Destination, MediaFilter, RecordingSpec, StreamType, Subscription, Vendor};
 use holdfast::model::segment::{ClosedSegment, KEPT_SUFFIX, LocalName};
-use holdfast::model::task::{Piece, PieceFate};
 use holdfast::model::{LaneKind, RoomId, SdkAppId, TaskId, UserId};
 use holdfast::package::Packer;
 use holdfast::vault::Vault;
@@ -82,7 +84,7 @@ impl Shelf {
         let done = move |packed| to.send(packed).expect("the test waits");
         self.packer.plan(&self.task, dir.to_owned(), Vault::default(), order, done).expect("nothing else waits");
         let packed = from.recv_timeout(Duration::from_secs(90)).expect("a plan in time");
-        let write = |(file, plan): &(holdfast::model::package::PackedFile, String)| {
+        let write = |(file, plan): &(holdfast::model::packed::PackedFile, String)| {
             // by other hands, which know nothing but the plan
             let opened = Packer::new().open(&self.task, dir.to_owned(), Vault::default(), plan);
             let opened = opened.expect("what was planned can be made");

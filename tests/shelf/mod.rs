@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast::model::recording::Fate;
+use holdfast::model::fate::Fate;
 use holdfast::model::segment::{ClosedSegment, LocalName};
 use holdfast::model::{Lane, LaneKind, MediaId, TaskId, Timestamp, UserId};
 use holdfast::spool::{Error, Recovered, Spool};

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use holdfast::config::Config;
 use holdfast::health::{Reporter, Summary};
-use holdfast::model::recording::{Destination, Fate, StorageKeys, Vendor};
+use holdfast::model::fate::Fate;
+use holdfast::model::recording::{Destination, StorageKeys, Vendor};
 use holdfast::model::segment::{ClosedSegment, LocalName, identity, object_key};
 use holdfast::model::{Lane, LaneKind, LaneRun, MediaId, Secret, TaskId, Timestamp, UserId, WallClock};
 use holdfast::spool::{Disk, RealDisk, Recovered, Spool};

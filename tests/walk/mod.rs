@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use holdfast::model::event::{EventBody, LeaveCode};
+use holdfast::model::fate::Fate;
+use holdfast::model::piece::Piece;
 use holdfast::model::playlist::Playlist;
 use holdfast::model::recording::{
-    Destination, Fate, MediaFilter, RecordingSpec, StreamType, Subscribers, Subscription, Vendor,
+    Destination, MediaFilter, RecordingSpec, StreamType, Subscribers, Subscription, Vendor,
 };
 use holdfast::model::room::{Room, Track};
 use holdfast::model::segment::{ClosedSegment, LocalName};
-use holdfast::model::task::{Effect, Found, Input, Phase, Piece, Policy, RecordingTask, Shape};
+use holdfast::model::task::{Effect, Found, Input, Phase, Policy, RecordingTask, Shape};
 use holdfast::model::{
     Codec, LaneRun, MediaId, RoomId, SdkAppId, SessionId, TaskId, Timestamp, TrackId, TrackKind, UserId,
 };

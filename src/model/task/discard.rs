@@ -9,10 +9,11 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{LiveState, PieceFate};
+use super::record::LiveState;
 use super::{Effect, Phase, RecordingTask};
 use crate::model::event::{EventBody, LeaveCode, Receipt};
-use crate::model::recording::Fate;
+use crate::model::fate::Fate;
+use crate::model::piece::PieceFate;
 use crate::model::{LaneRun, Timestamp};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -276,7 +276,7 @@ mod tests {
         let spooled = task.apply(Input::SegmentClosed(second), NOW).into_iter();
         let named =
             |e| if let Effect::Spool { segment, .. } = e { Some(LocalName::of(&segment).to_string()) } else { None };
-        assert_eq!(spooled.filter_map(named).collect::<Vec<_>>(), [package::local_file(&known[1])]);
+        assert_eq!(spooled.filter_map(named).collect::<Vec<_>>(), [known[1].local_file()]);
     }
 
     #[test]

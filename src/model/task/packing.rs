@@ -12,12 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Piece, PieceFate};
 use super::{Effect, Policy, RecordingTask};
 use crate::model::Timestamp;
 use crate::model::bundle;
 use crate::model::event::EventBody;
-use crate::model::package::{self, Container, Limits, Packed, PackedFile, local_file};
+use crate::model::output::{Container, Limits};
+use crate::model::package;
+use crate::model::packed::{Packed, PackedFile};
+use crate::model::piece::{Piece, PieceFate};
 use crate::model::vod::{Committed, Which};
 
 /// How far it is.
@@ -226,7 +228,7 @@ impl RecordingTask {
     /// A segment could not be read when it was its turn.
     fn not_packed(&mut self, file: &str, why: &str, now: Timestamp) -> Vec<Effect> {
         let pieces = self.records.iter_mut().flat_map(|record| record.pieces.values_mut());
-        let Some(piece) = pieces.into_iter().find(|piece: &&mut Piece| local_file(piece) == *file) else {
+        let Some(piece) = pieces.into_iter().find(|piece: &&mut Piece| piece.local_file() == *file) else {
             return Vec::new();
         };
         let message = format!("{}: {why}", piece.object);

@@ -4,41 +4,15 @@
 //! Law: a playlist only grows; a piece that is lost leaves a gap and never comes back.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::piece::{Piece, PieceFate};
 use crate::model::playlist::Item;
 use crate::model::recording::RecordingSpec;
 use crate::model::room::Feed;
 use crate::model::segment::part_name;
 use crate::model::{Lane, Timestamp};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PieceFate {
-    /// handed to the spool, which has not answered yet
-    Closing,
-    Spooled,
-    Uploaded,
-    Lost,
-}
-
-/// One segment in its task's memory. Stored one by one, since a day of recording has hundreds of thousands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Piece {
-    pub takeover: u8,
-    pub lane: Lane,
-    pub run: u32,
-    pub index: u32,
-    /// File name at the destination.
-    pub object: String,
-    pub start: Timestamp,
-    pub duration: Duration,
-    pub size: Option<(u32, u32)>,
-    pub discontinuity: bool,
-    pub fate: PieceFate,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LiveState {
@@ -162,6 +136,8 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::model::recording::tests::spec;
     use crate::model::{LaneKind, MediaId, UserId};

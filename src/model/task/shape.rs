@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::discard::Discard;
 use super::packing::Packing;
-use super::record::{Piece, PieceFate, Record};
+use super::record::Record;
 use super::takeover::TookUp;
 use super::{Effect, Phase, Policy, RecordingTask, SEGMENT_LOST};
 use crate::model::event::{Event, EventBody};
+use crate::model::piece::{Piece, PieceFate};
 use crate::model::recording::RecordingSpec;
 use crate::model::segment::{ClosedSegment, LocalName, segment_name};
 use crate::model::{Lane, TaskId, Timestamp};

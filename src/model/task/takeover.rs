@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Piece, PieceFate};
 use super::{Effect, Phase, Policy, RecordingTask, SEGMENT_LOST};
 use crate::model::Timestamp;
 use crate::model::event::{EventBody, LeaveCode};
-use crate::model::package::Output;
+use crate::model::output::Output;
+use crate::model::piece::{Piece, PieceFate};
 
 /// How often a task is taken up again after the box failed (RECORDING.md §11).
 pub const TAKEOVERS: u8 = 3;

@@ -8,7 +8,8 @@
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::model::event::Event;
-use crate::model::package::{Hold, PackedFile};
+use crate::model::output::Hold;
+use crate::model::packed::PackedFile;
 use crate::model::segment::{ClosedSegment, oldest_first};
 use crate::model::task::{Found, Shape};
 use crate::model::vod::Which;
