@@ -10,6 +10,7 @@ pub mod keys;
 pub mod live;
 pub mod merge;
 pub mod panel;
+pub mod publish;
 pub mod ring;
 pub mod shelf;
 mod start;
@@ -29,22 +30,26 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::fleet::Operators;
 use self::live::{Follower, SetFilter};
 use self::start::{Ground, House};
 use crate::alarms::Watch;
 use crate::api::{self, Door};
 use crate::config::document::{Base, Layers};
-use crate::config::{Config, Live, OnStop};
+use crate::config::{self, Config, Live, OnStop, Server};
 use crate::fleet::commands::Call;
+use crate::fleet::keep;
+use crate::fleet::twin::Twin;
 use crate::health::Reporter;
 use crate::images::Images;
 use crate::media::engine::Engine;
-use crate::media::publish::{self, PublishSettings, Source, TestPicture, VideoCodec};
 use crate::media::sources::{Sources, Standing};
 use crate::media::whip::WhipServer;
 use crate::media::{self, MediaClock};
 use crate::model::alarm::Alarm;
-use crate::model::{MediaTime, Secret, Timestamp, WallClock};
+use crate::model::board::Board;
+use crate::model::button::Press;
+use crate::model::{MediaTime, Timestamp, WallClock};
 use crate::package::Packer;
 use crate::panel::{Last, Panel};
 use crate::rooms::{Actor, Parts, Rooms};
@@ -205,11 +210,7 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
     let metrics = metrics();
     media::init().map_err(failed("media"))?;
 
-    let state = config.server.state_dir.clone();
-    std::fs::create_dir_all(&state)
-        .map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", state.display()) })?;
-    spool::make_room_to_start(&config.spool_dir(), &config.disk_limits());
-    let box_key = Arc::new(BoxKey::load_or_create(&state.join("box.key")).map_err(failed("box key"))?);
+    let box_key = state(&config)?;
     let steered = config.fleet.enabled && file.is_some();
     let layers = Arc::new(Mutex::new(Layers::new(file.unwrap_or_default())));
     let (config, twin) = match steered {
@@ -263,14 +264,10 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         limits,
         alarms: alarms_in,
     };
-    let (doors, rooms_cancel, work_cancel) =
-        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let rooms_task = tokio::spawn(actor.run(asks, news, fates, image_failures, rooms_cancel.clone()));
     let uploader =
         Uploader::new(live.clone(), store.clone(), spool.clone(), box_key, fates_in, clock.clone(), health.clone())
             .packing_with(packer);
-    let (rooms, restart) = (Rooms::new(asks_in), Arc::new(Notify::new()));
-    let fleet = operators.as_ref().map(|operators| operators.settings.clone());
+    let rooms = Rooms::new(asks_in);
     let follower = Follower {
         live: live.clone(),
         rooms: rooms.clone(),
@@ -279,83 +276,65 @@ async fn start_with(mut config: Config, file: Option<Base>, set_filter: SetFilte
         sources: sources.clone(),
         alarms: alarm_limits,
         tracks,
-        fleet,
+        fleet: operators.as_ref().map(|operators| operators.settings.clone()),
     };
-    let mut work_tasks = vec![
-        tokio::spawn(follower.run(work_cancel.clone())),
-        tokio::spawn(uploader.run(work_cancel.clone())),
-        tokio::spawn(webhook.run(work_cancel.clone())),
-        tokio::spawn(images.run(images_out, image_failures_in, work_cancel.clone())),
-        tokio::spawn(watch.run(work_cancel.clone())),
-        tokio::spawn(watch_clock(clock.clone(), media_clock, work_cancel.clone())),
-        tokio::spawn(watch_sources(sources.clone(), health.clone(), work_cancel.clone())),
-    ];
-    sources.apply(config.source_specs());
-
-    let (identify, cancel) = (panel.identifier(), work_cancel.clone());
-    work_tasks.extend([
-        tokio::spawn(panel::serve_button(
-            presses,
-            live.clone(),
-            rooms.clone(),
-            identify,
-            health.clone(),
-            cancel.clone(),
-        )),
-        tokio::spawn(panel::follow(panel.clone(), live.clone(), front, cancel.clone())),
-        tokio::spawn(panel::watch_updates(live.clone(), health.clone(), cancel)),
-    ]);
     let door = Door {
         config: live.clone(),
         rooms: rooms.clone(),
         whip: whip.clone(),
         clock: clock.clone(),
         health: health.clone(),
-        metrics: metrics.clone(),
+        metrics,
     };
-    if let Some(mut operators) = operators {
-        let (rotations_in, rotations) = mpsc::channel(4);
-        if let Some(twin) = twin {
-            let station = operators.station(twin, live.clone(), rotations, restart.clone());
-            work_tasks.push(tokio::spawn(crate::fleet::keep("twin", station, health.clone(), work_cancel.clone())));
-        }
-        let sight =
-            commands::Sight { live: live.clone(), metrics: metrics.clone(), board, clock, health: health.clone() };
-        let call: Call = Arc::new(api::operators(door.clone()));
-        let hands = commands::hands(call, rooms.clone(), &panel, &sources, sight, rotations_in);
-        let commands = operators.commands(store.clone(), hands);
-        work_tasks.push(tokio::spawn(crate::fleet::keep("commands", commands, health.clone(), work_cancel.clone())));
-        work_tasks.extend(operators.start(metrics, alarms.clone(), &work_cancel));
-    }
-    let start::Doors { http, https, fingerprint, tasks: door_tasks } =
-        start::doors(&config.server, door, &doors).await?;
-    health.started();
-    let udp = whip.local_addr();
-    info!(?http, ?https, %udp, "the box is ready");
-    Ok(RunningBox {
-        http,
-        https,
-        udp,
-        fingerprint,
-        health,
+    let rooms_cancel = CancellationToken::new();
+    let mut the_box = RunningBox {
+        http: None,
+        https: None,
+        udp: whip.local_addr(),
+        fingerprint: None,
+        health: health.clone(),
         alarms,
         rooms,
         panel,
-        live,
+        live: live.clone(),
         layers,
-        restart,
-        doors,
+        restart: Arc::new(Notify::new()),
+        doors: CancellationToken::new(),
+        rooms_task: tokio::spawn(actor.run(asks, news, fates, image_failures, rooms_cancel.clone())),
         rooms_cancel,
-        work_cancel,
+        work_cancel: CancellationToken::new(),
         whip,
-        sources,
+        sources: sources.clone(),
         spool,
         store,
         engine,
-        door_tasks,
-        rooms_task,
-        work_tasks,
-    })
+        door_tasks: Vec::new(),
+        work_tasks: Vec::new(),
+    };
+    the_box.work(|cancel| follower.run(cancel));
+    the_box.work(|cancel| uploader.run(cancel));
+    the_box.work(|cancel| webhook.run(cancel));
+    the_box.work(|cancel| images.run(images_out, image_failures_in, cancel));
+    the_box.work(|cancel| watch.run(cancel));
+    the_box.work(|cancel| watch_clock(clock, media_clock, cancel));
+    the_box.work(|cancel| watch_sources(sources.clone(), health, cancel));
+    sources.apply(config.source_specs());
+    the_box.serve_panel(presses, front);
+    if let Some(operators) = operators {
+        the_box.serve_operators(operators, twin, board, &door);
+    }
+    the_box.open_doors(&config.server, door).await?;
+    Ok(the_box)
+}
+
+/// What the box remembers beside its index: makes the folder for it, and room where a full disk left none. The key of
+/// this box.
+fn state(config: &Config) -> Result<Arc<BoxKey>, Error> {
+    let dir = &config.server.state_dir;
+    std::fs::create_dir_all(dir)
+        .map_err(|e| Error::Start { what: "state directory", why: format!("{}: {e}", dir.display()) })?;
+    spool::make_room_to_start(&config.spool_dir(), &config.disk_limits());
+    BoxKey::load_or_create(&dir.join("box.key")).map(Arc::new).map_err(failed("box key"))
 }
 
 async fn bounded(what: &str, limit: Duration, done: impl Future<Output = ()>) {
@@ -372,6 +351,62 @@ async fn emptied(store: &Store) {
 }
 
 impl RunningBox {
+    /// Something that goes on until the box has nothing left to carry.
+    fn work<F>(&mut self, run: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.work_tasks.push(tokio::spawn(run(self.work_cancel.clone())));
+    }
+
+    /// `front`: what the panel was started with.
+    fn serve_panel(&mut self, presses: mpsc::Receiver<Press>, front: config::Panel) {
+        let (live, rooms, health, identify) =
+            (self.live.clone(), self.rooms.clone(), self.health.clone(), self.panel.identifier());
+        self.work(|cancel| panel::serve_button(presses, live, rooms, identify, health, cancel));
+        let (panel, live) = (self.panel.clone(), self.live.clone());
+        self.work(|cancel| panel::follow(panel, live, front, cancel));
+        let (live, health) = (self.live.clone(), self.health.clone());
+        self.work(|cancel| panel::watch_updates(live, health, cancel));
+    }
+
+    fn serve_operators(
+        &mut self,
+        mut operators: Operators,
+        twin: Option<Twin>,
+        board: Option<Arc<Board>>,
+        door: &Door,
+    ) {
+        let (rotations_in, rotations) = mpsc::channel(4);
+        if let Some(twin) = twin {
+            let station = operators.station(twin, self.live.clone(), rotations, self.restart.clone());
+            let health = self.health.clone();
+            self.work(|cancel| keep("twin", station, health, cancel));
+        }
+        let sight = commands::Sight {
+            live: self.live.clone(),
+            metrics: door.metrics.clone(),
+            board,
+            clock: door.clock.clone(),
+            health: self.health.clone(),
+        };
+        let call: Call = Arc::new(api::operators(door.clone()));
+        let hands = commands::hands(call, self.rooms.clone(), &self.panel, &self.sources, sight, rotations_in);
+        let commands = operators.commands(self.store.clone(), hands);
+        let health = self.health.clone();
+        self.work(|cancel| keep("commands", commands, health, cancel));
+        self.work_tasks.extend(operators.start(door.metrics.clone(), self.alarms.clone(), &self.work_cancel));
+    }
+
+    /// The last step of a start: from now on the box is called.
+    async fn open_doors(&mut self, server: &Server, door: Door) -> Result<(), Error> {
+        let start::Doors { http, https, fingerprint, tasks } = start::doors(server, door, &self.doors).await?;
+        (self.http, self.https, self.fingerprint, self.door_tasks) = (http, https, fingerprint, tasks);
+        self.health.started();
+        info!(?http, ?https, udp = %self.udp, "the box is ready");
+        Ok(())
+    }
+
     /// Takes `[automatic]` from a file that was changed; of a file with faults nothing is taken.
     pub async fn reload(&self, file: &Path) {
         let read = std::fs::read_to_string(file).map_err(|e| e.to_string());
@@ -502,82 +537,5 @@ pub fn run(config: Config, base: Base, file: &Path, set_filter: SetFilter) -> Re
             _ = term.recv() => Ok(ExitCode::FAILURE),
             _ = int.recv() => Ok(ExitCode::FAILURE),
         }
-    })
-}
-
-/// A test picture with a running clock, a flash and a beep each second, or a media file, to any WHIP address.
-#[derive(Debug, Clone, clap::Args)]
-pub struct PublishArgs {
-    /// The WHIP address, for example `http://box:8080/whip/ROOM/USER`
-    url: String,
-    /// The UserSig (bearer token); also read from HOLDFAST_TOKEN.
-    #[arg(long, env = "HOLDFAST_TOKEN", hide_env_values = true)]
-    token: Option<String>,
-    /// Publish this media file instead of the test picture.
-    #[arg(long)]
-    file: Option<std::path::PathBuf>,
-    #[arg(long, default_value_t = 1280)]
-    width: u32,
-    #[arg(long, default_value_t = 720)]
-    height: u32,
-    #[arg(long, default_value_t = 30)]
-    fps: u32,
-    /// Bits per second of the picture.
-    #[arg(long, default_value_t = 1_500_000)]
-    bitrate: u32,
-    /// h264 or vp8.
-    #[arg(long, default_value = "h264")]
-    video: String,
-    /// Text in the picture; the address's last part if not given.
-    #[arg(long)]
-    label: Option<String>,
-    /// Leave after so many seconds; otherwise at Ctrl-C.
-    #[arg(long)]
-    seconds: Option<u64>,
-    /// Take any certificate (a box's self-made one).
-    #[arg(long)]
-    insecure: bool,
-}
-
-pub fn publish(args: PublishArgs) -> Result<ExitCode, Error> {
-    crypto();
-    media::init().map_err(failed("media"))?;
-    let video = match args.video.as_str() {
-        "h264" => VideoCodec::H264,
-        "vp8" => VideoCodec::Vp8,
-        other => return Err(Error::Start { what: "--video", why: format!("{other} is not one of h264, vp8") }),
-    };
-    let label = args.label.clone().unwrap_or_else(|| args.url.rsplit('/').next().unwrap_or_default().to_owned());
-    let source = match args.file {
-        Some(file) => Source::File(file),
-        None => Source::TestPicture(TestPicture {
-            width: args.width,
-            height: args.height,
-            fps: args.fps,
-            bitrate: args.bitrate,
-            label,
-            colour: 0x0020_5080,
-            flash_beep: true,
-        }),
-    };
-    let settings = PublishSettings {
-        url: args.url,
-        bearer: args.token.map(Secret::new),
-        insecure: args.insecure,
-        source,
-        video,
-        duration: args.seconds.map(Duration::from_secs),
-    };
-    runtime()?.block_on(async {
-        let cancel = CancellationToken::new();
-        let on_signal = cancel.clone();
-        tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                on_signal.cancel();
-            }
-        });
-        let report = publish::publish(settings, cancel).await.map_err(failed("publish"))?;
-        println!("{report}");
-        Ok(ExitCode::SUCCESS)
     })
 }

@@ -14,6 +14,7 @@ use axum::body::Bytes;
 use axum::http::HeaderMap;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, RunningBox};
@@ -25,7 +26,8 @@ use crate::model::{SdkAppId, Secret};
 
 const APP: SdkAppId = SdkAppId(1_400_000_001);
 const ROOM: &str = "consultation-7";
-const USERS: [&str; 2] = ["dr-wang", "patient-li"];
+/// Who is in the room, and the colour of each one's picture.
+const USERS: [(&str, u32); 2] = [("dr-wang", 0x0020_5080), ("patient-li", 0x0080_3020)];
 const BUCKET: &str = "recordings-1250000000";
 
 /// One of the recordings that are made.
@@ -229,6 +231,13 @@ struct Keys {
     api: ApiKey,
 }
 
+impl Keys {
+    /// UserSig of a day.
+    fn sig(&self, user: &str) -> Secret {
+        Secret::new(gen_user_sig(self.app.expose(), APP, user, app::wall_clock()(), 86_400))
+    }
+}
+
 async fn tell(args: DemoArgs) -> Result<ExitCode, Error> {
     let dir = match args.dir.clone() {
         Some(dir) => dir,
@@ -257,6 +266,9 @@ async fn tell(args: DemoArgs) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A recording that was begun: what it should become, and its task.
+type Begun = (&'static Kind, String);
+
 async fn record(
     args: &DemoArgs,
     dir: &Path,
@@ -267,78 +279,14 @@ async fn record(
 ) -> Result<(), Error> {
     let http = the_box.http.ok_or_else(|| Error::NotSo("the box has an HTTP door".into()))?;
     let api = Api { http: reqwest::Client::new(), addr: http, key: keys.api.clone() };
-    let now = app::wall_clock()();
-    let sig = |user: &str| Secret::new(gen_user_sig(keys.app.expose(), APP, user, now, 86_400));
 
     println!("2. Two people publish by WebRTC (WHIP): a picture with a clock, a flash and a beep each second");
-    let leave = cancel.child_token();
-    let problems: Arc<Mutex<Vec<String>>> = Arc::default();
-    let mut publishers = Vec::new();
-    for (i, user) in USERS.into_iter().enumerate() {
-        let settings = PublishSettings {
-            url: format!("http://{http}/whip/{ROOM}/{user}"),
-            bearer: Some(sig(user)),
-            insecure: false,
-            source: Source::TestPicture(TestPicture {
-                width: 640,
-                height: 360,
-                fps: 30,
-                bitrate: 800_000,
-                label: user.to_owned(),
-                colour: [0x0020_5080, 0x0080_3020][i],
-                flash_beep: true,
-            }),
-            video: VideoCodec::H264,
-            duration: None,
-        };
-        let (leave, problems) = (leave.clone(), problems.clone());
-        publishers.push(tokio::spawn(async move {
-            if let Err(e) = publish(settings, leave).await {
-                problems.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{user}: {e}"));
-            }
-        }));
-        println!("   http://{http}/whip/{ROOM}/{user}");
-    }
+    let publishers = Publishers::start(http, keys, cancel.child_token());
 
     println!("3. Two recordings start through the signed API: each stream apart, and everybody in one picture");
-    let mut tasks = Vec::new();
-    for kind in [&APART, &MIXED] {
-        let created = api.call("CreateCloudRecording", kind.order(&sig(kind.robot))).await?;
-        let task = created["TaskId"].as_str().unwrap_or_default().to_owned();
-        println!("   TaskId {task} ({})", kind.told);
-        tasks.push((kind, task));
-    }
-    let ask = |task: &str| json!({ "SdkAppId": APP.0, "TaskId": task });
-    let expected: usize = tasks.iter().map(|(kind, _)| kind.lists).sum();
-
+    let tasks = create(&api, keys).await?;
     let began = Instant::now();
-    let mut flowing: Option<Instant> = None;
-    let length = Duration::from_secs(args.seconds);
-    while flowing.is_none_or(|since| since.elapsed() < length) {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let mut files = 0;
-        for (_, task) in &tasks {
-            let seen = api.call("DescribeCloudRecording", ask(task)).await?;
-            files += seen["StorageFileList"].as_array().map_or(0, Vec::len);
-        }
-        println!(
-            "   {:>3} s  {files} of {expected} playlists  {} on disk  {} callbacks",
-            began.elapsed().as_secs(),
-            size(bytes_below(dir)),
-            receiver.all().len()
-        );
-        if files == expected && flowing.is_none() {
-            flowing = Some(Instant::now());
-        }
-        let told = problems.lock().unwrap_or_else(PoisonError::into_inner).join("; ");
-        if !told.is_empty() {
-            return Err(Error::NotSo(format!("a publisher failed: {told}")));
-        }
-        if flowing.is_none() && began.elapsed() > Duration::from_secs(60) {
-            return Err(Error::NotSo("all streams are recorded within a minute".into()));
-        }
-    }
-    let recorded = flowing.map(|since| since.elapsed()).unwrap_or_default();
+    let recorded = watch_files(args, dir, &api, &tasks, &publishers, receiver).await?;
 
     println!("4. They are stopped");
     for (_, task) in &tasks {
@@ -347,10 +295,7 @@ async fn record(
     for (_, task) in &tasks {
         receiver.wait_for(Duration::from_secs(60), |heard| heard.event() == 305 && heard.task() == task).await?;
     }
-    leave.cancel();
-    for publisher in publishers {
-        let _ = publisher.await;
-    }
+    publishers.leave().await;
 
     println!("5. What was recorded (read by ffprobe over HTTP)");
     let bounds = (recorded.as_secs_f64() - 1.5, began.elapsed().as_secs_f64() + 1.5);
@@ -385,6 +330,112 @@ async fn record(
         }
     }
     Ok(())
+}
+
+/// The people of the room, each with a test picture of his own colour.
+struct Publishers {
+    tasks: Vec<JoinHandle<()>>,
+    leave: CancellationToken,
+    problems: Arc<Mutex<Vec<String>>>,
+}
+
+impl Publishers {
+    fn start(http: SocketAddr, keys: &Keys, leave: CancellationToken) -> Publishers {
+        let problems: Arc<Mutex<Vec<String>>> = Arc::default();
+        let publisher = |(user, colour): (&'static str, u32)| {
+            let settings = PublishSettings {
+                url: format!("http://{http}/whip/{ROOM}/{user}"),
+                bearer: Some(keys.sig(user)),
+                insecure: false,
+                source: Source::TestPicture(TestPicture {
+                    width: 640,
+                    height: 360,
+                    fps: 30,
+                    bitrate: 800_000,
+                    label: user.to_owned(),
+                    colour,
+                    flash_beep: true,
+                }),
+                video: VideoCodec::H264,
+                duration: None,
+            };
+            println!("   {}", settings.url);
+            let (leave, problems) = (leave.clone(), problems.clone());
+            tokio::spawn(async move {
+                if let Err(e) = publish(settings, leave).await {
+                    problems.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{user}: {e}"));
+                }
+            })
+        };
+        let tasks = USERS.into_iter().map(publisher).collect();
+        Publishers { tasks, leave, problems }
+    }
+
+    /// An error if one of them has failed.
+    fn well(&self) -> Result<(), Error> {
+        let told = self.problems.lock().unwrap_or_else(PoisonError::into_inner).join("; ");
+        if told.is_empty() { Ok(()) } else { Err(Error::NotSo(format!("a publisher failed: {told}"))) }
+    }
+
+    async fn leave(self) {
+        self.leave.cancel();
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+async fn create(api: &Api, keys: &Keys) -> Result<Vec<Begun>, Error> {
+    let mut tasks = Vec::new();
+    for kind in [&APART, &MIXED] {
+        let created = api.call("CreateCloudRecording", kind.order(&keys.sig(kind.robot))).await?;
+        let task = created["TaskId"].as_str().unwrap_or_default().to_owned();
+        println!("   TaskId {task} ({})", kind.told);
+        tasks.push((kind, task));
+    }
+    Ok(tasks)
+}
+
+fn ask(task: &str) -> Value {
+    json!({ "SdkAppId": APP.0, "TaskId": task })
+}
+
+/// Until all playlists have been there for as long as was asked; for how long they were.
+async fn watch_files(
+    args: &DemoArgs,
+    dir: &Path,
+    api: &Api,
+    tasks: &[Begun],
+    publishers: &Publishers,
+    receiver: &Receiver,
+) -> Result<Duration, Error> {
+    let expected: usize = tasks.iter().map(|(kind, _)| kind.lists).sum();
+    let length = Duration::from_secs(args.seconds);
+    let began = Instant::now();
+    let mut flowing: Option<Instant> = None;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut files = 0;
+        for (_, task) in tasks {
+            let seen = api.call("DescribeCloudRecording", ask(task)).await?;
+            files += seen["StorageFileList"].as_array().map_or(0, Vec::len);
+        }
+        println!(
+            "   {:>3} s  {files} of {expected} playlists  {} on disk  {} callbacks",
+            began.elapsed().as_secs(),
+            size(bytes_below(dir)),
+            receiver.all().len()
+        );
+        publishers.well()?;
+        match flowing {
+            Some(since) if since.elapsed() >= length => return Ok(since.elapsed()),
+            None if files == expected => flowing = Some(Instant::now()),
+            None if began.elapsed() > Duration::from_secs(60) => {
+                return Err(Error::NotSo("all streams are recorded within a minute".into()));
+            }
+            Some(_) | None => {}
+        }
+    }
 }
 
 fn folder(dir: &Path, task: &str) -> PathBuf {

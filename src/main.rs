@@ -40,7 +40,7 @@ enum Command {
     /// Make one playable file of each user's single-stream recordings in a directory.
     Merge(app::merge::MergeArgs),
     /// Publish a test picture or a media file to a WHIP address.
-    Publish(Box<app::PublishArgs>),
+    Publish(Box<app::publish::Args>),
     /// What the lights on the box mean; show or set them by hand.
     Lights(app::panel::LightsArgs),
     /// Box, two publishers, a recording and a receiver in one process.
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
         }
         Command::Publish(args) => {
             let _ = start_logging("warn,holdfast=info,rtc_ice=error,rtc_dtls=error");
-            app::publish(*args).map_err(|e| e.to_string())
+            app::publish::run(*args).map_err(|e| e.to_string())
         }
         Command::Demo(args) => {
             let _ = start_logging("warn,rtc_ice=error,rtc_dtls=error");

@@ -213,6 +213,47 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
     let stream_type = record.int("StreamType", 0);
 
     let storage = given.object("StorageParams");
+    let (output, destination) = destination(storage, record, stream_type)?;
+    // one address for each user: sound and picture are in one file
+    let lists = matches!(&destination.vendor, Vendor::Vod(vod) if vod.lists);
+    let spec = RecordingSpec {
+        app: given.app(),
+        room,
+        recorder,
+        mix: (record.int("RecordMode", 1) == 2).then_some(mix),
+        streams: match stream_type {
+            // what is not to be written is not recorded
+            _ if output == Output::Aac => StreamType::Audio,
+            1 => StreamType::Audio,
+            2 => StreamType::Video,
+            _ => StreamType::AudioVideo,
+        },
+        media: match record.int("MediaId", 0) {
+            1 => MediaFilter::Main,
+            2 => MediaFilter::Aux,
+            _ => MediaFilter::Both,
+        },
+        subscription,
+        max_idle: Duration::from_secs(record.int("MaxIdleTime", 30).unsigned_abs()),
+        av_merge: record.int("AvMerge", 0) == 1 || lists,
+        fill_black: record.int("FillType", 0) == 1,
+        call_expiry: Duration::from_secs(given.int("ResourceExpiredHour", 72).unsigned_abs() * 3600),
+        output,
+        file_length: Duration::from_secs(record.int("MaxMediaFileDuration", 1440).unsigned_abs() * 60),
+        resume_wait: None,
+        destination,
+    };
+    let (cloud, private_map_key) = (storage.object("CloudStorage"), given.secret("PrivateMapKey"));
+    Ok(CreateOrder {
+        spec,
+        keys: StorageKeys { access_key: cloud.secret("AccessKey"), secret_key: cloud.secret("SecretKey") },
+        user_sig: given.secret("UserSig"),
+        private_map_key: (!private_map_key.is_empty()).then_some(private_map_key),
+    })
+}
+
+/// What is asked for, and where it goes: `CloudStorage` or `CloudVod`.
+fn destination(storage: Fields<'_>, record: Fields<'_>, stream_type: i64) -> Result<(Output, Destination), ApiError> {
     let vod = match (storage.has("CloudStorage"), storage.has("CloudVod")) {
         (true, true) => {
             return Err(ApiError::invalid(
@@ -240,47 +281,8 @@ fn create(given: Fields<'_>) -> Result<CreateOrder, ApiError> {
         Some((output, vod)) => (output, Vendor::Vod(Box::new(vod))),
         None => (output(record, stream_type)?, if cloud.int("Vendor", 0) == 1 { Vendor::S3 } else { Vendor::Cos }),
     };
-    // one address for each user: sound and picture are in one file
-    let lists = matches!(&vendor, Vendor::Vod(vod) if vod.lists);
-    let spec = RecordingSpec {
-        app: given.app(),
-        room,
-        recorder,
-        mix: (record.int("RecordMode", 1) == 2).then_some(mix),
-        streams: match stream_type {
-            // what is not to be written is not recorded
-            _ if output == Output::Aac => StreamType::Audio,
-            1 => StreamType::Audio,
-            2 => StreamType::Video,
-            _ => StreamType::AudioVideo,
-        },
-        media: match record.int("MediaId", 0) {
-            1 => MediaFilter::Main,
-            2 => MediaFilter::Aux,
-            _ => MediaFilter::Both,
-        },
-        subscription,
-        max_idle: Duration::from_secs(record.int("MaxIdleTime", 30).unsigned_abs()),
-        av_merge: record.int("AvMerge", 0) == 1 || lists,
-        fill_black: record.int("FillType", 0) == 1,
-        call_expiry: Duration::from_secs(given.int("ResourceExpiredHour", 72).unsigned_abs() * 3600),
-        output,
-        file_length: Duration::from_secs(record.int("MaxMediaFileDuration", 1440).unsigned_abs() * 60),
-        resume_wait: None,
-        destination: Destination {
-            vendor,
-            region: cloud.text("Region").to_owned(),
-            bucket: cloud.text("Bucket").to_owned(),
-            prefix,
-        },
-    };
-    let private_map_key = given.secret("PrivateMapKey");
-    Ok(CreateOrder {
-        spec,
-        keys: StorageKeys { access_key: cloud.secret("AccessKey"), secret_key: cloud.secret("SecretKey") },
-        user_sig: given.secret("UserSig"),
-        private_map_key: (!private_map_key.is_empty()).then_some(private_map_key),
-    })
+    let (region, bucket) = (cloud.text("Region").to_owned(), cloud.text("Bucket").to_owned());
+    Ok((output, Destination { vendor, region, bucket, prefix }))
 }
 
 /// `OutputFormat`; aac needs sound.

@@ -75,69 +75,8 @@ impl Chain {
         super::graphs::note(&pipeline);
         pipeline.add(&bin).expect("a new bin has no parent");
 
-        let asked = far.clone();
-        let input = gst::Pad::builder(gst::PadDirection::Src)
-            .name("in")
-            .event_function(move |_, _, event| {
-                if event.structure().is_some_and(|s| s.name() == "GstForceKeyUnit") {
-                    lock(&asked).wants_keyframe = true;
-                }
-                true
-            })
-            .build();
-        let (taken, told) = (far.clone(), far.clone());
-        // a pad without a template would only take the caps that it has, and refuse a change of size
-        let anything =
-            gst::PadTemplate::new("out", gst::PadDirection::Sink, gst::PadPresence::Always, &gst::Caps::new_any())
-                .map_err(|e| MediaError::Pipeline(e.to_string()))?;
-        let output = gst::Pad::builder_from_template(&anything)
-            .name("out")
-            .chain_function(move |_, _, buffer| {
-                let mut far = lock(&taken);
-                let buffer = far.timed(buffer);
-                far.out.push(Out::Buffer(buffer));
-                Ok(gst::FlowSuccess::Ok)
-            })
-            .event_function(move |_, _, event| {
-                match event.view() {
-                    gst::EventView::Caps(caps) => lock(&told).out.push(Out::Caps(caps.caps_owned())),
-                    gst::EventView::Segment(segment) => {
-                        lock(&told).segment = segment.segment().downcast_ref::<gst::ClockTime>().cloned();
-                    }
-                    gst::EventView::Eos(_) => {
-                        lock(&told).ended = true;
-                        told.over.notify_all();
-                    }
-                    _ => {}
-                }
-                true
-            })
-            .query_function(|pad, parent, query| match query.view_mut() {
-                gst::QueryViewMut::Allocation(query) => {
-                    // whoever takes pictures here reads rows where they are: a decoder need not copy them. Of pictures
-                    // whose height is no multiple of 16 libav's decoders spare that only with a pool of ours.
-                    query.add_allocation_meta::<gst_video::VideoMeta>(None);
-                    let (caps, _) = query.get_owned();
-                    if let Some(info) = caps.and_then(|caps| gst_video::VideoInfo::from_caps(&caps).ok()) {
-                        let size = u32::try_from(info.size()).unwrap_or(u32::MAX);
-                        query.add_allocation_pool(Some(&gst_video::VideoBufferPool::new()), size, 0, 0);
-                    }
-                    true
-                }
-                _ => gst::Pad::query_default(pad, parent, query),
-            })
-            .build();
-        let heard = far.clone();
-        pipeline.bus().expect("a pipeline has a bus").set_sync_handler(move |_, message| {
-            if let gst::MessageView::Error(e) = message.view() {
-                let from = e.src().map(|s| s.name().to_string()).unwrap_or_default();
-                lock(&heard).error.get_or_insert(format!("{from}: {}", e.error()));
-                heard.over.notify_all();
-            }
-            // nobody polls this bus; kept messages would only pile up
-            gst::BusSyncReply::Drop
-        });
-
+        let (input, output) = (entrance(&far), exit(&far)?);
+        hear_errors(&pipeline, &far);
         let chain = Chain { pipeline, input, output, far, described: described.to_owned() };
         let (Some(first), Some(last)) = (bin.static_pad("sink"), bin.static_pad("src")) else {
             return Err(chain.fault("it has no two open ends"));
@@ -224,6 +163,81 @@ impl Chain {
         let ended = waited.unwrap_or_else(PoisonError::into_inner).0.ended;
         if ended { Ok(self.take()) } else { Err(self.fault("the end did not come through in time")) }
     }
+}
+
+/// The pad that data is pushed through; what comes back against it are requests for keyframes.
+fn entrance(far: &Shared) -> gst::Pad {
+    let asked = far.clone();
+    gst::Pad::builder(gst::PadDirection::Src)
+        .name("in")
+        .event_function(move |_, _, event| {
+            if event.structure().is_some_and(|s| s.name() == "GstForceKeyUnit") {
+                lock(&asked).wants_keyframe = true;
+            }
+            true
+        })
+        .build()
+}
+
+/// The pad that takes what comes out.
+fn exit(far: &Shared) -> Result<gst::Pad, MediaError> {
+    let (taken, told) = (far.clone(), far.clone());
+    // a pad without a template would only take the caps that it has, and refuse a change of size
+    let anything =
+        gst::PadTemplate::new("out", gst::PadDirection::Sink, gst::PadPresence::Always, &gst::Caps::new_any())
+            .map_err(|e| MediaError::Pipeline(e.to_string()))?;
+    let exit = gst::Pad::builder_from_template(&anything)
+        .name("out")
+        .chain_function(move |_, _, buffer| {
+            let mut far = lock(&taken);
+            let buffer = far.timed(buffer);
+            far.out.push(Out::Buffer(buffer));
+            Ok(gst::FlowSuccess::Ok)
+        })
+        .event_function(move |_, _, event| {
+            match event.view() {
+                gst::EventView::Caps(caps) => lock(&told).out.push(Out::Caps(caps.caps_owned())),
+                gst::EventView::Segment(segment) => {
+                    lock(&told).segment = segment.segment().downcast_ref::<gst::ClockTime>().cloned();
+                }
+                gst::EventView::Eos(_) => {
+                    lock(&told).ended = true;
+                    told.over.notify_all();
+                }
+                _ => {}
+            }
+            true
+        })
+        .query_function(|pad, parent, query| match query.view_mut() {
+            gst::QueryViewMut::Allocation(query) => {
+                // whoever takes pictures here reads rows where they are: a decoder need not copy them. Of pictures
+                // whose height is no multiple of 16 libav's decoders spare that only with a pool of ours.
+                query.add_allocation_meta::<gst_video::VideoMeta>(None);
+                let (caps, _) = query.get_owned();
+                if let Some(info) = caps.and_then(|caps| gst_video::VideoInfo::from_caps(&caps).ok()) {
+                    let size = u32::try_from(info.size()).unwrap_or(u32::MAX);
+                    query.add_allocation_pool(Some(&gst_video::VideoBufferPool::new()), size, 0, 0);
+                }
+                true
+            }
+            _ => gst::Pad::query_default(pad, parent, query),
+        })
+        .build();
+    Ok(exit)
+}
+
+/// The first error of an element is kept, and whoever waits for the end is woken.
+fn hear_errors(pipeline: &gst::Pipeline, far: &Shared) {
+    let heard = far.clone();
+    pipeline.bus().expect("a pipeline has a bus").set_sync_handler(move |_, message| {
+        if let gst::MessageView::Error(e) = message.view() {
+            let from = e.src().map(|s| s.name().to_string()).unwrap_or_default();
+            lock(&heard).error.get_or_insert(format!("{from}: {}", e.error()));
+            heard.over.notify_all();
+        }
+        // nobody polls this bus; kept messages would only pile up
+        gst::BusSyncReply::Drop
+    });
 }
 
 impl Drop for Chain {

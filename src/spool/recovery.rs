@@ -60,48 +60,9 @@ pub fn plan(files: &[FoundFile], entries: &[SpoolEntry]) -> Vec<Step> {
 
     for entry in entries {
         let place = (&entry.task, entry.file.as_str());
-        let found = sizes.get(&place).copied();
-        let unlink = || Step::Unlink { task: entry.task.clone(), name: entry.file.clone() };
         known.insert(place);
-        match (&entry.kind, &entry.state) {
-            (SpoolKind::Segment(_), SpoolState::Spooled) => steps.push(match found {
-                Some(bytes) if bytes == entry.stored_bytes() => Step::Keep(entry.clone()),
-                Some(bytes) => {
-                    let why = format!("{bytes} bytes lie on the shelf, {} were put there", entry.stored_bytes());
-                    Step::Lose { entry: entry.clone(), why }
-                }
-                None => Step::Lose { entry: entry.clone(), why: "the file is gone".into() },
-            }),
-            (SpoolKind::Segment(_), SpoolState::Uploaded | SpoolState::Committed(_)) => {
-                steps.extend(found.map(|_| unlink()));
-                steps.push(Step::Tell(entry.clone()));
-            }
-            (SpoolKind::Segment(_), SpoolState::Lost { .. }) => steps.push(Step::Tell(entry.clone())),
-            // its length is not the record's: who reads it finds out whether it is whole
-            (SpoolKind::Package, SpoolState::Spooled) if found.is_some() => steps.push(Step::Keep(entry.clone())),
-            (SpoolKind::Package, SpoolState::Uploaded | SpoolState::Committed(_)) => {
-                let keep = |_| Step::KeepPlan { task: entry.task.clone(), object: entry.object.clone() };
-                steps.extend(found.map(keep));
-                steps.push(Step::Tell(entry.clone()));
-            }
-            // its task plans it again
-            (SpoolKind::Package, SpoolState::Spooled | SpoolState::Lost { .. }) => {
-                steps.extend(found.map(|_| Step::GiveUpPlan { task: entry.task.clone(), name: entry.file.clone() }));
-                steps.push(Step::Drop(entry.clone()));
-            }
-            (SpoolKind::Playlist { version }, state) => {
-                let wanted = *state == SpoolState::Spooled
-                    && newest.get(&(&entry.task, &entry.object)) == Some(version)
-                    && found == Some(entry.stored_bytes());
-                if wanted {
-                    steps.push(Step::Keep(entry.clone()));
-                } else {
-                    // a task that is still owed its playlist publishes it again
-                    steps.extend(found.map(|_| unlink()));
-                    steps.push(Step::Drop(entry.clone()));
-                }
-            }
-        }
+        let newest = newest.get(&(&entry.task, entry.object.as_str())).copied();
+        of_record(entry, sizes.get(&place).copied(), newest, &mut steps);
     }
 
     let mut adopted = Vec::new();
@@ -126,6 +87,48 @@ pub fn plan(files: &[FoundFile], entries: &[SpoolEntry]) -> Vec<Step> {
         None => Step::Examine { task, name },
     }));
     steps
+}
+
+/// `found`: the bytes of its file, if that is there. `newest`: of a playlist, the newest version that has a record.
+fn of_record(entry: &SpoolEntry, found: Option<u64>, newest: Option<u64>, steps: &mut Vec<Step>) {
+    let unlink = || Step::Unlink { task: entry.task.clone(), name: entry.file.clone() };
+    match (&entry.kind, &entry.state) {
+        (SpoolKind::Segment(_), SpoolState::Spooled) => steps.push(match found {
+            Some(bytes) if bytes == entry.stored_bytes() => Step::Keep(entry.clone()),
+            Some(bytes) => {
+                let why = format!("{bytes} bytes lie on the shelf, {} were put there", entry.stored_bytes());
+                Step::Lose { entry: entry.clone(), why }
+            }
+            None => Step::Lose { entry: entry.clone(), why: "the file is gone".into() },
+        }),
+        (SpoolKind::Segment(_), SpoolState::Uploaded | SpoolState::Committed(_)) => {
+            steps.extend(found.map(|_| unlink()));
+            steps.push(Step::Tell(entry.clone()));
+        }
+        (SpoolKind::Segment(_), SpoolState::Lost { .. }) => steps.push(Step::Tell(entry.clone())),
+        // its length is not the record's: who reads it finds out whether it is whole
+        (SpoolKind::Package, SpoolState::Spooled) if found.is_some() => steps.push(Step::Keep(entry.clone())),
+        (SpoolKind::Package, SpoolState::Uploaded | SpoolState::Committed(_)) => {
+            let keep = |_| Step::KeepPlan { task: entry.task.clone(), object: entry.object.clone() };
+            steps.extend(found.map(keep));
+            steps.push(Step::Tell(entry.clone()));
+        }
+        // its task plans it again
+        (SpoolKind::Package, SpoolState::Spooled | SpoolState::Lost { .. }) => {
+            steps.extend(found.map(|_| Step::GiveUpPlan { task: entry.task.clone(), name: entry.file.clone() }));
+            steps.push(Step::Drop(entry.clone()));
+        }
+        (SpoolKind::Playlist { version }, state) => {
+            let whole = found == Some(entry.stored_bytes());
+            if *state == SpoolState::Spooled && newest == Some(*version) && whole {
+                steps.push(Step::Keep(entry.clone()));
+            } else {
+                // a task that is still owed its playlist publishes it again
+                steps.extend(found.map(|_| unlink()));
+                steps.push(Step::Drop(entry.clone()));
+            }
+        }
+    }
 }
 
 pub(super) fn is_playlist(name: &str) -> bool {

@@ -161,31 +161,7 @@ impl Shared {
                 };
                 recovered.of(&task).adopted.push(name.closed(&task, Duration::ZERO, bytes));
             }
-            Step::Examine { task, name } => {
-                let path = self.task_dir(&task).join(name.to_string());
-                let mut input = match self.open(&task, &name.to_string()) {
-                    Err(Error::Io { source, .. }) if vault::Error::of(&source).is_some() => {
-                        tracing::error!(%task, lane = ?name.lane, segment = name.index, error = %source, "a torn segment cannot be opened");
-                        recovered.of(&task);
-                        set_aside(&path);
-                        return Ok(());
-                    }
-                    opened => opened?,
-                };
-                match trim(&mut input, &path, wants_picture(&name)).map_err(at(&path))? {
-                    Some(usable) => {
-                        crash::point("recover.trimmed");
-                        tracing::info!(%task, lane = ?name.lane, segment = name.index, ?usable, "a torn segment is adopted");
-                        metrics::counter!("holdfast_segments_adopted_total").increment(1);
-                        recovered.of(&task).adopted.push(name.closed(&task, usable.duration, usable.bytes));
-                    }
-                    None => {
-                        tracing::warn!(%task, lane = ?name.lane, segment = name.index, "a torn segment holds nothing that plays");
-                        recovered.of(&task);
-                        fs::remove_file(&path).map_err(at(&path))?;
-                    }
-                }
-            }
+            Step::Examine { task, name } => self.examine(&task, &name, recovered)?,
             Step::Lose { mut entry, why } => {
                 let Some(segment) = entry.segment().cloned() else { return Ok(()) };
                 tracing::error!(task = %entry.task, segment = entry.object, why, "a segment is lost");
@@ -216,6 +192,34 @@ impl Shared {
             Step::Leave { task, name } => {
                 tracing::warn!(%task, name, "a file on the shelf that nobody knows is left alone");
                 recovered.unknown += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of a segment that was being written, what plays is adopted.
+    fn examine(&self, task: &TaskId, name: &LocalName, recovered: &mut Recovered) -> Result<(), Error> {
+        let path = self.task_dir(task).join(name.to_string());
+        let mut input = match self.open(task, &name.to_string()) {
+            Err(Error::Io { source, .. }) if vault::Error::of(&source).is_some() => {
+                tracing::error!(%task, lane = ?name.lane, segment = name.index, error = %source, "a torn segment cannot be opened");
+                recovered.of(task);
+                set_aside(&path);
+                return Ok(());
+            }
+            opened => opened?,
+        };
+        match trim(&mut input, &path, wants_picture(name)).map_err(at(&path))? {
+            Some(usable) => {
+                crash::point("recover.trimmed");
+                tracing::info!(%task, lane = ?name.lane, segment = name.index, ?usable, "a torn segment is adopted");
+                metrics::counter!("holdfast_segments_adopted_total").increment(1);
+                recovered.of(task).adopted.push(name.closed(task, usable.duration, usable.bytes));
+            }
+            None => {
+                tracing::warn!(%task, lane = ?name.lane, segment = name.index, "a torn segment holds nothing that plays");
+                recovered.of(task);
+                fs::remove_file(&path).map_err(at(&path))?;
             }
         }
         Ok(())

@@ -68,6 +68,19 @@ struct Safe {
     counted: Pending,
 }
 
+/// What a group of orders asks for, and what has come of it so far.
+#[derive(Default)]
+struct Turn {
+    playlists: BTreeMap<Waiting, Playlist>,
+    packages: Vec<Package>,
+    shapes: BTreeMap<TaskId, String>,
+    /// Files that have their names; their folders are not synced yet.
+    renamed: Vec<Safe>,
+    /// Segments, each with its name at the destination and with what befell it.
+    lost: Vec<(String, ClosedSegment, String)>,
+    drains: Vec<oneshot::Sender<()>>,
+}
+
 impl Hands {
     pub(super) fn new(shared: Arc<Shared>) -> Hands {
         let (unrecorded, unwritten, undescribed, unkept, unplanned, unsafe_yet, untold) = Default::default();
@@ -120,54 +133,80 @@ impl Hands {
     }
 
     fn turn(&mut self, orders: Vec<Order>) -> Result<(), Error> {
-        let mut renamed = Vec::<Safe>::new();
-        let mut lost = Vec::new();
-        let mut drains = Vec::new();
-        let mut playlists = std::mem::take(&mut self.unwritten);
-        let mut shapes = std::mem::take(&mut self.undescribed);
-        let mut packages = std::mem::take(&mut self.unplanned);
+        let mut turn = Turn {
+            playlists: std::mem::take(&mut self.unwritten),
+            shapes: std::mem::take(&mut self.undescribed),
+            packages: std::mem::take(&mut self.unplanned),
+            ..Turn::default()
+        };
         for order in std::mem::take(&mut self.unsafe_yet).into_iter().chain(orders) {
-            match order {
-                Order::Segment { segment, .. } if self.shared.is_withheld(&segment.run.task) => {
-                    self.shared.state().dequeue(&segment.run.task, of_segment(&segment));
-                }
-                Order::Playlist(playlist) if self.shared.is_withheld(&playlist.task) => self.uncount(&playlist),
-                Order::Segment { segment, object, object_key } => {
-                    match self.make_safe(&segment, object.clone(), object_key.clone()) {
-                        Ok(entry) => renamed.push(Safe { entry, counted: of_segment(&segment) }),
-                        Err(Unsafe::Lost(why)) => lost.push((object, segment, why)),
-                        Err(Unsafe::Later(why)) => {
-                            tracing::error!(task = %segment.run.task, object, why, "a segment cannot be made safe yet");
-                            self.unsafe_yet.push(Order::Segment { segment, object, object_key });
-                        }
-                    }
-                }
-                Order::Playlist(playlist) => {
-                    let waiting = Waiting { task: playlist.task.clone(), object: playlist.object.clone() };
-                    match playlists.get(&waiting) {
-                        Some(older) if older.version < playlist.version => {
-                            self.uncount(older);
-                            playlists.insert(waiting, playlist);
-                        }
-                        Some(_) => self.uncount(&playlist),
-                        None => drop(playlists.insert(waiting, playlist)),
-                    }
-                }
-                Order::Package(package) if self.shared.is_withheld(&package.task) => {
-                    self.shared.state().dequeue(&package.task, package.counted());
-                }
-                Order::Package(package) => packages.push(package),
-                Order::LetGo(task) => drop(self.ungone.insert(task)),
-                Order::Task { task, shape } => drop(shapes.insert(task, shape)),
-                Order::Event { task, event } => self.unkept.push((task, event)),
-                Order::Clear { task } => drop(self.uncleared.insert(task)),
-                Order::Erase(entry) => self.unerased.push(entry),
-                Order::Drain(reply) => drains.push(reply),
-            }
+            self.take_up(order, &mut turn);
         }
-        for (waiting, playlist) in playlists {
+        self.write_playlists(&mut turn);
+        self.write_plans(&mut turn);
+        let described = self.describe(std::mem::take(&mut turn.shapes));
+        let unsynced = self.sync_folders(&turn.renamed, &described);
+        self.shelve(&mut turn, &unsynced);
+        for (object, segment, why) in turn.lost {
+            self.lose(object, segment, why)?;
+        }
+        self.record()?;
+        self.keep_events();
+        self.let_go(&unsynced)?;
+        self.clear();
+        self.erase();
+        for reply in turn.drains {
+            // who asked may have given up waiting
+            let _ = reply.send(());
+        }
+        Ok(())
+    }
+
+    /// Makes segments safe at once; all else is sorted.
+    fn take_up(&mut self, order: Order, turn: &mut Turn) {
+        match order {
+            Order::Segment { segment, .. } if self.shared.is_withheld(&segment.run.task) => {
+                self.shared.state().dequeue(&segment.run.task, of_segment(&segment));
+            }
+            Order::Segment { segment, object, object_key } => {
+                match self.make_safe(&segment, object.clone(), object_key.clone()) {
+                    Ok(entry) => turn.renamed.push(Safe { entry, counted: of_segment(&segment) }),
+                    Err(Unsafe::Lost(why)) => turn.lost.push((object, segment, why)),
+                    Err(Unsafe::Later(why)) => {
+                        tracing::error!(task = %segment.run.task, object, why, "a segment cannot be made safe yet");
+                        self.unsafe_yet.push(Order::Segment { segment, object, object_key });
+                    }
+                }
+            }
+            Order::Playlist(playlist) if self.shared.is_withheld(&playlist.task) => self.uncount(&playlist),
+            Order::Playlist(playlist) => {
+                let waiting = Waiting { task: playlist.task.clone(), object: playlist.object.clone() };
+                match turn.playlists.get(&waiting) {
+                    Some(older) if older.version < playlist.version => {
+                        self.uncount(older);
+                        turn.playlists.insert(waiting, playlist);
+                    }
+                    Some(_) => self.uncount(&playlist),
+                    None => drop(turn.playlists.insert(waiting, playlist)),
+                }
+            }
+            Order::Package(package) if self.shared.is_withheld(&package.task) => {
+                self.shared.state().dequeue(&package.task, package.counted());
+            }
+            Order::Package(package) => turn.packages.push(package),
+            Order::LetGo(task) => drop(self.ungone.insert(task)),
+            Order::Task { task, shape } => drop(turn.shapes.insert(task, shape)),
+            Order::Event { task, event } => self.unkept.push((task, event)),
+            Order::Clear { task } => drop(self.uncleared.insert(task)),
+            Order::Erase(entry) => self.unerased.push(entry),
+            Order::Drain(reply) => turn.drains.push(reply),
+        }
+    }
+
+    fn write_playlists(&mut self, turn: &mut Turn) {
+        for (waiting, playlist) in std::mem::take(&mut turn.playlists) {
             match self.write(&playlist) {
-                Ok(Some(entry)) => renamed.push(Safe { entry, counted: of_playlist(&playlist) }),
+                Ok(Some(entry)) => turn.renamed.push(Safe { entry, counted: of_playlist(&playlist) }),
                 Ok(None) => self.uncount(&playlist),
                 Err(error) => {
                     tracing::error!(task = %playlist.task, playlist = playlist.object, %error, "a playlist cannot be written");
@@ -177,10 +216,12 @@ impl Hands {
                 }
             }
         }
+    }
 
-        for package in packages {
+    fn write_plans(&mut self, turn: &mut Turn) {
+        for package in std::mem::take(&mut turn.packages) {
             match self.shared.write_plan(&package) {
-                Ok(entry) => renamed.push(Safe { entry, counted: package.counted() }),
+                Ok(entry) => turn.renamed.push(Safe { entry, counted: package.counted() }),
                 Err(error) => {
                     tracing::error!(task = %package.task, object = package.object, %error, "a plan cannot be written");
                     self.met("plan", &error);
@@ -189,28 +230,34 @@ impl Hands {
                 }
             }
         }
+    }
 
-        let described = self.describe(shapes);
-        let folders: BTreeSet<&TaskId> = renamed.iter().map(|safe| &safe.entry.task).chain(&described).collect();
-        let failed: BTreeMap<TaskId, String> = folders
-            .into_iter()
-            .filter_map(|task| {
-                let error = self.sync_folder(task).err()?;
-                Some((task.clone(), error.to_string()))
-            })
-            .collect();
+    /// Syncs the folder of each file that has its name, and of each task that was described, once. Those that failed,
+    /// and why.
+    fn sync_folders(&self, renamed: &[Safe], described: &BTreeSet<TaskId>) -> BTreeMap<TaskId, String> {
+        let folders: BTreeSet<&TaskId> = renamed.iter().map(|safe| &safe.entry.task).chain(described).collect();
+        let failed = folders.into_iter().filter_map(|task| {
+            let error = self.sync_folder(task).err()?;
+            Some((task.clone(), error.to_string()))
+        });
+        let failed = failed.collect();
         if renamed.iter().any(|safe| matches!(safe.entry.kind, SpoolKind::Segment(_))) {
             crash::point("shelf.folder-synced");
         }
-        for Safe { entry, counted } in renamed {
-            let Some(why) = failed.get(&entry.task) else {
+        failed
+    }
+
+    /// Files whose folder is synced are to be recorded; the others are lost.
+    fn shelve(&mut self, turn: &mut Turn, unsynced: &BTreeMap<TaskId, String>) {
+        for Safe { entry, counted } in std::mem::take(&mut turn.renamed) {
+            let Some(why) = unsynced.get(&entry.task) else {
                 self.unrecorded.push(Safe { entry, counted });
                 continue;
             };
             match entry.kind {
                 SpoolKind::Segment(segment) => {
                     let segment = ClosedSegment { bytes: counted.bytes, ..segment };
-                    lost.push((entry.object, segment, format!("sync of the folder: {why}")));
+                    turn.lost.push((entry.object, segment, format!("sync of the folder: {why}")));
                 }
                 SpoolKind::Playlist { version } => {
                     tracing::error!(task = %entry.task, playlist = entry.object, why, "a playlist's folder does not sync");
@@ -225,20 +272,6 @@ impl Hands {
                 }
             }
         }
-
-        for (object, segment, why) in lost {
-            self.lose(object, segment, why)?;
-        }
-        self.record()?;
-        self.keep_events();
-        self.let_go(&failed)?;
-        self.clear();
-        self.erase();
-        for reply in drains {
-            // who asked may have given up waiting
-            let _ = reply.send(());
-        }
-        Ok(())
     }
 
     fn sync_folder(&self, task: &TaskId) -> io::Result<()> {

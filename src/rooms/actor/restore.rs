@@ -167,47 +167,19 @@ impl Actor {
         &mut self,
         mut task: RecordingTask,
         known: bool,
-        found: Shelved,
+        mut shelved: Shelved,
         indexed: Indexed,
         untaken: Vec<Event>,
     ) -> Result<TakenIn, Error> {
         let id = task.id.clone();
-        let store = self.parts.store.clone();
         let Indexed { saved, pieces } = indexed;
-        let packed_files = found.packed_files();
-        let Shelved { adopted, spooled, uploaded, lost, playlists, packages, mut packed, mut committed, .. } = found;
-        let up = found.up;
-        let packed_segments = found.packed_segments;
-        let (noted_uploaded, noted_lost, noted_committed) =
-            (found.noted_uploaded, found.noted_lost, found.noted_committed);
-        let kept = found.noted_events.iter().filter_map(|text| serde_json::from_str::<Event>(text).ok());
-        // told again, an event is kept again
-        let kept: Vec<Event> = kept.map(|event| (event.seq, event)).collect::<BTreeMap<_, _>>().into_values().collect();
-        let gone = lost.iter().map(|(object, segment, _)| (object.clone(), segment.clone()));
-        let found = Found {
-            uploaded: noted_uploaded,
-            lost: noted_lost,
-            spooled: spooled.iter().cloned().chain(gone).collect(),
-            adopted,
-            playlists,
-        };
-        // what is up outlasts the index: by its plan, and of VOD by what was noted of it
-        let media_of = |file: &PackedFile| {
-            let which = Which { object: file.object.clone(), bytes: file.bytes, crc32: file.crc32 };
-            noted_committed.iter().rfind(|noted| noted.which == which).map(|noted| noted.media.clone())
-        };
-        let to_vod = task.spec.vod().is_some();
-        let unknown = |file: &PackedFile| to_vod && up.contains(file) && media_of(file).is_none();
-        task.hear_packed(packed_files.into_iter().filter(|file| !unknown(file)).collect());
-        match to_vod {
-            true => committed.extend(up.iter().filter_map(|file| Some((file.object.clone(), media_of(file)?)))),
-            false => packed.extend(up.iter().map(|file| file.object.clone())),
-        }
-        task.hear_committed(noted_committed);
+        let kept = kept_events(&shelved.noted_events);
+        hear_packed(&mut task, &mut shelved);
         untaken.iter().for_each(|event| task.recall(event));
+        let found = found(&mut shelved);
         let (pieces, lacking) = task.mend(pieces, &found);
         let mut effects = Vec::new();
-        if !known || !store.was_whole() {
+        if !known || !self.parts.store.was_whole() {
             effects.extend(task.tell_again(&kept));
         }
         effects.extend(task.tell_losses(&lacking, &kept, self.now()));
@@ -216,25 +188,10 @@ impl Actor {
             warn!(task = %id, known, segments = lacking.len(), "the index lacked records of the task");
         }
         effects.extend(lacking.into_iter().map(Effect::SavePiece));
-        let keys = records::load_keys(&store, &self.parts.box_key, &id).await.unwrap_or_else(|e| {
-            error!(task = %id, error = %e, "the task's keys cannot be had; its uploads wait");
-            self.parts.health.degraded("upload", "a task's keys cannot be had");
-            None
-        });
-
         let (task, restored) = task.restore(pieces, self.policy(), self.now());
         effects.extend(restored);
         info!(task = %id, phase = ?task.phase, takeover = task.takeover, "task taken in");
-        // recovery has found most folders, and made them durable
-        let mut dir = self.parts.spool.task_dir(&id);
-        let hold = task.spec.output.hold();
-        if !dir.is_dir() || hold != Hold::Nothing {
-            let begun = self.parts.spool.begin_holding(&id, hold).await;
-            dir = begun.map_err(|e| Error::Spool(e.to_string()))?;
-        }
-        let base = self.parts.media_clock.now();
-        self.tasks
-            .insert(id.clone(), Running { task, keys: keys.map(|keys| keys.storage), dir, base, from: base, saved });
+        self.run_again(task, saved).await?;
         self.perform(&id, effects).await;
         crash::point("takeover.restored");
         // the process died before they were kept
@@ -243,32 +200,34 @@ impl Actor {
         }
 
         // The shelf's own word on each file comes first; what neither it nor recovery knows is lost.
-        let mut here: BTreeSet<(u32, u32)> = BTreeSet::new();
-        let mut tell = |input: Input| self.queue.push_back((id.clone(), input));
-        for (_, segment) in spooled {
-            here.insert((segment.run.run, segment.index));
-            tell(Input::Fate(Fate::Spooled(segment)));
-        }
-        for object in uploaded {
-            tell(Input::Fate(Fate::SegmentUploaded { object }));
-        }
-        for object in packages {
-            tell(Input::Fate(Fate::PackageWaits { object }));
-        }
-        for object in packed {
-            tell(Input::Fate(Fate::PackageUploaded { object }));
-        }
-        for (object, media) in committed {
-            tell(Input::Fate(Fate::VodCommitted { object, media }));
-        }
-        for (_, segment, why) in lost {
-            tell(Input::Fate(Fate::Lost { segment, why }));
-        }
-        here.extend(packed_segments);
-        here.extend(found.adopted.iter().map(|segment| (segment.run.run, segment.index)));
+        let place = |segment: &ClosedSegment| (segment.run.run, segment.index);
+        let mut here: BTreeSet<(u32, u32)> = shelved.spooled.iter().map(|(_, segment)| place(segment)).collect();
+        here.extend(std::mem::take(&mut shelved.packed_segments));
+        here.extend(found.adopted.iter().map(place));
+        self.queue.extend(words(shelved).into_iter().map(|fate| (id.clone(), Input::Fate(fate))));
         self.drain().await;
         crash::point("takeover.told");
         Ok(TakenIn { id, here, adopted: found.adopted, repaired })
+    }
+
+    /// It is among those that run, with its keys and its folder. `saved`: its record as it stands in the index.
+    async fn run_again(&mut self, task: RecordingTask, saved: Vec<u8>) -> Result<(), Error> {
+        let keys = records::load_keys(&self.parts.store, &self.parts.box_key, &task.id).await.unwrap_or_else(|e| {
+            error!(task = %task.id, error = %e, "the task's keys cannot be had; its uploads wait");
+            self.parts.health.degraded("upload", "a task's keys cannot be had");
+            None
+        });
+        // recovery has found most folders, and made them durable
+        let mut dir = self.parts.spool.task_dir(&task.id);
+        let hold = task.spec.output.hold();
+        if !dir.is_dir() || hold != Hold::Nothing {
+            let begun = self.parts.spool.begin_holding(&task.id, hold).await;
+            dir = begun.map_err(|e| Error::Spool(e.to_string()))?;
+        }
+        let base = self.parts.media_clock.now();
+        let keys = keys.map(|keys| keys.storage);
+        self.tasks.insert(task.id.clone(), Running { task, keys, dir, base, from: base, saved });
+        Ok(())
     }
 
     /// The shelf has said everything: what becomes of the task is decided.
@@ -315,6 +274,55 @@ impl Actor {
             self.parts.health.degraded("spool", "files of an unknown task are on the shelf");
         }
     }
+}
+
+/// The events that a folder keeps; one that was told again is kept again.
+fn kept_events(noted: &[String]) -> Vec<Event> {
+    let kept = noted.iter().filter_map(|text| serde_json::from_str::<Event>(text).ok());
+    kept.map(|event| (event.seq, event)).collect::<BTreeMap<_, _>>().into_values().collect()
+}
+
+/// Tells the task of its packed files. What is up outlasts the index: by its plan, and of VOD by what was noted of it.
+fn hear_packed(task: &mut RecordingTask, shelved: &mut Shelved) {
+    let files = shelved.packed_files();
+    let noted = std::mem::take(&mut shelved.noted_committed);
+    let media_of = |file: &PackedFile| {
+        let which = Which { object: file.object.clone(), bytes: file.bytes, crc32: file.crc32 };
+        noted.iter().rfind(|noted| noted.which == which).map(|noted| noted.media.clone())
+    };
+    let Shelved { up, packed, committed, .. } = shelved;
+    let to_vod = task.spec.vod().is_some();
+    let unknown = |file: &PackedFile| to_vod && up.contains(file) && media_of(file).is_none();
+    task.hear_packed(files.into_iter().filter(|file| !unknown(file)).collect());
+    match to_vod {
+        true => committed.extend(up.iter().filter_map(|file| Some((file.object.clone(), media_of(file)?)))),
+        false => packed.extend(up.iter().map(|file| file.object.clone())),
+    }
+    task.hear_committed(noted);
+}
+
+/// What the shelf has and knows of a task's segments and lists.
+fn found(shelved: &mut Shelved) -> Found {
+    let gone = shelved.lost.iter().map(|(object, segment, _)| (object.clone(), segment.clone()));
+    Found {
+        spooled: shelved.spooled.iter().cloned().chain(gone).collect(),
+        uploaded: std::mem::take(&mut shelved.noted_uploaded),
+        lost: std::mem::take(&mut shelved.noted_lost),
+        adopted: std::mem::take(&mut shelved.adopted),
+        playlists: std::mem::take(&mut shelved.playlists),
+    }
+}
+
+/// What the shelf says of each file, in the order in which it is told.
+fn words(shelved: Shelved) -> Vec<Fate> {
+    let Shelved { spooled, uploaded, packages, packed, committed, lost, .. } = shelved;
+    let mut words: Vec<Fate> = spooled.into_iter().map(|(_, segment)| Fate::Spooled(segment)).collect();
+    words.extend(uploaded.into_iter().map(|object| Fate::SegmentUploaded { object }));
+    words.extend(packages.into_iter().map(|object| Fate::PackageWaits { object }));
+    words.extend(packed.into_iter().map(|object| Fate::PackageUploaded { object }));
+    words.extend(committed.into_iter().map(|(object, media)| Fate::VodCommitted { object, media }));
+    words.extend(lost.into_iter().map(|(_, segment, why)| Fate::Lost { segment, why }));
+    words
 }
 
 fn failed(e: crate::store::Error) -> Error {
