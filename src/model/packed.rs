@@ -71,7 +71,7 @@ pub struct PackedFile {
     pub uploaded: bool,
 }
 
-/// What came of an [`Order`].
+/// What came of packing a task's segments.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Packed {
     /// Each with the text of its plan.
