@@ -151,7 +151,7 @@ pub fn check(
         }
     }
     let missing: Vec<&&Written> = written.iter().filter(|w| !places.contains_key(&(w.run, w.index))).collect();
-    lost_one_by_one(task, &missing, &told, &of_task.keys().copied().collect(), &story);
+    lost_one_by_one(task, &missing, &told, &of_task.keys().copied().collect(), !output.hls(), &story);
     let lost = missing.len() + given_up;
 
     // the lists, in order, and their gaps
@@ -229,14 +229,21 @@ fn named<'a>(told: &'a [Told], code: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Each of the missing was told as lost, and had a reason to be; where nothing but packed files goes up, nothing else was
-/// told so. `there`: names that are not among them.
-pub fn lost_one_by_one(task: &TaskId, missing: &[&&Written], told: &[Told], there: &BTreeSet<&str>, story: &[String]) {
+/// Each of the missing was told as lost, and had a reason to be; where segments do not go up one by one (`packed_alone`),
+/// nothing else was told so. (One that goes up may be there and told as lost: nobody heard that the storage took it, or the
+/// disk could not keep that it did.) `there`: names that are not among them.
+pub fn lost_one_by_one(
+    task: &TaskId,
+    missing: &[&&Written],
+    told: &[Told],
+    there: &BTreeSet<&str>,
+    packed_alone: bool,
+    story: &[String],
+) {
     // an index that has gone back has some told again
     let mut announced: BTreeSet<&str> = announced(told).into_iter().collect();
     // what packing finds gone; of a list's segment that says nothing
-    let packed_alone = told.iter().all(|t| t.event != 304);
-    if packed_alone {
+    if told.iter().all(|t| t.event != 304) {
         announced.extend(named(told, "SegmentNotPacked"));
     }
     for piece in missing {

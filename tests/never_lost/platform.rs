@@ -177,7 +177,7 @@ impl Platform {
             }
         }
         let missing: Vec<&&Written> = written.iter().filter(|w| !there.contains(&(w.run, w.index))).collect();
-        lost_one_by_one(task, &missing, &told, &BTreeSet::new(), &story);
+        lost_one_by_one(task, &missing, &told, &BTreeSet::new(), true, &story);
 
         // what else was told
         let count = |event: u64| told.iter().filter(|t| t.event == event).count();
