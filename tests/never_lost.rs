@@ -50,7 +50,7 @@ use support::receiver::Receiver;
 
 const APP: SdkAppId = SdkAppId(support::APP);
 /// Seeds that found a fault once.
-const KEPT: [u64; 10] = [
+const KEPT: [u64; 11] = [
     2_310_814_302,
     3_609_778_312,
     1_994_051_419,
@@ -61,6 +61,7 @@ const KEPT: [u64; 10] = [
     7_535_321_534,
     6_078_621_578,
     7_770_947_800,
+    4_476_955_306,
 ];
 const WALKS: usize = 4;
 /// Seeds from here on are of walks with VOD, whose tasks end and are discarded more often.

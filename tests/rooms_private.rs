@@ -141,6 +141,34 @@ async fn a_discarded_task_leaves_the_shelf_and_waits_for_its_destination() {
     life.end().await;
 }
 
+/// The disk may refuse to let go of it for as long as it likes: the box stops, and the next life goes on with it.
+#[tokio::test]
+async fn a_discard_that_the_disk_holds_up_does_not_hold_up_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = SdkAppId(1_400_000_001);
+    let mut life = Life::begin(dir.path(), Config::default()).await;
+    life.enter(1, "alice", &[TrackKind::Audio]).await;
+    let task = create(&life, spec()).await.unwrap();
+    let order = life.started().await;
+    life.write_segment(&order, 0).await;
+    let stuck = dir.path().join("spool").join(task.as_str()).join("stuck");
+    std::fs::create_dir(&stuck).unwrap();
+    life.rooms.discard(app, task.clone(), "AKID".into()).await.unwrap();
+    let Asked::Kill(run) = life.next_asked().await else { panic!("the lane is killed") };
+    life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Killed }).await;
+    life.end().await;
+
+    std::fs::remove_dir(&stuck).unwrap();
+    let life = Life::begin(dir.path(), Config::default()).await;
+    let cleared = async {
+        while life.store.get(records::erase_key(&task)).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, cleared).await.expect("the destination is to be rid of it");
+    life.end().await;
+}
+
 /// Segments that are held for packing go like all others, whether the destination has them or not.
 #[tokio::test]
 async fn what_is_held_for_packing_is_discarded_too() {

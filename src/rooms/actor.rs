@@ -210,10 +210,11 @@ impl Actor {
         info!("rooms closed");
     }
 
-    /// No lane runs and no task is on its way out.
+    /// No lane runs and no task is on its way out. What is discarded goes on its way after the next start: a disk that refuses
+    /// to let go of it must not keep the box from stopping.
     fn all_left(&self) -> bool {
-        let left = |r: &Running| !matches!(r.task.phase, Phase::Leaving { .. }) && r.task.lanes_running() == 0;
-        self.tasks.values().all(left)
+        let leaves = |task: &RecordingTask| matches!(task.phase, Phase::Leaving { .. }) && !task.is_discarded();
+        self.tasks.values().all(|r| r.task.lanes_running() == 0 && !leaves(&r.task))
     }
 
     /// Monotonic but for [`Actor::follow_clock`], which moves all that waits by it.
