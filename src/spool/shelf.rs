@@ -172,10 +172,7 @@ impl Hands {
                 match self.make_safe(&segment, object.clone(), object_key.clone()) {
                     Ok(entry) => turn.renamed.push(Safe { entry, counted: of_segment(&segment) }),
                     Err(Unsafe::Lost(why)) => turn.lost.push((object, segment, why)),
-                    Err(Unsafe::Later(why)) => {
-                        tracing::error!(task = %segment.run.task, object, why, "a segment cannot be made safe yet");
-                        self.unsafe_yet.push(Order::Segment { segment, object, object_key });
-                    }
+                    Err(Unsafe::Later(why)) => self.try_again(segment, object, object_key, &why),
                 }
             }
             Order::Playlist(playlist) if self.shared.is_withheld(&playlist.task) => self.uncount(&playlist),
@@ -232,13 +229,12 @@ impl Hands {
         }
     }
 
-    /// Syncs the folder of each file that has its name, and of each task that was described, once. Those that failed,
-    /// and why.
-    fn sync_folders(&self, renamed: &[Safe], described: &BTreeSet<TaskId>) -> BTreeMap<TaskId, String> {
+    /// Syncs the folder of each file that has its name, and of each task that was described, once. Those that failed.
+    fn sync_folders(&self, renamed: &[Safe], described: &BTreeSet<TaskId>) -> BTreeMap<TaskId, Unsafe> {
         let folders: BTreeSet<&TaskId> = renamed.iter().map(|safe| &safe.entry.task).chain(described).collect();
         let failed = folders.into_iter().filter_map(|task| {
-            let error = self.sync_folder(task).err()?;
-            Some((task.clone(), error.to_string()))
+            let failed = self.sync_folder(task).err()?;
+            Some((task.clone(), failed))
         });
         let failed = failed.collect();
         if renamed.iter().any(|safe| matches!(safe.entry.kind, SpoolKind::Segment(_))) {
@@ -247,17 +243,21 @@ impl Hands {
         failed
     }
 
-    /// Files whose folder is synced are to be recorded; the others are lost.
-    fn shelve(&mut self, turn: &mut Turn, unsynced: &BTreeMap<TaskId, String>) {
+    /// Files whose folder is synced are to be recorded; the others are lost, or handed over again.
+    fn shelve(&mut self, turn: &mut Turn, unsynced: &BTreeMap<TaskId, Unsafe>) {
         for Safe { entry, counted } in std::mem::take(&mut turn.renamed) {
-            let Some(why) = unsynced.get(&entry.task) else {
+            let Some(failed) = unsynced.get(&entry.task) else {
                 self.unrecorded.push(Safe { entry, counted });
                 continue;
             };
+            let (Unsafe::Lost(why) | Unsafe::Later(why)) = failed;
             match entry.kind {
                 SpoolKind::Segment(segment) => {
                     let segment = ClosedSegment { bytes: counted.bytes, ..segment };
-                    turn.lost.push((entry.object, segment, format!("sync of the folder: {why}")));
+                    match failed {
+                        Unsafe::Lost(why) => turn.lost.push((entry.object, segment, why.clone())),
+                        Unsafe::Later(_) => self.try_again(segment, entry.object, entry.object_key, why),
+                    }
                 }
                 SpoolKind::Playlist { version } => {
                     tracing::error!(task = %entry.task, playlist = entry.object, why, "a playlist's folder does not sync");
@@ -267,24 +267,33 @@ impl Hands {
                 }
                 SpoolKind::Package => {
                     self.shared.state().dequeue(&entry.task, counted);
-                    let why = format!("sync of the folder: {why}");
-                    self.tell(entry.task, Fate::PackageLost { object: entry.object, why });
+                    self.tell(entry.task, Fate::PackageLost { object: entry.object, why: why.clone() });
                 }
             }
         }
     }
 
-    fn sync_folder(&self, task: &TaskId) -> io::Result<()> {
+    /// What is on the disk is handed over again with the next turn.
+    fn try_again(&mut self, segment: ClosedSegment, object: String, object_key: String, why: &str) {
+        tracing::error!(task = %segment.run.task, object, why, "a segment cannot be made safe yet");
+        self.unsafe_yet.push(Order::Segment { segment, object, object_key });
+    }
+
+    fn sync_folder(&self, task: &TaskId) -> Result<(), Unsafe> {
         // nobody removes it meanwhile; if it is gone already, its task was forgotten, which says nothing of the disk
         let _describing = self.shared.describing.lock().expect("nothing panics while it holds this lock");
-        let dir = File::open(self.shared.task_dir(task)).inspect_err(|error| self.met("open a folder", error))?;
-        self.shared.hardware.sync(&dir).inspect_err(|error| {
-            self.shared.disk.report(disk::fault_of_sync(error), &format!("sync of a folder: {error}"));
+        let dir = File::open(self.shared.task_dir(task)).map_err(|error| {
+            self.met("open a folder", &error);
+            Unsafe::of("open the folder", &error)
+        })?;
+        self.shared.hardware.sync(&dir).map_err(|error| {
+            self.shared.disk.report(disk::fault_of_sync(&error), &format!("sync of a folder: {error}"));
+            Unsafe::Lost(format!("sync of the folder: {error}"))
         })
     }
 
     /// What is packed goes, once its folder says that the task is over: a folder that says less would want it again.
-    fn let_go(&mut self, unsynced: &BTreeMap<TaskId, String>) -> Result<(), Error> {
+    fn let_go(&mut self, unsynced: &BTreeMap<TaskId, Unsafe>) -> Result<(), Error> {
         for task in std::mem::take(&mut self.ungone) {
             if self.undescribed.contains_key(&task) || unsynced.contains_key(&task) {
                 self.ungone.insert(task);
