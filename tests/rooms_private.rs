@@ -18,6 +18,16 @@ use holdfast::store::{Batch, records};
 
 use life::*;
 
+/// Nothing of a discarded task is on the box any more: its destination is to be rid of it.
+async fn cleared(life: &Life, task: &TaskId) {
+    let noted = async {
+        while life.store.get(records::erase_key(task)).await.unwrap().is_none() {
+            life.spool.wait_erase().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, noted).await.expect("the destination is to be rid of it");
+}
+
 /// Pause tells the lanes at once, and the resume begins them anew where it was asked; Describe says so, over a restart.
 #[tokio::test]
 async fn a_pause_is_told_to_the_lanes_and_outlasts_the_process() {
@@ -90,12 +100,7 @@ async fn a_discarded_task_leaves_the_shelf_and_waits_for_its_destination() {
     // a dying lane closes its file
     life.write_segment(&order, 3).await;
     life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Killed }).await;
-    let cleared = async {
-        while life.store.get(records::erase_key(&task)).await.unwrap().is_none() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, cleared).await.expect("the destination is to be rid of it");
+    cleared(&life, &task).await;
     let folder = dir.path().join("spool").join(task.as_str());
     let left = |folder: &Path| {
         let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
@@ -160,12 +165,7 @@ async fn a_discard_that_the_disk_holds_up_does_not_hold_up_a_stop() {
 
     std::fs::remove_dir(&stuck).unwrap();
     let life = Life::begin(dir.path(), Config::default()).await;
-    let cleared = async {
-        while life.store.get(records::erase_key(&task)).await.unwrap().is_none() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, cleared).await.expect("the destination is to be rid of it");
+    cleared(&life, &task).await;
     life.end().await;
 }
 
@@ -200,12 +200,7 @@ async fn what_is_held_for_packing_is_discarded_too() {
         life.rooms.discard(app, task.clone(), "AKID".into()).await.unwrap();
         let Asked::Kill(run) = life.next_asked().await else { panic!("the lane is killed") };
         life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Killed }).await;
-        let cleared = async {
-            while life.store.get(records::erase_key(&task)).await.unwrap().is_none() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(LIMIT, cleared).await.expect("the destination is to be rid of it");
+        cleared(&life, &task).await;
         assert_eq!((media(".ts"), media(".kept"), media(".plan")), (0, 0, 0));
         let events = life.events().await;
         let receipt = events.iter().find_map(EventBody::receipt).expect("302");

@@ -92,7 +92,7 @@ mod tests {
     fn a_header_reads_back() {
         for (rate, channels) in [(48_000, 2), (7350, 1), (96_000, 2)] {
             let form = SoundForm { rate, channels, object: 2 };
-            let silence = silence(form).unwrap();
+            let silence = silence(form).expect("there is one of each form");
             let bytes = [&header(form, silence.len()), silence].concat();
             let whole = Adts { form, header: 7, length: bytes.len() };
             assert_eq!(Frame::read(&bytes), Frame::Whole(whole));

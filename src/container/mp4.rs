@@ -314,19 +314,19 @@ mod tests {
             skipped: 3000,
             duration: 9000,
         };
-        let bytes = index(&[track], 7, 6450, false).unwrap();
-        let moov = Moov::decode(&mut &bytes[..]).unwrap();
+        let bytes = index(&[track], 7, 6450, false).expect("the tables agree");
+        let moov = Moov::decode(&mut &bytes[..]).expect("it reads back");
         let [trak] = &moov.trak[..] else { panic!("one track") };
         assert_eq!((moov.mvhd.duration, trak.tkhd.duration, trak.mdia.mdhd.duration), (6450, 6450, 9000));
         assert_eq!((trak.tkhd.width, trak.tkhd.height), (640.into(), 480.into()), "the largest of both");
-        let edits = &trak.edts.as_ref().unwrap().elst.as_ref().unwrap().entries;
+        let edits = &trak.edts.as_ref().and_then(|edts| edts.elst.as_ref()).expect("an edit list").entries;
         let edits: Vec<_> = edits.iter().map(|edit| (edit.segment_duration, edit.media_time)).collect();
         assert_eq!(edits, [(450, None), (6000, Some(3000))]);
         let stbl = &trak.mdia.minf.stbl;
         assert_eq!(stbl.stts.entries, [SttsEntry { sample_count: 3, sample_delta: 3000 }]);
-        assert_eq!(stbl.ctts.as_ref().unwrap().entries.len(), 3);
-        assert_eq!(stbl.stss.as_ref().unwrap().entries, [1, 3]);
-        assert_eq!(stbl.stco.as_ref().unwrap().entries, [100, 110, 130]);
+        assert_eq!(stbl.ctts.as_ref().expect("ctts").entries.len(), 3);
+        assert_eq!(stbl.stss.as_ref().expect("stss").entries, [1, 3]);
+        assert_eq!(stbl.stco.as_ref().expect("stco").entries, [100, 110, 130]);
         let ranges = stbl.stsc.entries.iter().map(|e| (e.first_chunk, e.sample_description_index));
         assert_eq!(ranges.collect::<Vec<_>>(), [(1, 1), (3, 2)]);
         let more = stbl.stsd.codecs.iter().map(|codec| match codec {
@@ -355,9 +355,9 @@ mod tests {
             let made = index(&[track], 0, 1920, true);
             assert_eq!(made.is_ok(), known, "{rate}");
             let Ok(bytes) = made else { continue };
-            let moov = Moov::decode(&mut &bytes[..]).unwrap();
+            let moov = Moov::decode(&mut &bytes[..]).expect("it reads back");
             assert!(moov.trak[0].edts.is_none());
-            assert_eq!(moov.trak[0].mdia.minf.stbl.co64.as_ref().unwrap().entries, [1 << 33]);
+            assert_eq!(moov.trak[0].mdia.minf.stbl.co64.as_ref().expect("co64").entries, [1 << 33]);
         }
     }
 }
