@@ -144,8 +144,21 @@ pub struct Life {
 }
 
 impl Life {
-    /// As `app::start` begins one.
+    /// As systemd does: a box whose disk refuses the start is started again, until somebody has seen to the disk.
     pub async fn begin(site: &Site) -> Life {
+        for _ in 0..3 {
+            let fails = site.disk.fails();
+            match Life::start(site).await {
+                Ok(life) => return life,
+                Err(why) => assert!(fails, "the box does not start: {why}"),
+            }
+        }
+        site.disk.fail(0);
+        Life::start(site).await.expect("the box starts on a disk that works")
+    }
+
+    /// As `app::start` begins one.
+    async fn start(site: &Site) -> Result<Life, String> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (site, handle) = (site.clone(), runtime.handle().clone());
         let life = runtime.spawn(async move {
@@ -163,7 +176,10 @@ impl Life {
             let spool =
                 Spool::open_on(&site.spool(), store.clone(), site.vault.clone(), fates_in.clone(), site.disk.clone());
             let spool = spool.unwrap();
-            let recovered = spool.recover().await.unwrap();
+            let recovered = match spool.recover().await {
+                Ok(recovered) => recovered,
+                Err(why) => return Err((why.to_string(), spool, store)),
+            };
             spool.watch_disk(site.config.disk_limits(), clock.clone()).await.unwrap();
             let outbox = Arc::new(Notify::new());
             let (config, to) = (site.config.clone(), health.clone());
@@ -185,7 +201,10 @@ impl Life {
                 stills: Stills::default(),
                 health: health.clone(),
             };
-            let actor = Actor::restore(parts, recovered).await.unwrap();
+            let actor = match Actor::restore(parts, recovered).await {
+                Ok(actor) => actor,
+                Err(why) => return Err((why.to_string(), spool, store)),
+            };
             let (rooms_cancel, work_cancel) = (CancellationToken::new(), CancellationToken::new());
             let actor = handle.spawn(actor.run(asks_out, news_out, fates, image_failures, rooms_cancel.clone()));
             let uploader =
@@ -193,11 +212,20 @@ impl Life {
             let uploader = uploader.packing_with(packer);
             let carriers =
                 vec![handle.spawn(uploader.run(work_cancel.clone())), handle.spawn(webhook.run(work_cancel.clone()))];
-            (Rooms::new(asks), news, media_clock, spool, store, actor, carriers, rooms_cancel, work_cancel)
+            Ok((Rooms::new(asks), news, media_clock, spool, store, actor, carriers, rooms_cancel, work_cancel))
         });
         let begun = tokio::time::timeout(GUARD, life).await.expect("the box starts").expect("and does not panic");
-        let (rooms, news, clock, spool, store, actor, carriers, rooms_cancel, work_cancel) = begun;
-        Life { rooms, news, clock, spool, store, actor, carriers, rooms_cancel, work_cancel, runtime }
+        match begun {
+            Ok((rooms, news, clock, spool, store, actor, carriers, rooms_cancel, work_cancel)) => {
+                Ok(Life { rooms, news, clock, spool, store, actor, carriers, rooms_cancel, work_cancel, runtime })
+            }
+            Err((why, spool, store)) => {
+                tokio::task::spawn_blocking(move || runtime.shutdown_timeout(GUARD)).await.expect("it ends");
+                let _ = store.close().await;
+                let _ = spool.drained().await;
+                Err(why)
+            }
+        }
     }
 
     /// The wall clock was set; the watch of the box sees it.
