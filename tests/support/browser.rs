@@ -74,7 +74,8 @@ impl Browser {
             .args(["--disable-renderer-backgrounding", "--no-proxy-server", "--disable-background-networking"])
             .args(["--disable-component-update", "--enable-logging=stderr", "--ignore-certificate-errors"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
-            .env("HOME", profile.path());
+            .env("HOME", profile.path())
+            .env("TMPDIR", profile.path()); // it is killed, and so leaves behind what it has there
         if let Some(feed) = feed {
             command.arg(format!("--use-file-for-fake-video-capture={}", feed.y4m.display()));
             command.arg(format!("--use-file-for-fake-audio-capture={}", feed.wav.display()));
