@@ -3,17 +3,21 @@
 //! Owns: requests for pictures, when they are repeated, what is told of their failure. Must not touch: what a picture
 //! must be (`media::stills`), which pictures a task wants.
 //! Law: whoever may start a recording chooses the URL, so a URL is not trusted. It reaches no address that is not the
-//! world's or allowed by the configuration: the host that is an address, what a name resolves to at the moment of
-//! connecting, and each redirect are all checked. Time and bytes are bounded whatever the other end says. A failure is
-//! told once for each task and URL, and then mended in silence. A URL's query may be a signature and is never logged.
+//! world's or allowed by the configuration, and a neighbour's address is not the world's: the host that is an address,
+//! what a name resolves to at the moment of connecting, and each redirect are all checked. Time and bytes are bounded
+//! whatever the other end says. A failure is told once for each task and URL, and then mended in silence. A URL's query
+//! may be a signature and is never logged.
 //! Sources: API.md §1.9, RECORDING.md §4 (event 309).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::SockaddrStorage;
 use reqwest::StatusCode;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::{Attempt, Policy};
@@ -26,7 +30,7 @@ use url::{Host, Url};
 use crate::config;
 use crate::media::stills::{self, StillError, Stills};
 use crate::model::TaskId;
-use crate::model::address::refused;
+use crate::model::address::{network_of, refused_beside};
 use crate::model::backlog::backoff;
 use crate::model::mix::{ImageFailure, ImageWant};
 
@@ -119,7 +123,7 @@ pub struct Images {
 impl Images {
     /// A crypto provider of rustls must be installed in the process.
     pub fn new(config: &config::Images, stills: Stills) -> Result<Images, Error> {
-        let fetcher = Fetcher::new(config)?;
+        let fetcher = Fetcher::new(Outward::new(&config.allow), Duration::from_secs(config.timeout_seconds))?;
         Ok(Images {
             stills,
             fetcher: Arc::new(fetcher),
@@ -258,7 +262,7 @@ impl Images {
 /// https, those that `allow` holds by http, too.
 pub struct Outlet {
     client: reqwest::Client,
-    allow: Arc<[IpNet]>,
+    outward: Outward,
 }
 
 /// What is put may be some megabytes on a slow line.
@@ -266,16 +270,16 @@ const PUT_WITHIN: Duration = Duration::from_secs(120);
 
 impl Outlet {
     pub fn new(allow: &[IpNet]) -> Result<Outlet, String> {
-        let allow: Arc<[IpNet]> = allow.into();
-        let client = client(allow.clone(), Policy::none()).map_err(|error| Error::Client(error).to_string())?;
-        Ok(Outlet { client, allow })
+        let outward = Outward::new(allow);
+        let client = client(outward.clone(), Policy::none()).map_err(|error| Error::Client(error).to_string())?;
+        Ok(Outlet { client, outward })
     }
 
     /// Whether anything may go there, as far as can be said without asking for its name.
     pub fn check(&self, url: &str) -> Result<(), String> {
         let url = Url::parse(url).map_err(|error| BadUrl::Syntax(error).to_string())?;
-        check(&url, &self.allow).map_err(|error| error.to_string())?;
-        let inner = |address: IpAddr| self.allow.iter().any(|net| net.contains(&address));
+        self.outward.check(&url).map_err(|error| error.to_string())?;
+        let inner = |address: IpAddr| self.outward.allow.iter().any(|net| net.contains(&address));
         let allowed = match url.host() {
             Some(Host::Ipv4(address)) => inner(address.into()),
             Some(Host::Ipv6(address)) => inner(address.into()),
@@ -296,9 +300,9 @@ impl Outlet {
 }
 
 /// Connects to nothing but what may be reached.
-fn client(allow: Arc<[IpNet]>, redirects: Policy) -> Result<reqwest::Client, reqwest::Error> {
+fn client(outward: Outward, redirects: Policy) -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
-        .dns_resolver(Arc::new(Outward(allow)))
+        .dns_resolver(Arc::new(outward))
         .redirect(redirects)
         // what the signed URL was is nothing that the next host should know
         .referer(false)
@@ -328,16 +332,15 @@ impl News {
 /// One request for one picture.
 struct Fetcher {
     client: reqwest::Client,
-    allow: Arc<[IpNet]>,
+    outward: Outward,
     timeout: Duration,
 }
 
 impl Fetcher {
-    fn new(config: &config::Images) -> Result<Fetcher, reqwest::Error> {
-        let allow: Arc<[IpNet]> = config.allow.as_slice().into();
-        let hops = allow.clone();
-        let client = client(allow.clone(), Policy::custom(move |attempt| redirected(attempt, &hops)))?;
-        Ok(Fetcher { client, allow, timeout: Duration::from_secs(config.timeout_seconds) })
+    fn new(outward: Outward, timeout: Duration) -> Result<Fetcher, reqwest::Error> {
+        let hops = outward.clone();
+        let client = client(outward.clone(), Policy::custom(move |attempt| redirected(attempt, &hops)))?;
+        Ok(Fetcher { client, outward, timeout })
     }
 
     async fn picture(&self, url: &str, stills: &Stills) -> Result<(), Failure> {
@@ -351,7 +354,7 @@ impl Fetcher {
 
     async fn bytes(&self, url: &str) -> Result<Vec<u8>, Failure> {
         let url = Url::parse(url).map_err(BadUrl::Syntax)?;
-        check(&url, &self.allow)?;
+        self.outward.check(&url)?;
         let mut answer = self.client.get(url).send().await.map_err(Failure::request)?;
         if answer.status() != StatusCode::OK {
             return Err(Failure::Status(answer.status().as_u16()));
@@ -379,57 +382,72 @@ impl Failure {
     }
 }
 
-/// Whether the box would ask this address for a picture, nothing being allowed by the configuration, for the fuzz targets.
+/// Whether a box that is in no network would ask this address for a picture, nothing being allowed by the
+/// configuration, for the fuzz targets.
 #[doc(hidden)]
 pub fn may_be_asked(url: &str) -> bool {
-    Url::parse(url).is_ok_and(|url| check(&url, &[]).is_ok())
+    let outward = Outward { allow: Arc::default(), own: Vec::new };
+    Url::parse(url).is_ok_and(|url| outward.check(&url).is_ok())
 }
 
-/// Whether a URL may be asked at all. A host that is an address is never resolved, so it is checked here.
-fn check(url: &Url, allow: &[IpNet]) -> Result<(), BadUrl> {
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(BadUrl::Scheme(url.scheme().to_owned()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(BadUrl::Credentials);
-    }
-    match url.host() {
-        None => Err(BadUrl::Host),
-        // what it resolves to is checked when it is connected to
-        Some(Host::Domain(_)) => Ok(()),
-        Some(Host::Ipv4(address)) => Ok(outward(address.into(), allow)?),
-        Some(Host::Ipv6(address)) => Ok(outward(address.into(), allow)?),
-    }
-}
-
-fn outward(address: IpAddr, allow: &[IpNet]) -> Result<(), Inner> {
-    refused(address, allow).map_or(Ok(()), |range| Err(Inner { address, range }))
-}
-
-fn redirected(attempt: Attempt<'_>, allow: &[IpNet]) -> reqwest::redirect::Action {
+fn redirected(attempt: Attempt<'_>, outward: &Outward) -> reqwest::redirect::Action {
     // the first of the previous ones is the URL itself
     if attempt.previous().len() > MOST_REDIRECTS {
         return attempt.error(BadRedirect::TooMany);
     }
-    match check(attempt.url(), allow) {
+    match outward.check(attempt.url()) {
         Ok(()) => attempt.follow(),
         Err(error) => attempt.error(BadRedirect::To(error)),
     }
 }
 
-/// Resolves names to those of their addresses that may be reached. The client connects to nothing else, so a name that
-/// resolves to something else the next time has won nothing.
-struct Outward(Arc<[IpNet]>);
+/// What may be reached. Resolves names to those of their addresses that may be; the client connects to nothing else, so
+/// a name that resolves to something else the next time has won nothing.
+#[derive(Clone)]
+struct Outward {
+    allow: Arc<[IpNet]>,
+    /// Tells the networks that the box is in; asked for each check, since they change under a running box.
+    own: fn() -> Vec<IpNet>,
+}
+
+impl Outward {
+    fn new(allow: &[IpNet]) -> Outward {
+        Outward { allow: allow.into(), own: own_networks }
+    }
+
+    /// Whether a URL may be asked at all. A host that is an address is never resolved, so it is checked here.
+    fn check(&self, url: &Url) -> Result<(), BadUrl> {
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(BadUrl::Scheme(url.scheme().to_owned()));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(BadUrl::Credentials);
+        }
+        match url.host() {
+            None => Err(BadUrl::Host),
+            // what it resolves to is checked when it is connected to
+            Some(Host::Domain(_)) => Ok(()),
+            Some(Host::Ipv4(address)) => Ok(self.reaches(address.into(), &(self.own)())?),
+            Some(Host::Ipv6(address)) => Ok(self.reaches(address.into(), &(self.own)())?),
+        }
+    }
+
+    fn reaches(&self, address: IpAddr, own: &[IpNet]) -> Result<(), Inner> {
+        refused_beside(own, address, &self.allow).map_or(Ok(()), |range| Err(Inner { address, range }))
+    }
+}
 
 impl Resolve for Outward {
     fn resolve(&self, name: Name) -> Resolving {
-        let allow = self.0.clone();
+        let outward = self.clone();
         Box::pin(async move {
             // port 0: the client puts in that of the URL
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            // once, however many addresses the name has
+            let own = (outward.own)();
             let (mut reachable, mut inner) = (Vec::new(), None);
             for address in found {
-                match outward(address.ip(), &allow) {
+                match outward.reaches(address.ip(), &own) {
                     Ok(()) => reachable.push(address),
                     Err(error) => inner = Some(error),
                 }
@@ -440,6 +458,33 @@ impl Resolve for Outward {
             }
         })
     }
+}
+
+/// The networks that the box's interfaces are in now.
+fn own_networks() -> Vec<IpNet> {
+    static UNREAD: Once = Once::new();
+    match getifaddrs() {
+        Ok(interfaces) => interfaces.flat_map(networks_of).collect(),
+        Err(error) => {
+            let text = "the box's own networks cannot be read: neighbours with public addresses are not refused";
+            UNREAD.call_once(|| tracing::warn!(%error, "{text}"));
+            Vec::new()
+        }
+    }
+}
+
+fn networks_of(interface: InterfaceAddress) -> impl Iterator<Item = IpNet> {
+    let netmask = interface.netmask.and_then(ip);
+    let shared = interface.flags.contains(InterfaceFlags::IFF_BROADCAST);
+    // a point-to-point link has another end, of which the netmask is
+    let ends = [interface.address, interface.destination].into_iter().flatten().filter_map(ip);
+    ends.filter_map(move |end| network_of(end, netmask?, shared))
+}
+
+/// `None`: of another family, as the hardware's addresses are.
+fn ip(address: SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }
 
 /// A URL as the log may have it.
@@ -464,14 +509,31 @@ async fn sleep_until(at: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    fn networks(list: &[&str]) -> Vec<IpNet> {
+        list.iter().map(|network| network.parse().expect("a network")).collect()
+    }
+
+    /// A box whose neighbours have addresses of the world.
+    fn beside_the_world(allow: &[&str]) -> Outward {
+        Outward { allow: networks(allow).into(), own: || networks(&["9.9.8.77/23", "2600:1:2:3::77/64"]) }
+    }
+
+    /// Why a URL is not asked; nothing: it is.
+    fn told(outward: &Outward, url: &str) -> String {
+        match Url::parse(url).map_err(BadUrl::Syntax).and_then(|url| outward.check(&url)) {
+            Ok(()) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    }
 
     #[test]
     fn a_url_is_refused_for_what_it_is() {
-        let told = |url: &str| match Url::parse(url).map_err(BadUrl::Syntax).and_then(|url| check(&url, &[])) {
-            Ok(()) => String::new(),
-            Err(error) => error.to_string(),
-        };
+        let outward = Outward { own: Vec::new, ..Outward::new(&[]) };
+        let told = |url: &str| told(&outward, url);
         for url in ["http://pictures.example/a.png", "https://8.8.8.8/a.png", "http://[2600::1]:81/a.png"] {
             assert_eq!(told(url), "", "{url}");
         }
@@ -497,6 +559,57 @@ mod tests {
         ] {
             assert!(told(url).contains(why), "{url}: {}", told(url));
         }
+    }
+
+    #[test]
+    fn a_neighbour_is_not_asked_whatever_its_address() {
+        let (closed, open) = (beside_the_world(&[]), beside_the_world(&["9.9.9.9/32", "2600:1:2:3::9/128"]));
+        for url in ["http://9.9.9.9/a.png", "http://[::ffff:9.9.9.9]/a.png", "https://[2600:1:2:3::9]:81/a.png"] {
+            assert!(told(&closed, url).contains("is in the box's own network"), "{url}: {}", told(&closed, url));
+            assert_eq!(told(&open, url), "", "{url}");
+        }
+        for url in ["http://9.9.9.8/a.png", "http://[2600:1:2:3::8]/a.png"] {
+            assert!(told(&open, url).contains("is in the box's own network"), "{url}: {}", told(&open, url));
+        }
+        for url in ["http://9.9.10.9/a.png", "http://[2600:1:2:4::9]/a.png"] {
+            assert_eq!(told(&closed, url), "", "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_does_not_lead_to_a_neighbour() {
+        // an address is a name that needs nobody to resolve it
+        let name = || "9.9.9.9".parse::<Name>().expect("a name");
+        let error = beside_the_world(&[]).resolve(name()).await.err().expect("it is refused").to_string();
+        assert!(error.contains("9.9.9.9 is in the box's own network"), "{error}");
+        let reached = beside_the_world(&["9.9.9.9/32"]).resolve(name()).await.expect("it is allowed");
+        assert_eq!(reached.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_redirect_does_not_lead_to_a_neighbour() {
+        // another test may have been first
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let url = format!("http://{}/a.png", listener.local_addr().expect("it is bound"));
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("somebody comes");
+            let mut head = [0; 4096];
+            assert!(stream.read(&mut head).await.expect("it asks") > 0);
+            let to = "Location: http://[2600:1:2:3::9]/b.png\r\nContent-Length: 0\r\nConnection: close";
+            let _ = stream.write_all(format!("HTTP/1.1 302 Found\r\n{to}\r\n\r\n").as_bytes()).await;
+        });
+        let fetcher = Fetcher::new(beside_the_world(&["127.0.0.1/32"]), Duration::from_secs(10)).expect("a client");
+        let error = fetcher.bytes(&url).await.expect_err("it is refused").to_string();
+        assert!(error.contains("it was redirected: 2600:1:2:3::9 is in the box's own network"), "{error}");
+    }
+
+    #[test]
+    fn the_box_knows_the_networks_that_it_is_in() {
+        let own = own_networks();
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert!(own.iter().any(|network| network.contains(&loopback)), "{own:?}");
+        assert!(own.iter().all(|network| network.prefix_len() > 0), "{own:?}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Which addresses belong to the world, and which to somebody's own network.
 //!
-//! Owns: the ranges, and what the configuration allows in spite of them. Must not touch: names and how they are resolved.
-//! Law: what is not known to be the world's is not. An IPv4 address is the same in whatever IPv6 clothes it comes.
+//! Owns: the ranges, and what the configuration allows in spite of them. Must not touch: names and how they are
+//! resolved, interfaces and how they are read.
+//! Law: what is not known to be the world's is not, nor is what shares a network with the box. An IPv4 address is the
+//! same in whatever IPv6 clothes it comes.
 //! Sources: the IANA special-purpose registries for IPv4 and IPv6 (RFC 6890), as of 2025.
 
 // `core`: plain values. A socket is what `std` has beside them.
@@ -51,7 +53,7 @@ const NAMED_V6: &[([u16; 2], u8, &str)] = &[
 pub fn refused(address: IpAddr, allow: &[IpNet]) -> Option<&'static str> {
     // ::ffff:10.0.0.1 connects to 10.0.0.1
     let address = address.to_canonical();
-    if allow.iter().any(|network| network.contains(&address)) {
+    if within(address, allow) {
         return None;
     }
     match address {
@@ -76,13 +78,38 @@ pub fn refused(address: IpAddr, allow: &[IpNet]) -> Option<&'static str> {
     }
 }
 
+/// The same on a box that is in the networks `own`: a neighbour behind its firewall may have an address of the world.
+pub fn refused_beside(own: &[IpNet], address: IpAddr, allow: &[IpNet]) -> Option<&'static str> {
+    let neighbour = || (within(address, own) && !within(address, allow)).then_some("in the box's own network");
+    refused(address, allow).or_else(neighbour)
+}
+
+/// The network that an interface with this address is in. `shared`: others are on its link, too.
+pub fn network_of(address: IpAddr, netmask: IpAddr, shared: bool) -> Option<IpNet> {
+    match IpNet::with_netmask(address, netmask).ok()? {
+        // it would be the whole world
+        network if network.prefix_len() == 0 => None,
+        // DHCPv6 gives out addresses without a network; those of one link have their first half in common
+        IpNet::V6(alone) if shared && alone.prefix_len() == 128 => Ipv6Net::new(alone.addr(), 64).ok().map(IpNet::V6),
+        network => Some(network),
+    }
+}
+
+fn within(address: IpAddr, networks: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn networks(list: &[&str]) -> Vec<IpNet> {
+        list.iter().map(|network| network.parse().unwrap()).collect()
+    }
+
     fn told(address: &str, allow: &[&str]) -> Option<&'static str> {
-        let allow: Vec<IpNet> = allow.iter().map(|network| network.parse().unwrap()).collect();
-        refused(address.parse().unwrap(), &allow)
+        refused(address.parse().unwrap(), &networks(allow))
     }
 
     #[test]
@@ -188,5 +215,62 @@ mod tests {
         assert_eq!(told("::1", &["127.0.0.1/32"]), Some("loopback"));
         assert_eq!(told("fd12::1", &["fd12::/16"]), None);
         assert_eq!(told("10.1.2.3", &["0.0.0.0/0", "::/0"]), None);
+    }
+
+    #[test]
+    fn a_neighbour_with_an_address_of_the_world_is_refused_unless_allowed() {
+        const NEAR: Option<&str> = Some("in the box's own network");
+        // as an interface has them: with bits beyond the prefix
+        let own = networks(&["9.9.8.77/23", "2600:1:2:3:a:b:c:d/64", "11.1.1.1/32", "2600:9::1/128"]);
+        let told = |address: &str, allow: &[&str]| refused_beside(&own, address.parse().unwrap(), &networks(allow));
+        for (address, name) in [
+            ("9.9.7.255", None),
+            ("9.9.8.0", NEAR),
+            ("9.9.8.77", NEAR),
+            ("9.9.9.255", NEAR),
+            ("9.9.10.0", None),
+            ("::ffff:9.9.9.9", NEAR),
+            ("::ffff:9.9.10.9", None),
+            ("2600:1:2:2:ffff:ffff:ffff:ffff", None),
+            ("2600:1:2:3::", NEAR),
+            ("2600:1:2:3:ffff:ffff:ffff:ffff", NEAR),
+            ("2600:1:2:4::", None),
+            ("11.1.1.1", NEAR),
+            ("11.1.1.2", None),
+            ("2600:9::1", NEAR),
+            ("2600:9::2", None),
+            // what else an address is goes before
+            ("10.0.0.1", Some("private")),
+            ("::1", Some("loopback")),
+        ] {
+            assert_eq!(told(address, &[]), name, "{address}");
+        }
+        assert_eq!(told("9.9.9.9", &["9.9.9.9/32"]), None);
+        assert_eq!(told("::ffff:9.9.9.9", &["9.9.9.9/32"]), None);
+        assert_eq!(told("9.9.9.8", &["9.9.9.9/32"]), NEAR);
+        assert_eq!(told("2600:1:2:3::9", &["2600:1:2:3::9/128"]), None);
+        assert_eq!(told("2600:1:2:3::8", &["2600:1:2:3::9/128"]), NEAR);
+    }
+
+    #[test]
+    fn an_interface_is_in_the_network_of_its_netmask_and_never_in_all_of_them() {
+        for (address, netmask, shared, network) in [
+            ("9.9.8.77", "255.255.254.0", true, Some("9.9.8.77/23")),
+            ("9.9.8.77", "255.255.255.255", false, Some("9.9.8.77/32")),
+            ("9.9.8.77", "255.255.255.255", true, Some("9.9.8.77/32")),
+            ("2600:1:2:3::9", "ffff:ffff:ffff:ffff::", true, Some("2600:1:2:3::9/64")),
+            ("2600:1:2:3::9", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", false, Some("2600:1:2:3::9/128")),
+            // by DHCPv6
+            ("2600:1:2:3::9", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", true, Some("2600:1:2:3::9/64")),
+            ("9.9.8.77", "0.0.0.0", true, None),
+            ("9.9.8.77", "0.0.0.0", false, None),
+            ("2600:1:2:3::9", "::", true, None),
+            // such a netmask is none
+            ("9.9.8.77", "255.0.255.0", true, None),
+        ] {
+            let seen = network_of(address.parse().unwrap(), netmask.parse().unwrap(), shared);
+            let network: Option<IpNet> = network.map(|network| network.parse().unwrap());
+            assert_eq!(seen, network, "{address} {netmask} {shared}");
+        }
     }
 }
