@@ -109,6 +109,60 @@ fn lane(play: &Play, run: u32, kind: LaneKind, scene: &Scene, video: VideoParams
     order
 }
 
+/// The line of a talker is held up for longer than the mix waits, and loses nothing: what comes too late is not heard, and
+/// what comes after it is where it was said.
+#[test]
+fn whose_line_was_held_up_is_in_step_again() {
+    let mut play = Play::new();
+    let picture = play.track(Codec::H264, flashes(9, FLASHES));
+    let sound = play.track(Codec::Opus, beeps(9));
+    play.stall(sound, 1_700, 5_700);
+    let person = guest("user1", Some(picture), Some(sound));
+    let size = Size { width: 160, height: 120 };
+    let scene = scene_for(&Layout::default(), size, &[&person]);
+    let video = VideoParams { size, fps: 15, bitrate: 200_000, gop: 2 };
+    let order = lane(&play, 0, LaneKind::AudioVideo, &scene, video, AudioParams::default());
+    play.start(vec![order]);
+    play.until(8_700);
+    let told = play.finish();
+    let tones = tone_starts(&play.joined(&told));
+    let wanted = |k: u32| play.lead as f64 / 1_000.0 + f64::from(k);
+    // of the fifth second the mix may have come to any part
+    let after: Vec<f64> = tones.iter().copied().filter(|at| *at > wanted(5) + 0.5).collect();
+    assert_eq!(after.len(), 3, "{tones:?}");
+    for (k, tone) in (6..).zip(&after) {
+        assert!((tone - wanted(k)).abs() < 0.010, "tone {k}: {tone} instead of {}", wanted(k));
+    }
+}
+
+/// Who is not to be heard for a moment is not heard in it, though the scenes before and after it need the voice.
+#[test]
+fn who_is_left_out_for_a_moment_is_not_heard_in_it() {
+    let mut play = Play::new();
+    let sound = play.track(Codec::Opus, tone(300, 96_000, sine(440.0, 0.5)));
+    let person = guest("user1", None, Some(sound));
+    let size = Size { width: 160, height: 120 };
+    let scene = scene_for(&Layout::default(), size, &[&person]);
+    let order = lane(&play, 0, LaneKind::Audio, &scene, video(15), FINE);
+    play.start(vec![order]);
+    play.until(2_000);
+    let out = play.change(Scene { sounds: Vec::new(), ..scene.clone() });
+    play.until(2_800);
+    let back = play.change(scene);
+    play.until(5_500);
+    let told = play.finish();
+    let (start, samples) = sound_of(&play.joined(&told));
+    // some 15 ms around a step of the mix, and what the encoder smears
+    let loudest = |from: f64, until: f64| {
+        let at = |ms: f64| (((play.lead as f64 + ms) / 1_000.0 - start) * 48_000.0) as usize;
+        samples[at(from)..at(until)].iter().fold(0.0_f32, |most, sample| most.max(sample.abs()))
+    };
+    assert!(loudest(out.0 - 600.0, out.0 - 100.0) > 0.4, "it was heard before");
+    let between = loudest(out.1 + 200.0, back.0 - 100.0);
+    assert!(between < 0.01, "{between} is heard of who is left out");
+    assert!(loudest(back.1 + 200.0, back.1 + 900.0) > 0.4, "and it was heard again");
+}
+
 #[test]
 fn every_form_of_sound_is_what_was_asked_for_and_in_step() {
     let mut play = Play::new();

@@ -372,7 +372,7 @@ impl<'a> Lane<'a> {
         };
         self.views.all.retain(|track, _| needs.contains_key(track));
         let silent = self.voices.extract_if(.., |track, _| !sounds.contains(track));
-        self.leaving.extend(silent.map(|(_, voice)| voice.last_words()));
+        self.leaving.extend(silent.filter_map(|(_, voice)| voice.last_words()));
         for (track, need) in needs {
             if let std::collections::btree_map::Entry::Vacant(place) = self.views.all.entry(track) {
                 let viewer = self.kit.tracks.subscribe(track, self.inbox).and_then(|t| Viewer::new(t, self.order.base));
@@ -586,7 +586,9 @@ impl<'a> Lane<'a> {
             }
         };
         side.pcm.clear();
-        mixer.mix(until, self.voices.values_mut().chain(&mut self.leaving), &mut side.pcm)?;
+        // one that another scene needs is not in this one yet, or not any more
+        let voices = self.voices.iter_mut().map(|(track, voice)| (voice, self.playing.contains(track)));
+        mixer.mix(until, voices.chain(self.leaving.iter_mut().map(|voice| (voice, true))), &mut side.pcm)?;
         self.leaving.clear();
         let frames = aac.push(&side.pcm)?;
         self.take_sound(frames);

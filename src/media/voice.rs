@@ -30,6 +30,8 @@ pub(super) struct Voice {
     /// Interleaved samples that were not read yet, and the place of the first of them on the line.
     pcm: VecDeque<i16>,
     first: i64,
+    /// The sample before the first was in the mix.
+    heard: bool,
     fresh: Vec<i16>,
 }
 
@@ -44,6 +46,7 @@ impl Voice {
             pace: None,
             pcm: VecDeque::new(),
             first: 0,
+            heard: false,
             fresh: Vec::new(),
         })
     }
@@ -84,13 +87,28 @@ impl Voice {
         }
     }
 
-    /// Adds the samples from `from` on to `sum`, which is interleaved. What lies before `from` is forgotten.
-    pub fn add_to(&mut self, from: i64, sum: &mut [i32]) {
+    /// Adds the samples from `from` on to `sum`, which is interleaved, or lets them go by. What lies before `from` is
+    /// forgotten: it came too late, and what comes behind it belongs where its stamps say.
+    pub fn add_to(&mut self, from: i64, plays: bool, sum: &mut [i32]) {
         let channels = self.channels;
-        let late = usize::try_from(from - self.first).unwrap_or(0) * channels;
+        let late = usize::try_from(from - self.first).unwrap_or(0).min(self.pcm.len() / channels);
         if late > 0 {
-            self.pcm.drain(..late.min(self.pcm.len()));
-            self.first = from;
+            self.pcm.drain(..late * channels);
+            self.first += late as i64;
+            self.heard = false;
+        }
+        if !plays {
+            if std::mem::take(&mut self.heard) {
+                let mut rest: VecDeque<i16> = self.pcm.iter().take(FADE as usize * channels).copied().collect();
+                fade_out(&mut rest, channels);
+                let skip = usize::try_from(self.first - from).unwrap_or(usize::MAX / 4).saturating_mul(channels);
+                sum.iter_mut().skip(skip).zip(rest).for_each(|(slot, sample)| *slot += i32::from(sample));
+            }
+            return;
+        }
+        if !self.heard && !self.pcm.is_empty() {
+            fade_in(&mut self.pcm, channels);
+            self.heard = true;
         }
         let skip = usize::try_from(self.first - from).unwrap_or(usize::MAX / 4).saturating_mul(channels);
         if skip >= sum.len() || self.pcm.is_empty() {
@@ -112,11 +130,18 @@ impl Voice {
         self.first += wanted as i64;
     }
 
-    /// It is not to be heard any more: what is left of it is a fade.
-    pub fn last_words(mut self) -> Voice {
+    /// It is not to be heard any more: what is left of it, if it was heard, is a fade.
+    pub fn last_words(mut self) -> Option<Voice> {
         self.pcm.truncate(FADE as usize * self.channels);
         fade_out(&mut self.pcm, self.channels);
-        self
+        self.heard.then_some(self)
+    }
+}
+
+/// The beginning of what waits, faded.
+fn fade_in(pcm: &mut VecDeque<i16>, channels: usize) {
+    for (n, sample) in pcm.iter_mut().take(FADE as usize * channels).enumerate() {
+        *sample = (i32::from(*sample) * (n / channels) as i32 / FADE as i32) as i16;
     }
 }
 
@@ -214,11 +239,11 @@ impl SoundMix {
         nanos(self.next)
     }
 
-    /// Mixes up to a moment, ns. What comes out is 5 to 10 ms behind it.
+    /// Mixes up to a moment, ns, the voices that play. What comes out is 5 to 10 ms behind it.
     pub fn mix<'a>(
         &mut self,
         until: i64,
-        voices: impl Iterator<Item = &'a mut Voice>,
+        voices: impl Iterator<Item = (&'a mut Voice, bool)>,
         out: &mut Vec<i16>,
     ) -> Result<(), MediaError> {
         let Ok(count) = usize::try_from(samples(until) - self.next) else { return Ok(()) };
@@ -227,8 +252,8 @@ impl SoundMix {
         }
         self.sum.clear();
         self.sum.resize(count * self.channels, 0);
-        for voice in voices {
-            voice.add_to(self.next, &mut self.sum);
+        for (voice, plays) in voices {
+            voice.add_to(self.next, plays, &mut self.sum);
         }
         self.next += count as i64;
         self.limiter.push(&self.sum, out);

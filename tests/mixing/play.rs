@@ -52,6 +52,8 @@ pub struct Play {
     sending: BTreeMap<TrackId, JoinHandle<Publisher>>,
     asked: BTreeMap<TrackId, Arc<Asked>>,
     orders: Vec<LaneOrder>,
+    /// Between these two moments (ms) the line of this track is held up; then all of it comes at once.
+    stalls: BTreeMap<TrackId, (u64, u64)>,
 }
 
 impl Play {
@@ -67,7 +69,7 @@ impl Play {
 
     pub fn with(mixing: Mixing) -> Play {
         let (waiting, sending, asked) = Default::default();
-        Play { site: site_with(mixing), lead: 0, waiting, sending, asked, orders: Vec::new() }
+        Play { site: site_with(mixing), lead: 0, waiting, sending, asked, orders: Vec::new(), stalls: BTreeMap::new() }
     }
 
     /// Opens a track; what it is to send goes out when the play starts, or with [`Play::send`].
@@ -77,6 +79,11 @@ impl Play {
         self.asked.insert(id, publisher.asked.clone());
         self.waiting.insert(id, (publisher, frames));
         id
+    }
+
+    /// What this one sends between two moments (ms) arrives at the second.
+    pub fn stall(&mut self, track: TrackId, from: u64, until: u64) {
+        self.stalls.insert(track, (from, until));
     }
 
     /// How often the lane asked this one for a keyframe.
@@ -124,16 +131,22 @@ impl Play {
         self.orders = orders;
         for track in tracks {
             let (publisher, frames) = self.waiting.remove(track).expect("it waits");
-            let thread = self.thread(publisher, later(frames, self.lead));
+            let thread = self.thread(*track, publisher, later(frames, self.lead));
             self.sending.insert(*track, thread);
         }
     }
 
-    fn thread(&self, publisher: Publisher, frames: Vec<Frame>) -> JoinHandle<Publisher> {
+    fn thread(&self, track: TrackId, publisher: Publisher, frames: Vec<Frame>) -> JoinHandle<Publisher> {
         let clock = self.site.clock;
+        let moment = |ms: u64| MediaTime(BASE + (self.lead + ms) * MS);
+        let stall = self.stalls.get(&track).map(|(from, until)| (moment(*from), moment(*until)));
         std::thread::spawn(move || {
             for frame in frames {
-                wait_until(&clock, frame[0].at);
+                let at = frame[0].at;
+                wait_until(
+                    &clock,
+                    stall.filter(|(from, until)| (from..until).contains(&&at)).map_or(at, |(_, until)| until),
+                );
                 publisher.input.push(frame);
             }
             publisher
@@ -149,7 +162,7 @@ impl Play {
     pub fn send(&mut self, track: TrackId) -> f64 {
         let (publisher, frames) = self.waiting.remove(&track).expect("it waits");
         let from = self.now().max(0.0) as u64 + 20;
-        let thread = self.thread(publisher, later(frames, self.lead + from));
+        let thread = self.thread(track, publisher, later(frames, self.lead + from));
         self.sending.insert(track, thread);
         from as f64
     }
@@ -204,9 +217,10 @@ impl Play {
 
     fn whose(&self, news: &MediaNews) -> usize {
         let run = match news {
-            MediaNews::FirstMedia { run, .. } | MediaNews::Trouble { run, .. } | MediaNews::LaneEnded { run, .. } => {
-                run
-            }
+            MediaNews::FirstMedia { run, .. }
+            | MediaNews::Trouble { run, .. }
+            | MediaNews::EncoderLost { run, .. }
+            | MediaNews::LaneEnded { run, .. } => run,
             MediaNews::SegmentClosed(segment) => &segment.run,
             other => panic!("a lane does not tell {other:?}"),
         };
