@@ -38,13 +38,15 @@ fn the_encoders_of_this_machine_work() {
     let began = Instant::now();
     let mut begun = Vec::new();
     media::init().expect("what recordings need is installed");
-    let board =
-        probe::probe(mixing_encoders(), probe::TRIAL_LIMIT, &BTreeSet::new(), |factory| begun.push(factory.to_owned()));
+    let board = probe::probe(mixing_encoders(), probe::TRIAL_LIMIT, &BTreeSet::new(), |name| {
+        begun.push(name.map(str::to_owned))
+    });
     println!("{:?}: {board:#?}", began.elapsed());
     for factory in ["x264enc", "openh264enc"] {
         assert!(board.working().iter().any(|working| working == factory), "{factory}: {board:#?}");
     }
-    assert_eq!(begun, board.encoders.iter().map(|e| e.factory.clone()).collect::<Vec<_>>());
+    let in_turn = board.encoders.iter().flat_map(|encoder| [Some(encoder.factory.clone()), None]);
+    assert_eq!(begun, in_turn.collect::<Vec<_>>());
     for encoder in &board.encoders {
         if let Tried::Works(speed) = &encoder.tried {
             assert!(speed.fps() > 0 && speed.luma_db >= 24, "{encoder:?}");
@@ -113,7 +115,7 @@ fn a_driver_that_hangs_is_given_up() {
 fn an_encoder_that_killed_the_process_is_not_touched_again() {
     media::init().expect("what recordings need is installed");
     let shunned = BTreeSet::from(["x264enc".to_owned()]);
-    let board = probe::probe(&[good()], probe::TRIAL_LIMIT, &shunned, |factory| panic!("{factory} is touched"));
+    let board = probe::probe(&[good()], probe::TRIAL_LIMIT, &shunned, |name| panic!("{name:?} is touched"));
     assert!(matches!(&board.encoders[0].tried, Tried::Fails(why) if why.contains("died")), "{board:?}");
     assert_eq!(board.at_once(Size { width: 320, height: 180 }, 15, 1), 0);
 }

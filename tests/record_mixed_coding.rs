@@ -1,6 +1,8 @@
 //! How a mixed recording is coded: its rate of pictures, its keyframes, its bitrate; and encoders and publishers that
 //! break.
 
+#[path = "mixing/faulty.rs"]
+mod faulty;
 mod mixing;
 mod recording;
 
@@ -157,7 +159,7 @@ fn swallows() -> PictureEncoder {
 }
 
 fn mixing_with(encoders: Vec<PictureEncoder>) -> Mixing {
-    Mixing { stills: Stills::default(), encoders }
+    Mixing { encoders, ..Mixing::new(Stills::default(), None) }
 }
 
 fn encoder_troubles(told: &Told) -> Vec<&str> {
@@ -220,6 +222,75 @@ fn an_encoder_that_gives_nothing_is_replaced() {
     assert!(film.pictures.len() >= 25, "{}", film.pictures.len());
     for (at, picture) in play.between(&film, 3_200.0, 4_900.0) {
         assert_eq!(film.badges(picture, &scene), [Some(6)], "at {at} ms");
+    }
+}
+
+/// x264enc behind an element with the fault of that name.
+fn faulty(fault: &str, coding: &Coding) -> String {
+    format!("faulty name={fault} ! {}", (x264().chain)(coding))
+}
+
+/// A driver that keeps a picture for ever keeps a thread, not the lane: the next encoder goes on with that picture.
+#[test]
+fn a_device_that_hangs_in_mid_recording_is_replaced() {
+    faulty::register();
+    let hangs = PictureEncoder { factory: "faulty", hardware: true, chain: |coding| faulty("stuck", coding), ..x264() };
+    let mut play = Play::with(mixing_with(vec![hangs, x264()]));
+    let picture = play.track(Codec::H264, badge(6, SMALL, 240, H264));
+    let person = guest("user1", Some(picture), None);
+    let scene = scene_for(&Layout::default(), SIZE, &[&person]);
+    let order = play.pictures_of(scene.clone(), video(15));
+    play.start(vec![order]);
+    play.until(7_000);
+    play.finish_word();
+    let told = play.until_end();
+    let troubles = encoder_troubles(&told);
+    assert!(
+        troubles.len() == 1 && troubles[0].contains("hangs") && troubles[0].ends_with("; x264enc goes on"),
+        "{told:?}"
+    );
+    assert_eq!(told.lost, ["faulty"], "nobody else is to begin with it");
+    for segment in &told.segments {
+        assert_plays_alone(&play.site.path(segment));
+    }
+    assert_steady(&times(&play.joined(&told), "v"), 15);
+    let film = play.film(&told, SIZE, 15);
+    for (at, picture) in play.between(&film, 0.0, 6_900.0) {
+        assert_eq!(film.badges(picture, &scene), [Some(6)], "at {at} ms");
+    }
+}
+
+/// Some drivers make keyframes when they like. Files begin with one all the same, and have their length.
+#[test]
+fn an_encoder_that_makes_no_keyframe_when_asked_begins_anew() {
+    faulty::register();
+    for hardware in [false, true] {
+        let deaf = PictureEncoder { factory: "faulty", hardware, chain: |coding| faulty("deaf", coding), ..x264() };
+        let mut play = Play::with(mixing_with(vec![deaf]));
+        let picture = play.track(Codec::H264, badge(6, SMALL, 180, H264));
+        let person = guest("user1", Some(picture), None);
+        let canvas = size(SIZE.width, SIZE.height);
+        let scene = scene_for(&Layout::default(), canvas, &[&person]);
+        let coding = VideoParams { size: canvas, fps: 15, bitrate: 500_000, gop: 60 };
+        let mut order = lane(&play, 0, &scene, coding);
+        order.segment_length = std::time::Duration::from_millis(1_500);
+        play.start(vec![order]);
+        play.until(5_000);
+        let told = play.finish();
+        assert_eq!(encoder_troubles(&told), Vec::<&str>::new());
+        assert!(told.segments.len() >= 3, "{:?}", told.segments);
+        for (n, segment) in told.segments.iter().enumerate() {
+            assert_plays_alone(&play.site.path(segment));
+            assert_eq!(segment.discontinuity, n == 0, "it is one stream: {:?}", told.segments);
+        }
+        // the first that is asked for tells that none comes, and the next picture is it
+        let lengths = told.segments.iter().rev().skip(1).map(|segment| segment.duration.as_secs_f64());
+        assert!(lengths.clone().all(|length| (1.35..1.65).contains(&length)), "{:?}", told.segments);
+        assert_steady(&times(&play.joined(&told), "v"), 15);
+        let film = play.film(&told, SIZE, 15);
+        for (at, picture) in play.between(&film, 100.0, 4_900.0) {
+            assert_eq!(film.badges(picture, &scene), [Some(6)], "at {at} ms");
+        }
     }
 }
 

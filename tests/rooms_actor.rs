@@ -108,6 +108,36 @@ async fn a_mixed_recording_that_the_board_has_no_room_for_is_refused_with_the_nu
     life.end().await;
 }
 
+/// A device that is lost while it records is not counted on for what comes: the processor has to do it all.
+#[tokio::test]
+async fn what_comes_after_an_encoder_was_lost_has_to_fit_on_what_is_left() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut board = Arc::unwrap_or_clone(small_board());
+    let fast = Speed { pixels_per_second: 600 * 921_600, pixels_per_core_second: 600 * 921_600, luma_db: 37 };
+    let device = Measured { factory: "v4l2h264enc".into(), hardware: true, tried: Tried::Works(fast) };
+    board.encoders.insert(0, device);
+    let mut life = Life::begin_on(dir.path(), Config::default(), Some(Arc::new(board))).await;
+    let mixed = |recorder: &str, size: Size| {
+        let video = VideoParams { size, fps: 15, ..VideoParams::default() };
+        let recorder = UserId::parse(recorder).expect("an id");
+        RecordingSpec { recorder, mix: Some(MixSpec { video, ..MixSpec::default() }), ..spec() }
+    };
+    let small = Size { width: 1280, height: 720 };
+    create(&life, mixed("first", small)).await.expect("there is room");
+    life.enter(1, "alice", &[TrackKind::Audio]).await;
+    let order = life.started().await;
+    let why = "it hangs".to_owned();
+    life.tell(MediaNews::EncoderLost { run: order.run, factory: "v4l2h264enc", why }).await;
+    let refused =
+        create(&life, mixed("second", small)).await.expect_err("the processor is half taken, and this is half");
+    let full = Overload::Cores { needs: Milli(500), most: Milli(800), taken: Milli(500), running: 1 };
+    assert_eq!(refused, Error::BoardFull(full));
+    life.health.started();
+    let told = format!("{:?}", life.health.summary());
+    assert!(told.contains("v4l2h264enc was lost (it hangs)"), "{told}");
+    life.crash().await;
+}
+
 #[tokio::test]
 async fn create_again_is_the_same_task_and_another_with_that_recorder_replaces_it() {
     let dir = tempfile::tempdir().unwrap();

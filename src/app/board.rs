@@ -25,9 +25,10 @@ use crate::model::mix::Size;
 
 const KEPT: &str = "board.json";
 
-/// One line for each encoder that is about to be tried. It is there only while a probe runs, or after one that did
-/// not live to its end.
+/// One line for each encoder that is about to be tried, and one that says that the process outlived it. It is there only
+/// while a probe runs, or after one that did not live to its end.
 const TRYING: &str = "board.trying";
+const OUTLIVED: &str = "-";
 
 /// What people ask about: sizes and rates of mixed recordings.
 const EXAMPLES: [(Size, u32); 4] = [
@@ -70,15 +71,19 @@ fn read_or_measure(state: &Path) -> Board {
     let shunned = died_twice(&fs::read_to_string(&trying).unwrap_or_default());
     info!("measuring the board; this happens once");
     let board = probe::probe(mixing_encoders(), probe::TRIAL_LIMIT, &shunned, |factory| {
-        if let Err(e) = note(&trying, factory) {
+        if let Err(e) = note(&trying, factory.unwrap_or(OUTLIVED)) {
             warn!(error = %e, "what is tried cannot be noted down");
         }
     });
-    match keep(state, &KeptBoard { makeup, board: board.clone() }) {
-        // not before the figures are safe: they say who is shunned
-        Ok(()) => drop(fs::remove_file(&trying)),
-        Err(e) => warn!(error = %e, "the board's figures cannot be kept: the next start measures again"),
+    if let Err(e) = keep(state, &KeptBoard { makeup, board: board.clone() }) {
+        // the next one must know whom to shun, and nothing more
+        warn!(error = %e, "the board's figures cannot be kept: the next start measures again");
+        let deaths = shunned.iter().flat_map(|factory| [factory.as_str(), factory]).map(|line| format!("{line}\n"));
+        if !shunned.is_empty() && fs::write(&trying, deaths.collect::<String>()).is_ok() {
+            return board;
+        }
     }
+    let _ = fs::remove_file(&trying);
     board
 }
 
@@ -97,15 +102,18 @@ fn kept(file: &Path, makeup: &Makeup) -> Option<Board> {
     }
 }
 
-/// Once may have been a power cut.
+/// Encoders during whose trial the process ended twice; once may have been a power cut.
 fn died_twice(lines: &str) -> BTreeSet<String> {
+    let lines: Vec<&str> = lines.lines().collect();
+    let outlived = |n: usize| lines.get(n + 1) == Some(&OUTLIVED);
     let mut once = BTreeSet::new();
-    lines.lines().filter(|line| !once.insert(*line)).map(str::to_owned).collect()
+    let deaths = (0..lines.len()).filter(|n| lines[*n] != OUTLIVED && !outlived(*n)).map(|n| lines[n]);
+    deaths.filter(|factory| !once.insert(*factory)).map(str::to_owned).collect()
 }
 
-fn note(trying: &Path, factory: &str) -> io::Result<()> {
+fn note(trying: &Path, line: &str) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().append(true).create(true).open(trying)?;
-    writeln!(file, "{factory}")?;
+    writeln!(file, "{line}")?;
     file.sync_all()
 }
 
@@ -228,17 +236,25 @@ mod tests {
         assert_eq!(kept(&file, &makeup()), None);
     }
 
+    /// A start that dies notes all that it tried before as well: only the one under trial is to blame.
     #[test]
     fn who_took_the_process_down_twice_is_shunned() {
         let dir = tempfile::tempdir().expect("a folder");
         let trying = dir.path().join(TRYING);
-        for factory in ["nvv4l2h264enc", "v4l2h264enc", "v4l2h264enc"] {
-            note(&trying, factory).expect("the folder is ours");
-        }
-        assert_eq!(
-            died_twice(&fs::read_to_string(&trying).expect("it was noted above")),
-            BTreeSet::from(["v4l2h264enc".to_owned()])
-        );
-        assert!(died_twice("").is_empty());
+        let shunned = || died_twice(&fs::read_to_string(&trying).unwrap_or_default());
+        let start = |lines: &[&str]| {
+            lines.iter().for_each(|line| note(&trying, line).expect("the folder is ours"));
+        };
+        assert!(shunned().is_empty());
+        start(&["nvv4l2h264enc", OUTLIVED, "x264enc", OUTLIVED, "openh264enc"]);
+        assert!(shunned().is_empty(), "once may have been a power cut");
+        start(&["nvv4l2h264enc"]);
+        start(&["nvv4l2h264enc", OUTLIVED, "x264enc", OUTLIVED, "openh264enc"]);
+        assert_eq!(shunned(), BTreeSet::from(["openh264enc".to_owned()]));
+        // what dies when all were tried is none of them
+        start(&["nvv4l2h264enc", OUTLIVED, "x264enc", OUTLIVED]);
+        assert_eq!(shunned(), BTreeSet::from(["openh264enc".to_owned()]));
+        start(&["nvv4l2h264enc"]);
+        assert_eq!(shunned(), BTreeSet::from(["nvv4l2h264enc".to_owned(), "openh264enc".to_owned()]));
     }
 }

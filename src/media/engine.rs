@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+pub use super::coder::LostDevices;
 use super::inbox::{Inbox, Word};
 use super::mixed::{self, Kit};
 use super::senses::Sensed;
@@ -37,6 +38,8 @@ pub struct Mixing {
     pub stills: Stills,
     /// Encoders of pictures that work on this board, best first.
     pub encoders: Vec<PictureEncoder>,
+    /// Which of them were lost since.
+    pub lost: LostDevices,
 }
 
 impl Mixing {
@@ -49,7 +52,8 @@ impl Mixing {
             Some(working) => working.iter().any(|factory| factory == e.factory),
             None => there(e.factory) && e.needs.iter().all(|needed| there(needed)),
         };
-        Mixing { stills, encoders: mixing_encoders().iter().filter(usable).copied().collect() }
+        let encoders = mixing_encoders().iter().filter(usable).copied().collect();
+        Mixing { stills, encoders, lost: LostDevices::default() }
     }
 }
 
@@ -227,8 +231,8 @@ impl Inner {
             let inbox = Arc::new(mixed::inbox().beginning_at(order.from));
             let letters = inbox.clone();
             let life = move || {
-                let Mixing { stills, encoders } = &inner.mixing;
-                let kit = Kit { tracks: &inner.tracks, stills: stills.clone(), encoders, present: &present() };
+                let Mixing { stills, encoders, lost } = inner.mixing.clone();
+                let kit = Kit { tracks: &inner.tracks, stills, encoders: &encoders, lost, present: &present() };
                 mixed::run(order, parts, &kit, &letters, inner.clock, teller)
             };
             return Ok((inbox, Box::new(life)));

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use tracing::{debug, warn};
 
 use super::canvas::{Planes, Shape};
-use super::coder::Coder;
+use super::coder::{Coder, Failure, LostDevices};
 use super::inbox::{Inbox, Letters, Word};
 use super::picture::PictureUnit;
 use super::round::{Help, Plan, Took, steps_of_round, steps_of_sleep};
@@ -66,6 +66,7 @@ pub(super) struct Kit<'a> {
     pub stills: Stills,
     /// Encoders that work on this board, best first.
     pub encoders: &'a [PictureEncoder],
+    pub lost: LostDevices,
     pub present: &'a BTreeSet<&'static str>,
 }
 
@@ -195,7 +196,7 @@ impl<'a> Lane<'a> {
             let coding = Coding { size: video.size, fps: video.fps, bitrate: video.bitrate, gop: video.gop };
             PictureSide {
                 stage: Stage::new(video.size, kit.stills.clone()),
-                coder: Coder::new(kit.encoders, coding),
+                coder: Coder::new(kit.encoders, kit.lost.clone(), coding),
                 fps: u64::from(video.fps),
                 gop: u64::from(video.gop) * u64::from(video.fps),
                 since_key: 0,
@@ -382,7 +383,12 @@ impl<'a> Lane<'a> {
                         // what a round takes is not known any more
                         self.help = Help::new();
                     }
-                    Err(e) => debug!(track = track.0, error = %e, "not to be seen"),
+                    // it left again meanwhile
+                    Err(MediaError::NoTrack(_)) => debug!(track = track.0, "not to be seen"),
+                    Err(e) => {
+                        let why = Some(format!("pictures of a publisher cannot be decoded: {e}"));
+                        self.teller.tell(MediaNews::Trouble { run: self.order.run.clone(), part: "decoder", why });
+                    }
                 }
             }
             if let Some(viewer) = self.views.all.get(&track) {
@@ -513,11 +519,14 @@ impl<'a> Lane<'a> {
         let key = side.since_key >= side.gop || cut;
         side.since_key = if key { 1 } else { side.since_key + 1 };
         let pushed = side.coder.push(&picture, key);
-        for why in side.coder.take_failures() {
+        for Failure { factory, why, lost } in side.coder.take_failures() {
             let next = side.coder.factory().unwrap_or("none");
             metrics::counter!("holdfast_mix_encoder_failures_total").increment(1);
-            let why = Some(format!("{why}; {next} goes on"));
-            self.teller.tell(MediaNews::Trouble { run: self.order.run.clone(), part: "encoder", why });
+            let told = Some(format!("{factory}: {why}; {next} goes on"));
+            self.teller.tell(MediaNews::Trouble { run: self.order.run.clone(), part: "encoder", why: told });
+            if lost {
+                self.teller.tell(MediaNews::EncoderLost { run: self.order.run.clone(), factory, why });
+            }
         }
         let troubles = side.stage.take_troubles();
         if let Some(why) = troubles.into_iter().next()
@@ -632,10 +641,11 @@ impl<'a> Lane<'a> {
         let Some(end) = self.place(self.step) else { return Ok(()) };
         let end = Duration::from_nanos(self.until.unwrap_or(end));
         if let Some(side) = &mut self.picture {
-            match side.coder.finish(CODER_END) {
-                Ok(units) => self.pictures.extend(units),
+            let (units, ended) = side.coder.finish(CODER_END);
+            self.pictures.extend(units);
+            if let Err(e) = ended {
                 // the file is closed with what there is
-                Err(e) => warn!(error = %e, "the encoder did not give its last pictures"),
+                warn!(error = %e, "the encoder did not give its last pictures");
             }
         }
         if let Some((_, aac)) = self.sound.as_mut().and_then(|side| side.mixer.as_mut()) {

@@ -9,6 +9,7 @@ mod av1;
 mod canvas;
 mod chain;
 mod coder;
+mod device;
 mod dimensions;
 mod ear;
 pub mod engine;
@@ -258,6 +259,12 @@ pub enum MediaNews {
         part: &'static str,
         why: Option<String>,
     },
+    /// An encoder that is a device was lost in mid-recording: no lane begins with it any more.
+    EncoderLost {
+        run: LaneRun,
+        factory: &'static str,
+        why: String,
+    },
     /// After this nothing more comes from the run.
     LaneEnded {
         run: LaneRun,
@@ -275,6 +282,9 @@ pub enum MediaError {
     MissingFont(&'static str, &'static str),
     #[error("pipeline: {0}")]
     Pipeline(String),
+    /// Of an encoder: it takes pictures and gives none, or not even takes them.
+    #[error("it hangs: {0}")]
+    Hangs(String),
     #[error("no {0}")]
     NoSession(&'static str),
     #[error("UDP port {0} cannot be taken: {1}")]

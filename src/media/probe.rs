@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::MediaError;
 use super::chain::{Chain, Out};
 use crate::model::board::{Board, EXPECTED, Makeup, Measured, PROBED, Speed, Tried};
-use crate::model::encoder::{Coding, H264_DECODERS, PictureEncoder};
+use crate::model::encoder::{Coding, H264_DECODERS, H264Decoder, PictureEncoder};
 use crate::model::mix::Size;
 
 /// Raised when figures change their meaning, so that kept ones are measured anew.
@@ -180,14 +180,13 @@ fn encode(
 }
 
 /// The decoder that this board has; the first of the table.
-pub(super) fn decoder() -> Option<&'static str> {
-    let there = |(factory, _): &&(&str, &str)| gst::ElementFactory::find(factory).is_some();
-    H264_DECODERS.iter().find(there).map(|(_, described)| *described)
+pub(super) fn decoder() -> Option<&'static H264Decoder> {
+    H264_DECODERS.iter().find(|decoder| gst::ElementFactory::find(decoder.factory).is_some())
 }
 
 /// The pictures that were coded, and the CPU time that decoding took.
-fn decode(coded: &Coded, described: &str, limit: Duration) -> Result<(Vec<gst::Buffer>, Duration), MediaError> {
-    let chain = Chain::new(described, &coded.caps)?;
+fn decode(coded: &Coded, decoder: &H264Decoder, limit: Duration) -> Result<(Vec<gst::Buffer>, Duration), MediaError> {
+    let chain = Chain::new(decoder.whole, &coded.caps)?;
     let watch = Stopwatch::start();
     for unit in &coded.units {
         chain.push(unit.clone())?;
@@ -333,7 +332,7 @@ fn cores() -> u32 {
 /// What the board is made of, as far as the figures depend on it. GStreamer has been started.
 pub fn makeup(table: &[PictureEncoder]) -> Makeup {
     let encoders = table.iter().filter(there).flat_map(|encoder| encoder.needs.iter().chain([&encoder.factory]));
-    let decoders = H264_DECODERS.iter().map(|(factory, _)| factory);
+    let decoders = H264_DECODERS.iter().map(|decoder| &decoder.factory);
     let present = encoders.chain(decoders).filter(|factory| gst::ElementFactory::find(factory).is_some());
     let (major, minor, micro, _) = gst::version();
     Makeup {
@@ -345,12 +344,13 @@ pub fn makeup(table: &[PictureEncoder]) -> Makeup {
 }
 
 /// Tries every encoder of the table that is there, and measures the rest. Takes a second or two, and `limit` more for
-/// each driver that hangs. `begins` is told the name of each encoder before it is touched; those in `shunned` are not.
+/// each driver that hangs. `tries` is told the name of each encoder before it is touched, and `None` when that is over; of
+/// those in `shunned` neither.
 pub fn probe(
     table: &[PictureEncoder],
     limit: Duration,
     shunned: &BTreeSet<String>,
-    mut begins: impl FnMut(&str),
+    mut tries: impl FnMut(Option<&str>),
 ) -> Board {
     let mut encoders = Vec::new();
     let mut works: Option<PictureEncoder> = None;
@@ -358,8 +358,10 @@ pub fn probe(
         let tried = if shunned.contains(encoder.factory) {
             Err("the process died whenever it was tried".to_owned())
         } else {
-            begins(encoder.factory);
-            guarded(encoder.factory, limit, move || trial(&encoder, limit))
+            tries(Some(encoder.factory));
+            let tried = guarded(encoder.factory, limit, move || trial(&encoder, limit));
+            tries(None);
+            tried
         };
         let tried = match tried {
             Ok(speed) => {

@@ -20,7 +20,7 @@ use super::senses::Thumb;
 use super::stamped::StampedPacket;
 use super::tracks::Subscription;
 use super::unpack::Unpacker;
-use super::{MediaError, timeline};
+use super::{MediaError, probe, timeline};
 use crate::model::fit::{Cut, place};
 use crate::model::mix::{Fit, Rect, Size};
 use crate::model::{MediaTime, encoder};
@@ -125,7 +125,7 @@ impl Shown {
 impl Viewer {
     pub fn new(track: Subscription, base: MediaTime) -> Result<Viewer, MediaError> {
         let source = track.source();
-        let decoder = encoder::mixing_decoder(source.codec)
+        let decoder = encoder::mixing_decoder(source.codec, probe::decoder())
             .ok_or_else(|| MediaError::Pipeline(format!("{:?} is no picture", source.codec)))?;
         // nothing to do for what is I420 already, as nearly everything is
         let described = format!("{decoder} ! videoconvert n-threads=1 ! capsfilter caps=video/x-raw,format=I420");

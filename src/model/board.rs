@@ -166,6 +166,13 @@ impl Board {
         self.encoders.iter().filter(works).map(|e| e.factory.clone()).collect()
     }
 
+    /// An encoder that worked when it was tried does not any more.
+    pub fn lose(&mut self, factory: &str, why: &str) {
+        for encoder in self.encoders.iter_mut().filter(|encoder| encoder.factory == factory) {
+            encoder.tried = Tried::Fails(why.to_owned());
+        }
+    }
+
     /// The encoder that mixed recordings begin with.
     fn best(&self) -> Result<(&Measured, &Speed), Overload> {
         let found = self.encoders.iter().find_map(|encoder| match &encoder.tried {

@@ -100,11 +100,10 @@ pub fn picture_decoder(codec: Codec) -> Option<&'static str> {
 }
 
 /// RTP of a codec to raw pictures for a mixed recording; of `picture_decoder` it differs in that H.264 is decoded too,
-/// and that no decoder starts threads of its own: many run at once.
-pub fn mixing_decoder(codec: Codec) -> Option<&'static str> {
+/// by `h264`, and that no decoder starts threads of its own: many run at once.
+pub fn mixing_decoder(codec: Codec, h264: Option<&H264Decoder>) -> Option<&'static str> {
     match codec {
-        // what would be shown torn is not shown: the last good picture stands until the next keyframe
-        Codec::H264 => Some("rtph264depay ! avdec_h264 max-threads=1 output-corrupt=false"),
+        Codec::H264 => h264.map(|decoder| decoder.rtp),
         Codec::Vp8 => Some("rtpvp8depay ! vp8dec max-errors=-1 threads=1"),
         Codec::Vp9 => Some("rtpvp9depay ! vp9dec max-errors=-1 threads=1"),
         Codec::Av1 => Some("av1parse ! av1dec max-errors=-1"),
@@ -164,7 +163,8 @@ pub struct PictureEncoder {
     pub needs: &'static [&'static str],
     /// Launch description from `video/x-raw,format=I420` in system memory at a constant rate to an H.264 byte stream
     /// of whatever alignment the element gives (`h264parse` follows). Constant bitrate, no B frames, nothing held
-    /// back where the element can do without, a keyframe whenever one is asked for (GstForceKeyUnit).
+    /// back where the element can do without, a keyframe whenever one is asked for (GstForceKeyUnit) where it does that:
+    /// of GStreamer 1.22 v4l2h264enc and vah264enc do not, and begin anew for it.
     pub chain: fn(&Coding) -> String,
 }
 
@@ -192,8 +192,8 @@ const MIXING_ENCODERS: [PictureEncoder; 6] = [
         package: "gstreamer1.0-plugins-good",
         needs: &["videoconvert"],
         // A driver that does not have a control leaves it out: the period is the Pi's name for what others call GOP
-        // size. video_bitrate_mode 1 is constant. videoconvert does nothing where the driver takes I420, and makes
-        // NV12 where not.
+        // size, and it is said to hang with a period of one. video_bitrate_mode 1 is constant. videoconvert does nothing
+        // where the driver takes I420, and makes NV12 where not.
         chain: |coding| {
             format!(
                 "videoconvert ! v4l2h264enc extra-controls=\"controls,video_bitrate_mode=1,video_bitrate={},\
@@ -201,7 +201,7 @@ const MIXING_ENCODERS: [PictureEncoder; 6] = [
                  repeat_sequence_header=1\" ! capsfilter caps=video/x-h264,level=(string){}",
                 coding.bitrate,
                 coding.level(),
-                gop = coding.gop_frames(i32::MAX as u32),
+                gop = coding.gop_frames(i32::MAX as u32).max(2),
             )
         },
     },
@@ -276,13 +276,30 @@ pub fn mixing_encoders() -> &'static [PictureEncoder] {
     &MIXING_ENCODERS
 }
 
-/// Decoders of an H.264 byte stream of whole pictures to I420 in system memory, the one to use first: factory and
-/// launch description. One thread: there are as many of them as publishers.
-pub const H264_DECODERS: [(&str, &str); 4] = [
-    ("avdec_h264", "avdec_h264 max-threads=1"),
-    ("openh264dec", "openh264dec"),
-    ("v4l2h264dec", "v4l2h264dec ! videoconvert ! capsfilter caps=video/x-raw,format=I420"),
-    ("vah264dec", "vah264dec ! videoconvert ! capsfilter caps=video/x-raw,format=I420"),
+/// A decoder of H.264 to I420 in system memory, with one thread: there are as many of them as publishers.
+#[derive(Debug, Clone, Copy)]
+pub struct H264Decoder {
+    pub factory: &'static str,
+    /// Launch description from a byte stream of whole pictures.
+    pub whole: &'static str,
+    /// Launch description from RTP.
+    pub rtp: &'static str,
+}
+
+/// The one to use first. What tries the board, mixes and merges uses the same: else a board would be found good for
+/// pictures that nobody sees.
+pub const H264_DECODERS: [H264Decoder; 2] = [
+    H264Decoder {
+        factory: "avdec_h264",
+        whole: "avdec_h264 max-threads=1",
+        // what would be shown torn is not shown: the last good picture stands until the next keyframe
+        rtp: "rtph264depay ! avdec_h264 max-threads=1 output-corrupt=false",
+    },
+    H264Decoder {
+        factory: "openh264dec",
+        whole: "openh264dec",
+        rtp: "rtph264depay ! h264parse ! capsfilter caps=video/x-h264,stream-format=byte-stream,alignment=au ! openh264dec",
+    },
 ];
 
 #[cfg(test)]

@@ -218,16 +218,9 @@ fn hide_what_is_covered(tiles: &mut [Tile]) {
     for at in 0..tiles.len() {
         let rect = tiles[at].rect;
         let covers =
-            |over: &Tile| over.alpha == 0 && over.track.is_some() && fills(over.fit) && contains(over.rect, rect);
+            |over: &Tile| over.alpha == 0 && over.track.is_some() && fills(over.fit) && over.rect.contains(&rect);
         tiles[at].hidden = tiles[at].alpha == u8::MAX || tiles[at + 1..].iter().any(covers);
     }
-}
-
-fn contains(outer: Rect, inner: Rect) -> bool {
-    outer.x <= inner.x
-        && outer.y <= inner.y
-        && inner.x + inner.width <= outer.x + outer.width
-        && inner.y + inner.height <= outer.y + outer.height
 }
 
 /// A stretch of one side of the canvas: from one fraction to another.

@@ -27,6 +27,15 @@ pub struct Rect {
     pub height: u32,
 }
 
+impl Rect {
+    pub fn contains(&self, inner: &Rect) -> bool {
+        self.x <= inner.x
+            && self.y <= inner.y
+            && inner.x + inner.width <= self.x + self.width
+            && inner.y + inner.height <= self.y + self.height
+    }
+}
+
 /// 0x00RRGGBB
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]

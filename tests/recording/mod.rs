@@ -67,6 +67,8 @@ pub struct Told {
     pub segments: Vec<ClosedSegment>,
     /// (part, why)
     pub troubles: Vec<(&'static str, Option<String>)>,
+    /// Encoders that the lane lost for all.
+    pub lost: Vec<&'static str>,
     pub end: Option<LaneEnd>,
 }
 
@@ -168,6 +170,7 @@ impl Told {
                 self.segments.push(segment);
             }
             MediaNews::Trouble { part, why, .. } => self.troubles.push((part, why)),
+            MediaNews::EncoderLost { factory, .. } => self.lost.push(factory),
             MediaNews::LaneEnded { end, .. } => self.end = Some(end),
             other => panic!("a lane does not tell {other:?}"),
         }

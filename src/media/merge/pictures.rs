@@ -13,7 +13,7 @@ use gstreamer as gst;
 use super::{MergeError, Picture, Reader, Unit, name};
 use crate::media::canvas::Shape;
 use crate::media::chain::{Chain, Out};
-use crate::media::coder::Coder;
+use crate::media::coder::{Coder, LostDevices};
 use crate::media::picture::PictureUnit;
 use crate::media::{MediaError, probe};
 use crate::model::encoder::{Coding, PictureEncoder, mixing_encoders};
@@ -71,7 +71,7 @@ impl<'a> Coded<'a> {
         if table.is_empty() {
             return Err(MediaError::MissingElement("x264enc", "gstreamer1.0-plugins-ugly").into());
         }
-        let decoder = probe::decoder().ok_or(MediaError::MissingElement("avdec_h264", "gstreamer1.0-libav"))?;
+        let decoder = probe::decoder().ok_or(MediaError::MissingElement("avdec_h264", "gstreamer1.0-libav"))?.whole;
         let pixels = u64::from(size.width) * u64::from(size.height) * u64::from(fps);
         let bitrate = (pixels * HUNDREDTHS_PER_PIXEL / 100).clamp(LEAST_BITRATE, 50_000_000);
         let coding = Coding { size, fps, bitrate: u32::try_from(bitrate).expect("it was clamped"), gop: GOP };
@@ -94,7 +94,7 @@ impl<'a> Coded<'a> {
                 over: false,
                 notes: Vec::new(),
             },
-            coder: Coder::new(&table, coding),
+            coder: Coder::new(&table, LostDevices::default(), coding),
             black: black(size),
             seen: None,
             section: None,
@@ -107,7 +107,8 @@ impl<'a> Coded<'a> {
     /// What went wrong on the way.
     pub fn into_notes(mut self) -> Vec<String> {
         let mut notes = self.decoded.notes;
-        notes.extend(self.coder.take_failures());
+        let failures = self.coder.take_failures();
+        notes.extend(failures.into_iter().map(|failure| format!("{}: {}", failure.factory, failure.why)));
         notes
     }
 
@@ -127,7 +128,9 @@ impl<'a> Coded<'a> {
             let at = self.tick * SECOND / self.fps;
             if at >= self.length {
                 self.over = true;
-                self.ready.extend(self.coder.finish(CODER_END)?);
+                let (units, ended) = self.coder.finish(CODER_END);
+                ended?;
+                self.ready.extend(units);
                 continue;
             }
             let key = self.look(at)?;

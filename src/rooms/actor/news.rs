@@ -46,6 +46,7 @@ impl Actor {
                 }
             }
             MediaNews::Trouble { run, part, why } => self.trouble(run, part, why),
+            MediaNews::EncoderLost { factory, why, .. } => self.encoder_lost(factory, why),
             MediaNews::DiskRefused { fault, why } => self.parts.spool.report(fault, &why),
             MediaNews::LaneEnded { run, end } => {
                 self.troubles.values_mut().for_each(|of_part| drop(of_part.remove(&run)));
@@ -115,5 +116,14 @@ impl Actor {
             None => drop(of_part.remove(&run)),
         }
         self.tell_troubles();
+    }
+    /// What is asked for from now on has to fit on what is left.
+    fn encoder_lost(&mut self, factory: &str, why: String) {
+        error!(encoder = factory, why, "encoder lost: none that begins uses it, until the next start");
+        if let Some(board) = &mut self.parts.board {
+            Arc::make_mut(board).lose(factory, &why);
+        }
+        let told = format!("{factory} was lost ({why}), and is not used until the next start");
+        self.parts.health.degraded("encoders", told);
     }
 }
