@@ -159,6 +159,31 @@ fn fits_layers_and_transparency_of_a_custom_layout() {
     }
 }
 
+/// What is seen through stays as much to be seen through, though what it half stands over is painted again and again and it
+/// is not.
+#[test]
+fn a_translucent_picture_that_stands_still_over_one_that_moves_stays_as_it_is() {
+    let mut play = Play::new();
+    let moves = guest("user1", Some(play.track(Codec::H264, badges(1))), None);
+    let stands = guest("user2", Some(play.track(Codec::H264, badge(2, WIDE, 20, H264))), None);
+    let layout = custom(vec![
+        pane(rect(0, 0, 320, 180), Some("user1")),
+        Pane { layer: 1, alpha: 102, ..pane(rect(160, 90, 320, 180), Some("user2")) },
+    ]);
+    let scene = scene_for(&layout, SIZE, &[&moves, &stands]);
+    let order = play.pictures_of(scene, video(15));
+    play.start(vec![order]);
+    play.until(3_000);
+    let told = play.finish();
+    let film = play.film(&told, SIZE, 15);
+    for (at, picture) in play.between(&film, 1_000.0, 2_900.0) {
+        let half = mixed(yuv(GROUND), COLOURS[2], 102);
+        assert_colour(&film, picture, rect(330, 100, 140, 24), half, &format!("ground through user2 at {at} ms"));
+        let both = rect(250, 120, 60, 24);
+        assert_colour(&film, picture, both, mixed(COLOURS[1], COLOURS[2], 102), "user1 through user2");
+    }
+}
+
 /// Background image, placeholder, a pane's own image, image watermarks with holes: at their places, one of them coming
 /// late and one never.
 #[test]

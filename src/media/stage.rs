@@ -104,8 +104,11 @@ impl Stage {
 
     /// Shows this from the next picture on.
     pub fn set(&mut self, scene: Scene) {
+        // who comes and goes changes nothing of them, and words take their time
+        let marks = self.marks.take().filter(|_| scene.watermarks == self.scene.watermarks);
         self.scene = scene;
         self.begin_anew();
+        self.marks = marks;
     }
 
     /// Writes what the scene has of words, which takes its time when it is the first of the process.
@@ -178,14 +181,7 @@ impl Stage {
     fn paint_tiles(&mut self, painter: &mut Painter<'_>, seen: &[Seen], all: bool, views: &impl Views) {
         let tiles = std::mem::take(&mut self.scene.tiles);
         let changed: Vec<bool> = (0..tiles.len()).map(|n| all || seen[n] != self.painted[n]).collect();
-        // What lies under a tile that does not fill its place must be painted again as well; if that is another tile,
-        // everything is.
-        let stacked = (0..tiles.len()).any(|n| {
-            changed[n]
-                && !fills(&tiles[n], seen[n])
-                && tiles[..n].iter().any(|other| overlap(other.rect, tiles[n].rect))
-        });
-        let everything = all || stacked;
+        let everything = all || shows_what_is_below(&tiles, seen, &changed);
         if everything {
             painter.bytes.copy_from_slice(&self.ground);
         }
@@ -207,12 +203,14 @@ impl Stage {
     fn paint_tile(&mut self, painter: &mut Painter<'_>, tile: &Tile, seen: Seen, views: &impl Views) {
         let rect = tile.rect;
         if let Some(url) = tile.image.as_ref().filter(|_| !(seen != Seen::Nothing && fills(tile, seen))) {
-            self.image(painter, &url.clone(), tile.fit, rect);
+            // beside a picture it is what the bars show, of which nothing may be free
+            let fit = if seen == Seen::Nothing { tile.fit } else { Fit::Crop };
+            self.image(painter, &url.clone(), fit, rect);
         }
         match seen {
             Seen::Nothing => {}
             Seen::Black if tile.alpha == 0 => painter.fill(rect, BLACK),
-            Seen::Black => {}
+            Seen::Black => painter.picture(&mut self.scaler, &black(), Cut::whole(DOT), rect, tile.alpha),
             Seen::Picture(_) => {
                 if let Some((planes, cut, landing)) = views.placed(tile) {
                     painter.picture(&mut self.scaler, &planes, cut, landing, tile.alpha);
@@ -275,7 +273,8 @@ impl Stage {
             }
             Watermark::Text { rect, text, font_size, colour, background } => {
                 let style = Style { font_size: *font_size, colour: *colour, background: *background };
-                let still = Words::new(rect.width, rect.height, &style)?.render(text)?;
+                let mut still = Words::new(rect.width, rect.height, &style)?.render(text)?;
+                clip(&mut still, clipped(rect.x, rect.y, self.shape.size, self.shape.size));
                 let overlay = Overlay::new(still.width, still.height, &still.rgba, lines).map(Arc::new);
                 Ok(Some(Mark { x: rect.x, y: rect.y, overlay, clock: None }))
             }
@@ -315,6 +314,29 @@ impl Stage {
     }
 }
 
+/// Whether something that is painted lets another tile be seen that is not painted anew below it: it would stand on itself.
+fn shows_what_is_below(tiles: &[Tile], seen: &[Seen], changed: &[bool]) -> bool {
+    let mut fresh: Vec<Rect> = Vec::new();
+    for (n, tile) in tiles.iter().enumerate().filter(|(_, tile)| !tile.hidden) {
+        if !changed[n] && !fresh.iter().any(|rect| overlap(*rect, tile.rect)) {
+            continue;
+        }
+        let stands_on_others = tiles[..n].iter().any(|other| overlap(other.rect, tile.rect));
+        if stands_on_others && !fills(tile, seen[n]) && !fresh.iter().any(|rect| rect.contains(&tile.rect)) {
+            return true;
+        }
+        fresh.push(tile.rect);
+    }
+    false
+}
+
+/// The least picture there is.
+const DOT: Size = Size { width: 2, height: 2 };
+
+fn black() -> Planes<'static> {
+    Planes { size: DOT, planes: [&[16; 4], &[128], &[128]], strides: [2, 1, 1] }
+}
+
 /// Whether nothing of what is below can be seen through the tile.
 fn fills(tile: &Tile, seen: Seen) -> bool {
     let solid = match seen {
@@ -349,6 +371,18 @@ fn scaled(still: &Still, cut: Cut, landing: Rect) -> Option<Vec<u8>> {
     Resizer::new().resize_typed(&view, &mut target, &options).ok()?;
     drop(target);
     Some(rgba)
+}
+
+/// Keeps the upper left corner of the size of `rect`: what is outside of the canvas is carried along by nobody.
+fn clip(still: &mut Still, rect: Rect) {
+    let (width, height) = (still.width.min(rect.width), still.height.min(rect.height));
+    let row = still.width as usize * 4;
+    if (width, height) == (still.width, still.height) || row == 0 {
+        return;
+    }
+    let rows = still.rgba.chunks_exact(row).take(height as usize);
+    still.rgba = rows.flat_map(|row| &row[..width as usize * 4]).copied().collect();
+    (still.width, still.height) = (width, height);
 }
 
 fn clipped(x: u32, y: u32, size: Size, canvas: Size) -> Rect {
