@@ -184,6 +184,33 @@ fn a_translucent_picture_that_stands_still_over_one_that_moves_stays_as_it_is() 
     }
 }
 
+/// Who stands behind another is seen until that one's first picture has come.
+#[test]
+fn who_is_covered_is_seen_until_there_is_a_picture_that_covers() {
+    let mut play = Play::new();
+    let behind = play.track(Codec::H264, badges(1));
+    let front = play.track(Codec::H264, badges(2));
+    let people = [guest("user1", Some(behind), None), guest("user2", Some(front), None)];
+    let whole = rect(0, 0, 640, 360);
+    let layout = custom(vec![pane(whole, Some("user1")), Pane { layer: 1, ..pane(whole, Some("user2")) }]);
+    let scene = scene_for(&layout, SIZE, &[&people[0], &people[1]]);
+    assert!(scene.tiles[0].hidden);
+    let order = play.pictures_of(scene, video(15));
+    play.start_with(vec![order], &[behind]);
+    play.until(1_500);
+    let from = play.send(front);
+    // a picture is asked for by whoever begins to watch, so the first of these is a keyframe
+    play.until(4_000);
+    let told = play.finish();
+    let film = play.film(&told, SIZE, 15);
+    for (at, picture) in play.between(&film, 200.0, from) {
+        assert_eq!(film.badge(picture, whole), Some(1), "at {at} ms");
+    }
+    for (at, picture) in play.between(&film, from + 200.0, 3_900.0) {
+        assert_eq!(film.badge(picture, whole), Some(2), "at {at} ms");
+    }
+}
+
 /// Background image, placeholder, a pane's own image, image watermarks with holes: at their places, one of them coming
 /// late and one never.
 #[test]

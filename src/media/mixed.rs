@@ -109,6 +109,8 @@ struct Lane<'a> {
     scenes: VecDeque<(u64, Scene)>,
     /// Sounds of the scene that is shown.
     playing: Vec<TrackId>,
+    /// Which tiles of a scene with hidden ones could be seen when it was looked at last.
+    in_sight: Vec<bool>,
     views: Viewers,
     voices: BTreeMap<TrackId, Voice>,
     /// Who is heard no more, and fades.
@@ -153,6 +155,12 @@ struct Viewers {
     all: BTreeMap<TrackId, Viewer>,
     /// Who has sent nothing since then (ns on the line) is black; `None`: the last picture stands.
     black_before: Option<u64>,
+}
+
+impl Viewers {
+    fn shows(&self, track: TrackId) -> bool {
+        self.all.get(&track).is_some_and(|viewer| viewer.shown().is_some())
+    }
 }
 
 impl Views for Viewers {
@@ -217,6 +225,7 @@ impl<'a> Lane<'a> {
             segmenter,
             scenes: VecDeque::new(),
             playing: Vec::new(),
+            in_sight: Vec::new(),
             views: Viewers { all: BTreeMap::new(), black_before: None },
             voices: BTreeMap::new(),
             leaving: Vec::new(),
@@ -359,7 +368,11 @@ impl<'a> Lane<'a> {
         let scenes: Vec<&Scene> = current.into_iter().chain(self.scenes.iter().map(|(_, scene)| scene)).collect();
         let mut needs: BTreeMap<TrackId, u32> = BTreeMap::new();
         if self.picture.is_some() {
-            for tile in scenes.iter().flat_map(|scene| &scene.tiles).filter(|tile| !tile.hidden) {
+            let sights = scenes.iter().flat_map(|scene| {
+                let in_sight = scene.in_sight(|track| self.views.shows(track));
+                scene.tiles.iter().zip(in_sight).filter(|(_, sees)| *sees).map(|(tile, _)| tile)
+            });
+            for tile in sights {
                 let Some(track) = tile.track else { continue };
                 // a picture of the usual shape that fills the tile is so tall
                 let tall = tile.rect.height.max(tile.rect.width * 9 / 16);
@@ -427,6 +440,7 @@ impl<'a> Lane<'a> {
             }
             let threads = if self.picture.is_some() { self.decode(&due) } else { 1 };
             let decoding = began.elapsed();
+            self.look_who_covers();
             for at in due {
                 if self.inbox.is_killed() {
                     return Ok(());
@@ -483,9 +497,24 @@ impl<'a> Lane<'a> {
             changed = true;
         }
         if changed {
+            self.in_sight.clear();
             self.listen();
         }
         Ok(())
+    }
+
+    /// Who stands behind a picture is listened to until that has come, and again when it cannot be decoded any more.
+    fn look_who_covers(&mut self) {
+        let Some(side) = &self.picture else { return };
+        let scene = side.stage.scene();
+        if !scene.tiles.iter().any(|tile| tile.hidden) {
+            return;
+        }
+        let in_sight = scene.in_sight(|track| self.views.shows(track));
+        if in_sight != self.in_sight {
+            self.in_sight = in_sight;
+            self.listen();
+        }
     }
 
     /// No further than the pause.

@@ -179,16 +179,19 @@ impl Stage {
     }
 
     fn paint_tiles(&mut self, painter: &mut Painter<'_>, seen: &[Seen], all: bool, views: &impl Views) {
+        let shows =
+            |track| self.scene.tiles.iter().zip(seen).any(|(t, seen)| t.track == Some(track) && *seen != Seen::Nothing);
+        let in_sight = self.scene.in_sight(shows);
         let tiles = std::mem::take(&mut self.scene.tiles);
         let changed: Vec<bool> = (0..tiles.len()).map(|n| all || seen[n] != self.painted[n]).collect();
-        let everything = all || shows_what_is_below(&tiles, seen, &changed);
+        let everything = all || shows_what_is_below(&tiles, seen, &changed, &in_sight);
         if everything {
             painter.bytes.copy_from_slice(&self.ground);
         }
         let mut fresh: Vec<Rect> = Vec::new();
         for (n, tile) in tiles.iter().enumerate() {
             let touched = everything || changed[n] || fresh.iter().any(|rect| overlap(*rect, tile.rect));
-            if tile.hidden || !touched {
+            if !in_sight[n] || !touched {
                 continue;
             }
             if !everything && !fills(tile, seen[n]) && !fresh.iter().any(|rect| overlap(*rect, tile.rect)) {
@@ -315,9 +318,9 @@ impl Stage {
 }
 
 /// Whether something that is painted lets another tile be seen that is not painted anew below it: it would stand on itself.
-fn shows_what_is_below(tiles: &[Tile], seen: &[Seen], changed: &[bool]) -> bool {
+fn shows_what_is_below(tiles: &[Tile], seen: &[Seen], changed: &[bool], in_sight: &[bool]) -> bool {
     let mut fresh: Vec<Rect> = Vec::new();
-    for (n, tile) in tiles.iter().enumerate().filter(|(_, tile)| !tile.hidden) {
+    for (n, tile) in tiles.iter().enumerate().filter(|(n, _)| in_sight[*n]) {
         if !changed[n] && !fresh.iter().any(|rect| overlap(*rect, tile.rect)) {
             continue;
         }

@@ -44,8 +44,14 @@ pub struct Tile {
     /// leave something of its rectangle free.
     pub image: Option<String>,
     /// Nothing of it can be seen, so its track need not be decoded: it is wholly transparent, or one opaque picture
-    /// that is painted later covers it.
+    /// that is painted later covers it, once there is one ([`Scene::in_sight`]).
     pub hidden: bool,
+}
+
+impl Tile {
+    fn covers(&self, rect: &Rect) -> bool {
+        self.alpha == 0 && self.track.is_some() && fills(self.fit) && self.rect.contains(rect)
+    }
 }
 
 /// All that a mixed recording shows and lets hear from some moment on.
@@ -58,6 +64,18 @@ pub struct Scene {
     pub watermarks: Vec<Watermark>,
     /// Every track of sound that is mixed.
     pub sounds: Vec<TrackId>,
+}
+
+impl Scene {
+    /// Of each tile, whether something of it can be seen while these tracks show a picture and the others do not yet.
+    pub fn in_sight(&self, shows: impl Fn(TrackId) -> bool) -> Vec<bool> {
+        let covered = |at: usize| {
+            let covers = |over: &Tile| over.covers(&self.tiles[at].rect) && over.track.is_some_and(&shows);
+            self.tiles[at + 1..].iter().any(covers)
+        };
+        let sees = |(at, tile): (usize, &Tile)| !tile.hidden || (tile.alpha != u8::MAX && !covered(at));
+        self.tiles.iter().enumerate().map(sees).collect()
+    }
 }
 
 /// Lays out `people`, who come in order of entry, on `canvas`.
@@ -217,9 +235,7 @@ fn fills(fit: Fit) -> bool {
 fn hide_what_is_covered(tiles: &mut [Tile]) {
     for at in 0..tiles.len() {
         let rect = tiles[at].rect;
-        let covers =
-            |over: &Tile| over.alpha == 0 && over.track.is_some() && fills(over.fit) && over.rect.contains(&rect);
-        tiles[at].hidden = tiles[at].alpha == u8::MAX || tiles[at + 1..].iter().any(covers);
+        tiles[at].hidden = tiles[at].alpha == u8::MAX || tiles[at + 1..].iter().any(|over| over.covers(&rect));
     }
 }
 
@@ -493,5 +509,19 @@ mod tests {
         assert_eq!(hidden(Pane { layer: -1, ..front() }, Some(TrackId(1))), (false, false), "it is behind");
         assert_eq!(hidden(pane((11, 10, 200, 200), Some("u1")), Some(TrackId(1))), (false, false), "a pair stands out");
         assert_eq!(hidden(front(), None), (false, false), "an image may be transparent, or may not come");
+    }
+    #[test]
+    fn what_is_hidden_is_in_sight_until_a_picture_covers_it() {
+        let all = people(2);
+        let [covered, over] = [&all[0], &all[1]].map(|person| person.video.expect("they send pictures"));
+        let panes = |alpha| {
+            let back = Pane { alpha, ..pane((10, 10, 100, 100), Some("u0")) };
+            let tiles = shown(LayoutMode::Custom(vec![back, pane((0, 0, 200, 200), Some("u1"))]), HD, &all);
+            Scene { tiles, ..Scene::default() }
+        };
+        assert_eq!(panes(0).in_sight(|_| false), [true, true]);
+        assert_eq!(panes(0).in_sight(|track| track == covered), [true, true]);
+        assert_eq!(panes(0).in_sight(|track| track == over), [false, true]);
+        assert_eq!(panes(255).in_sight(|_| false), [false, true], "nothing of it is ever to be seen");
     }
 }
