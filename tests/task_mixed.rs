@@ -374,10 +374,13 @@ impl World {
                 self.reconcile();
             }
             Step::ImageFails(n) => {
-                let url = url(n);
-                if self.fetched.contains(&url) {
-                    self.apply(Input::ImageFailed { url: url.clone() });
+                let (url, before) = (url(n), self.failed.clone());
+                let wanted = self.fetched.contains(&url) && self.task.phase == Phase::Active;
+                self.apply(Input::ImageFailed { url: url.clone() });
+                if wanted {
                     assert!(self.failed.contains(&url), "309 is told");
+                } else {
+                    assert_eq!(self.failed, before, "nobody shows it any more");
                 }
             }
             Step::Close => {

@@ -483,7 +483,9 @@ impl RecordingTask {
             Input::Pause => effects.extend(self.pause(now)),
             Input::Resume => self.resume(),
             Input::ImageFailed { url } => {
-                if !self.images.insert(url.clone(), true).unwrap_or(false) {
+                // one that no layout shows any more is nobody's loss, and is fetched anew should it come back
+                let told = self.images.get_mut(&url).filter(|_| self.phase == Phase::Active);
+                if told.is_some_and(|told| !std::mem::replace(told, true)) {
                     effects.push(self.announce(EventBody::ImageError { url }, now));
                 }
             }
