@@ -321,6 +321,56 @@ async fn an_index_of_yesterday_is_not_believed() {
     life.crash().await;
 }
 
+/// A disk that fails loses a segment and takes no note of it. The next life knows of that by its index, and makes up for the
+/// note: so the one after it does without the index, and does not say that all has arrived.
+#[tokio::test]
+async fn a_loss_of_which_no_note_was_taken_is_noted_in_the_next_life() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut world = World::default();
+    let mut life = Life::later(dir.path(), Duration::ZERO).await;
+    life.alice_enters().await;
+    let task = life.create().await;
+    let order = life.started().await;
+    life.record(&order, 0).await;
+    world.carry_until(&life, "the first segment", |world| world.segments().len() == 1).await;
+    life.record(&order, 1).await;
+    life.has_on_the_shelf(".ts").await;
+    let lost = async {
+        loop {
+            match life.spool.lease(8).await.expect("the shelf answers") {
+                Some(job) if job.entry().object.ends_with(".ts") => {
+                    let fate = job.ack_lost("as the test says".into()).await.expect("it is known");
+                    life.fates
+                        .send((task.clone(), fate.expect("its task hears of it")))
+                        .await
+                        .expect("the actor lives");
+                    return;
+                }
+                Some(job) => drop(job.ack_uploaded().await.expect("it is known")),
+                None => life.spool.wait_ready().await,
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, lost).await.expect("it is on the shelf");
+    world.carry_until(&life, "308", |world| world.count(|e| matches!(e, EventBody::UploadError { .. })) == 1).await;
+    life.crash().await;
+    let journal = dir.path().join("spool").join(task.as_str()).join("uploaded.txt");
+    let is_loss = |line: &&str| line.contains(" lost ");
+    let text = std::fs::read_to_string(&journal).expect("losses are noted");
+    assert_eq!(text.lines().filter(is_loss).count(), 1, "{text}");
+    let rest: String = text.lines().filter(|line| !is_loss(line)).map(|line| format!("{line}\n")).collect();
+    std::fs::write(&journal, rest).expect("the folder is ours");
+
+    let life = Life::later(dir.path(), Duration::from_secs(60)).await;
+    life.crash().await;
+    std::fs::remove_dir_all(dir.path().join("index")).expect("it is there");
+    let life = Life::later(dir.path(), Duration::from_secs(120)).await;
+    life.rooms.delete(room().app, task).await.expect("the task goes on");
+    world.carry_until(&life, "305", |world| world.count(|e| matches!(e, EventBody::UploadStop { .. })) > 0).await;
+    assert_eq!(world.count(|e| matches!(e, EventBody::UploadStop { status: 1 })), 1, "{:?}", world.events);
+    life.crash().await;
+}
+
 /// A task that was over, or nearly, when the box died comes to its end in the next life.
 #[tokio::test]
 async fn what_was_ending_ends() {

@@ -24,6 +24,19 @@ impl Spool {
         .await
     }
 
+    /// Notes segments as lost that were lost before, each by its file and its object. What cannot be noted is not: the index
+    /// has it.
+    pub async fn note_losses(&self, task: &TaskId, losses: Vec<(String, String)>) {
+        let (shared, task) = (self.shared.clone(), task.clone());
+        let noted = blocking(move || {
+            let note = |(file, object): &(String, String)| shared.note(&task, Note::Lost, file, object);
+            losses.iter().try_for_each(note).map_err(at(&shared.task_dir(&task)))
+        });
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "losses cannot be noted in the task's folder");
+        }
+    }
+
     /// Notes that VOD has a file of which the shelf has nothing more.
     pub async fn note_committed(&self, task: &TaskId, committed: Committed) -> Result<(), Error> {
         let (shared, task) = (self.shared.clone(), task.clone());

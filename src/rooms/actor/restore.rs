@@ -177,6 +177,7 @@ impl Actor {
         hear_packed(&mut task, &mut shelved);
         untaken.iter().for_each(|event| task.recall(event));
         let found = found(&mut shelved);
+        self.note_losses(&id, &pieces, &found, &shelved).await;
         let (pieces, lacking) = task.mend(pieces, &found);
         let mut effects = Vec::new();
         if !known || !self.parts.store.was_whole() {
@@ -208,6 +209,22 @@ impl Actor {
         self.drain().await;
         crash::point("takeover.told");
         Ok(TakenIn { id, here, adopted: found.adopted, repaired })
+    }
+
+    /// A disk that fails loses segments and takes no note of it. What the index knows of that is noted now: without it the
+    /// next life would say that all has arrived.
+    async fn note_losses(&self, id: &TaskId, pieces: &[Piece], found: &Found, shelved: &Shelved) {
+        // of segments that are in a file that is up, the plan of that says what became of them
+        if !shelved.up.is_empty() {
+            return;
+        }
+        let noted: BTreeSet<(u32, u32)> = found.lost.iter().map(|name| (name.run, name.index)).collect();
+        let unknown = |piece: &&Piece| piece.fate == PieceFate::Lost && !noted.contains(&(piece.run, piece.index));
+        let losses: Vec<(String, String)> =
+            pieces.iter().filter(unknown).map(|piece| (piece.local_file(), piece.object.clone())).collect();
+        if !losses.is_empty() {
+            self.parts.spool.note_losses(id, losses).await;
+        }
     }
 
     /// It is among those that run, with its keys and its folder. `saved`: its record as it stands in the index.
