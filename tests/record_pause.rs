@@ -169,7 +169,7 @@ fn a_mix_shows_and_plays_nothing_of_a_private_stretch_and_all_that_was_before_it
     let mono = AudioParams { rate: 48_000, channels: 1, bitrate: 128_000 };
     let order = mixing::order(&play.site, LaneKind::AudioVideo, scene, video, mono);
     play.start(vec![order.clone()]);
-    play.until(1_210);
+    play.until(710);
     let paused = play.site.clock.now();
     play.site.engine.pause_lane(&order.run, paused);
     let first = play.site.until_end();

@@ -226,7 +226,12 @@ impl Life {
                     continue;
                 };
                 let task = job.task().clone();
-                bucket.insert(job.entry().object_key.clone(), std::fs::read(job.path()).unwrap());
+                match std::fs::read(job.path()) {
+                    Ok(contents) => drop(bucket.insert(job.entry().object_key.clone(), contents)),
+                    // a newer version of the list has just taken its place
+                    Err(_) if job.is_superseded() => continue,
+                    Err(e) => panic!("{}: {e}", job.entry().object_key),
+                }
                 let fate = job.ack_uploaded().await.unwrap();
                 self.fates.send((task, fate)).await.unwrap();
             }

@@ -80,6 +80,8 @@ async fn a_start_that_finds_all_as_it_was_writes_nothing() {
         }
     };
     tokio::time::timeout(LIMIT, left).await.expect("it leaves");
+    // the outbox is written first; the actor answers when all of that step is
+    let _ = life.rooms.describe(room().app, task.clone()).await;
     life.crash().await;
 
     // the last commit's number, and the file that says what the task is

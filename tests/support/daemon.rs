@@ -111,10 +111,15 @@ impl Daemon {
         Daemon { doors, settings, earlier: Vec::new(), running, dir, _held: held }
     }
 
-    /// Starts it again after [`Daemon::kill`] or [`Daemon::terminate`], on the same ports, with the same state.
+    /// The ports that nobody else can have taken meanwhile; of UDP any.
+    fn held(&self) -> Doors {
+        Doors { udp: SocketAddr::from(([127, 0, 0, 1], 0)), ..self.doors }
+    }
+
+    /// Starts it again after [`Daemon::kill`] or [`Daemon::terminate`], on the same ports of TCP, with the same state.
     pub async fn start_again(&mut self) {
         self.earlier.push(self.running.lines.text());
-        let (running, doors) = launch(self.dir.path(), &self.settings, self.doors).await;
+        let (running, doors) = launch(self.dir.path(), &self.settings, self.held()).await;
         self.running = running;
         self.doors = doors;
     }
@@ -122,7 +127,7 @@ impl Daemon {
     /// Whether it got its doors open before it came to a halt.
     pub async fn try_start_again(&mut self) -> bool {
         self.earlier.push(self.running.lines.text());
-        self.running = spawn(self.dir.path(), &self.settings, self.doors);
+        self.running = spawn(self.dir.path(), &self.settings, self.held());
         let lines = self.running.lines.clone();
         tokio::select! {
             doors = lines.wait_for("the line 'ready http=…'", Doors::parse) => {
