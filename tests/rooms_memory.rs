@@ -321,8 +321,9 @@ async fn an_index_of_yesterday_is_not_believed() {
     life.crash().await;
 }
 
-/// A disk that fails loses a segment and takes no note of it. The next life knows of that by its index, and makes up for the
-/// note: so the one after it does without the index, and does not say that all has arrived.
+/// A disk that fails loses a segment and takes no note of it, and what was left of it goes when the disk is full. The next
+/// life knows of the loss by its index, and makes up for the note: so the one after it does without the index, and does not
+/// say that all has arrived.
 #[tokio::test]
 async fn a_loss_of_which_no_note_was_taken_is_noted_in_the_next_life() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -360,6 +361,11 @@ async fn a_loss_of_which_no_note_was_taken_is_noted_in_the_next_life() {
     assert_eq!(text.lines().filter(is_loss).count(), 1, "{text}");
     let rest: String = text.lines().filter(|line| !is_loss(line)).map(|line| format!("{line}\n")).collect();
     std::fs::write(&journal, rest).expect("the folder is ours");
+    let files = std::fs::read_dir(journal.parent().expect("a folder")).expect("it is there");
+    let set_aside: Vec<_> = files.map(|file| file.expect("it can be read").path()).collect();
+    let set_aside: Vec<_> = set_aside.iter().filter(|path| path.extension().is_some_and(|e| e == "lost")).collect();
+    assert_eq!(set_aside.len(), 1, "{set_aside:?}");
+    std::fs::remove_file(set_aside[0]).expect("the folder is ours");
 
     let life = Life::later(dir.path(), Duration::from_secs(60)).await;
     life.crash().await;
