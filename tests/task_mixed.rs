@@ -552,10 +552,14 @@ fn a_lane_holds_on_in_an_empty_room_and_ends_then() {
     assert!(second.run > first.run && second.lane == first.lane);
 }
 
+/// How often 309 was told.
+fn errors(world: &World) -> usize {
+    world.told.iter().filter(|body| matches!(body, EventBody::ImageError { .. })).count()
+}
+
 #[test]
 fn an_image_that_fails_is_told_once_and_asked_for_once() {
     let mut world = world_with(1);
-    let errors = |world: &World| world.told.iter().filter(|body| matches!(body, EventBody::ImageError { .. })).count();
     assert_eq!(world.fetched, BTreeSet::from([url(0)]));
     world.step(Step::ImageFails(0));
     world.step(Step::ImageFails(0));
@@ -568,6 +572,40 @@ fn an_image_that_fails_is_told_once_and_asked_for_once() {
     world.step(Step::ImageFails(0));
     assert_eq!(errors(&world), 2);
     assert!(world.lane.as_ref().is_some_and(|lane| lane.run.run == 0), "and the recording goes on");
+}
+
+#[test]
+fn a_failure_that_comes_after_modify_has_dropped_the_image_says_nothing() {
+    let mut world = world_with(1);
+    world.step(Step::Modify(3, 0, 0));
+    world.step(Step::ImageFails(0));
+    assert_eq!(errors(&world), 0);
+    world.step(Step::ImageFails(1));
+    assert_eq!(errors(&world), 1, "what is shown now is still spoken of");
+}
+
+#[test]
+fn a_failure_that_comes_after_the_end_says_nothing() {
+    let mut world = world_with(1);
+    world.step(Step::Stop);
+    world.step(Step::ImageFails(0));
+    world.finish();
+    world.step(Step::ImageFails(0));
+    assert_eq!(errors(&world), 0);
+}
+
+#[test]
+fn an_image_that_is_brought_back_after_a_late_failure_is_fetched_again() {
+    let mut world = world_with(1);
+    world.step(Step::Modify(0, 0, 0));
+    assert_eq!(world.fetched, BTreeSet::new());
+    world.apply(Input::ImageFailed { url: url(0) });
+    world.step(Step::Modify(1, 0, 0));
+    assert_eq!(world.fetched, BTreeSet::from([url(0)]));
+    // the late failure was not its own
+    let before = errors(&world);
+    world.step(Step::ImageFails(0));
+    assert_eq!(errors(&world), before + 1);
 }
 
 #[test]
