@@ -194,12 +194,12 @@ mod tests {
 
     /// Names in calls of [`point`] under `dir`, and how often.
     fn called(dir: &Path, found: &mut BTreeMap<String, usize>) {
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in std::fs::read_dir(dir).expect("the sources are there") {
+            let path = entry.expect("a folder can be read").path();
             if path.is_dir() {
                 called(&path, found);
             } else if path.extension().is_some_and(|ext| ext == "rs") && !path.ends_with("crash.rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
+                let text = std::fs::read_to_string(&path).expect("a source is text");
                 for (at, call) in text.match_indices("crash::point(") {
                     let name = text[at + call.len()..].strip_prefix('"').and_then(|rest| rest.split_once('"'));
                     let (name, _) = name.unwrap_or_else(|| panic!("{}: a point has no literal name", path.display()));
