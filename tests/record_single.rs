@@ -398,6 +398,72 @@ fn nonsense_does_not_end_the_lane() {
     }
 }
 
+/// A subset parameter set of H.264 (type 15) for pictures of several views, as far as the number of views, which is not
+/// there: GStreamer 1.22's parser of it follows a null pointer.
+fn several_views_cut_short() -> Vec<u8> {
+    let bits = [
+        "01101111", // header: type 15
+        "01110110",
+        "00000000",
+        "00011110", // profile 118, no constraints, level 3
+        "1",
+        "010",
+        "1",
+        "1",
+        "0",
+        "0", // its number, 4:2:0, 8 bits, 8 bits, not lossless, no scaling matrices
+        "1",
+        "011",
+        "010",
+        "0", // frame numbers, order by decoding, one reference, no gaps
+        "000010100",
+        "0001111",
+        "1",
+        "1",
+        "0",
+        "0", // 20 × 15 macroblocks, frames, no cropping, no VUI
+        "1", // the extension begins
+    ]
+    .concat();
+    let octets = bits.as_bytes().chunks(8);
+    let octet = |bits: &[u8]| bits.iter().enumerate().fold(0, |octet, (n, bit)| octet | (bit - b'0') << (7 - n));
+    octets.map(octet).collect()
+}
+
+#[test]
+fn a_unit_of_which_the_parser_dies_costs_nothing() {
+    let unit = several_views_cut_short();
+    let alone = unit.clone();
+    let aggregated = [&[0x78, 0, 3, 0x09, 0xf0, 0x80, 0, unit.len() as u8], &unit[..]].concat();
+    let hidden = [&[0x66, 0x05, 0x01, 0, 0, 1], &unit[..]].concat();
+    let fragments = [[&[0x7c, 0x8f], &unit[1..7]].concat(), [&[0x7c, 0x4f], &unit[7..]].concat()];
+    for payloads in [vec![alone], vec![aggregated], vec![hidden], fragments.to_vec()] {
+        let mut b = Site::new();
+        let ann = b.publish(Codec::H264);
+        let order = b.order(LaneKind::Video, None, Some(&ann));
+        b.start(&order);
+        let good = h264(60, (320, 240), 30, 0);
+        let mut frames: Vec<Frame> = Vec::new();
+        for frame in &good {
+            // between two pictures, with the stamp of the next; numbers follow below
+            let packet = |payload: &Vec<u8>| {
+                let mut packet = frame[0].clone();
+                packet.rtp = [&packet.rtp[..1], &[96], &packet.rtp[2..12], payload].concat().into();
+                packet
+            };
+            frames.push(payloads.iter().map(packet).chain(frame.clone()).collect());
+        }
+        go_on_after(&good, &mut frames);
+        ann.push(&frames);
+        ann.settle();
+        b.engine.finish_lane(&order.run);
+        let told = b.until_end();
+        assert_eq!(told.end, Some(LaneEnd::Finished));
+        let joined = b.joined(&told.segments);
+        assert_eq!((times(&joined, "v").len(), complaints(&joined)), (60, String::new()));
+    }
+}
+
 #[test]
 fn other_codecs_become_h264() {
     for (codec, encoder) in [

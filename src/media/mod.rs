@@ -35,6 +35,7 @@ mod sdp;
 mod segmenter;
 pub mod senses;
 mod session;
+mod sieve;
 mod single;
 mod sound;
 pub mod sources;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Kit;
 use super::life::{H264_OUT, LARGEST, Life, OPUS_OUT, SOUND_OUT, encoded, listen};
 use super::seat::Seat;
+use crate::media::sieve;
 use crate::model::TrackKind;
 use crate::model::source::{Address, Login, Transport, bitrate};
 
@@ -165,6 +166,7 @@ fn branch(
     let Some((kind, name)) = format_of(&caps) else { return Ok(()) };
     let description = described(kit, kind, &name, bits).ok_or(format!("{name} is not taken"))??;
     let bin = gst::parse::bin_from_description(&description, true).map_err(|e| e.message().to_owned())?;
+    sieve::guard(&bin);
     listen(&bin, kind, seat, kit.meridian)?;
     // what the jitter buffer gave up on
     let losses = Arc::clone(seat);
