@@ -492,6 +492,28 @@ fn other_codecs_become_h264() {
 }
 
 #[test]
+fn pictures_of_an_odd_size_are_recorded() {
+    let mut b = Site::new();
+    let ann = b.publish(Codec::Vp8);
+    let order = b.order(LaneKind::Video, None, Some(&ann));
+    b.start(&order);
+    ann.push(&packets(
+        "videotestsrc num-buffers=60 ! video/x-raw,format=I420,width=321,height=243,framerate=30/1 \
+         ! vp8enc deadline=1 ! rtpvp8pay pt=96",
+        0,
+    ));
+    ann.settle();
+    b.engine.finish_lane(&order.run);
+    let told = b.until_end();
+    assert_eq!(told.end, Some(LaneEnd::Finished));
+    let path = b.path(&told.segments[0]);
+    assert_plays_alone(&path);
+    let (width, height) = told.segments[0].size.expect("pictures");
+    assert!((320..=322).contains(&width) && (242..=244).contains(&height), "{width}x{height}");
+    assert_eq!(times(&path, "v").len(), 60);
+}
+
+#[test]
 fn what_came_is_in_the_file_long_before_it_is_closed() {
     let mut b = Site::new();
     let (sound, picture) = (b.publish(Codec::Opus), b.publish(Codec::H264));

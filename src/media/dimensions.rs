@@ -31,12 +31,17 @@ pub(super) fn picture_size(codec: Codec, payload: &[u8]) -> Option<(u32, u32)> {
 pub fn stream_size(bytes: &[u8]) -> Option<(u32, u32)> {
     const SPS: u8 = 7;
     let unit = bytes.windows(4).position(|w| w[..3] == [0, 0, 1] && w[3] & 0x1f == SPS)?;
-    sps(&bytes[unit + 4..])
+    Some(sps(&bytes[unit + 4..])?.shown)
 }
 
 /// Width and height that a sequence parameter set says, its header with it.
 pub(super) fn set_size(set: &[u8]) -> Option<(u32, u32)> {
-    sps(set.get(1..)?)
+    Some(sps(set.get(1..)?)?.shown)
+}
+
+/// Width and height of what is coded by a sequence parameter set, of which a part may be shown.
+pub(super) fn coded_size(set: &[u8]) -> Option<(u32, u32)> {
+    Some(sps(set.get(1..)?)?.coded)
 }
 
 /// RFC 7741 §4.3 and RFC 6386 §9.1: behind the frame tag and the start code, 14 bits each.
@@ -53,10 +58,10 @@ fn h264(payload: &[u8]) -> Option<(u32, u32)> {
     const FU_A: u8 = 28;
     let (first, rest) = payload.split_first()?;
     match first & 0x1f {
-        SPS => sps(rest),
+        SPS => Some(sps(rest)?.shown),
         FU_A => {
             let (fu, unit) = rest.split_first()?;
-            (fu & 0x80 != 0 && fu & 0x1f == SPS).then(|| sps(unit))?
+            (fu & 0x80 != 0 && fu & 0x1f == SPS).then(|| sps(unit))?.map(|sizes| sizes.shown)
         }
         STAP_A => {
             let mut rest = rest;
@@ -65,7 +70,7 @@ fn h264(payload: &[u8]) -> Option<(u32, u32)> {
                 if let Some((header, set)) = unit.split_first()
                     && header & 0x1f == SPS
                 {
-                    return sps(set);
+                    return Some(sps(set)?.shown);
                 }
                 rest = &units[unit.len()..];
             }
@@ -75,8 +80,14 @@ fn h264(payload: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
+/// Width and height of a sequence parameter set.
+struct Sizes {
+    coded: (u32, u32),
+    shown: (u32, u32),
+}
+
 /// ITU-T H.264 §7.3.2.1.1, up to the cropping.
-fn sps(unit: &[u8]) -> Option<(u32, u32)> {
+fn sps(unit: &[u8]) -> Option<Sizes> {
     let mut bits = Bits::of(unit);
     let profile = bits.fixed(8)?;
     bits.fixed(16)?; // constraints, level
@@ -125,8 +136,9 @@ fn sps(unit: &[u8]) -> Option<(u32, u32)> {
     }
     bits.flag()?; // direct_8x8_inference_flag
     let height = lines.checked_mul(fields)?;
+    let coded = (width, height);
     if !bits.flag()? {
-        return Some((width, height));
+        return Some(Sizes { coded, shown: coded });
     }
     let (across, down) = match chroma {
         1 => (2, 2),
@@ -135,7 +147,7 @@ fn sps(unit: &[u8]) -> Option<(u32, u32)> {
     };
     let mut cut = |unit: u32| bits.golomb()?.checked_add(bits.golomb()?)?.checked_mul(unit);
     let (sides, ends) = (cut(across)?, cut(down * fields)?);
-    Some((width.checked_sub(sides)?, height.checked_sub(ends)?))
+    Some(Sizes { coded, shown: (width.checked_sub(sides)?, height.checked_sub(ends)?) })
 }
 
 /// Bits of a NAL unit without its emulation prevention (§7.4.1.1).

@@ -17,11 +17,17 @@ use super::{MediaError, timeline};
 use crate::model::MediaTime;
 use crate::model::encoder::{self, Encoder};
 
+/// H.264 with start codes, as the sieve reads it.
+pub(super) const UNPACK: &str = "rtph264depay ! capsfilter caps=video/x-h264,stream-format=byte-stream";
 pub(super) const PARSE: &str =
     "h264parse config-interval=-1 ! capsfilter caps=video/x-h264,stream-format=byte-stream,alignment=au";
 
 /// RTP does not say how many pictures come in a second, and x264 keeps one back when it is not told. Times stay true.
 const RATE: &str = "capssetter caps=video/x-raw,framerate=30/1";
+
+/// Sizes that encoders take: x264enc asks an encoder that it could not open, and dies of it.
+const EVEN: &str = "videoscale ! capsfilter \
+    caps=\"video/x-raw,width=(int)[16,4096,2],height=(int)[16,4096,2],pixel-aspect-ratio=1/1\"";
 
 /// How often pictures changed between the publisher's and black ones, and the publisher's their size.
 pub type StreamId = (u32, u32);
@@ -49,8 +55,10 @@ pub struct Pictures {
 impl Pictures {
     pub fn new(source: &TrackSource, present: &BTreeSet<&str>) -> Result<Pictures, MediaError> {
         let (described, transcodes) = match encoder::picture_decoder(source.codec) {
-            None => (format!("rtph264depay ! {PARSE}"), false),
-            Some(decoder) => (format!("{decoder} ! {RATE} ! videoconvert ! {}", encoder_chain(present, false)?), true),
+            None => (format!("{UNPACK} ! {PARSE}"), false),
+            Some(decoder) => {
+                (format!("{decoder} ! {RATE} ! videoconvert ! {EVEN} ! {}", encoder_chain(present, false)?), true)
+            }
         };
         Ok(Pictures { unpacker: Unpacker::new(source, described)?, transcodes, size: (0, 0), sizes: 0 })
     }

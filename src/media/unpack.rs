@@ -3,24 +3,29 @@
 //! Owns: how RTP of each codec enters GStreamer, and a new chain when a stranger broke the old one. Must not touch: what
 //! comes out of the chain.
 //! Law: pictures go in one by one, each with its time; a packet that breaks an element for good costs the pictures until
-//! the next keyframe, never the recording.
+//! the next keyframe, never the recording. An element may be broken and not say so: libvpx's decoder of VP9 refuses good
+//! keyframes for ever after some bad ones.
 
 use gstreamer as gst;
 
 use super::MediaError;
 use super::av1::Assembler;
 use super::chain::{Chain, Out};
+use super::keyframe::begins_keyframe;
 use super::stamped::StampedPacket;
 use super::tracks::TrackSource;
 use crate::model::Codec;
 
 pub struct Unpacker {
+    codec: Codec,
     chain: Chain,
     /// What the chain is made of, to make it anew.
     described: String,
     caps: gst::Caps,
     /// The chain is a new one that has not seen a keyframe.
     renewed: bool,
+    /// Whether a picture has come out since the last keyframe went in; `None` before the first.
+    answered: Option<bool>,
     /// AV1 has no depayloading element in Debian 12.
     av1: Option<Assembler>,
 }
@@ -47,7 +52,7 @@ impl Unpacker {
                 .build()
         };
         let chain = Chain::new(&described, &caps)?;
-        Ok(Unpacker { chain, described, caps, renewed: false, av1 })
+        Ok(Unpacker { codec: source.codec, chain, described, caps, renewed: false, answered: None, av1 })
     }
 
     pub fn chain(&self) -> &Chain {
@@ -84,14 +89,36 @@ impl Unpacker {
         if list.is_empty() {
             return Ok(Vec::new());
         }
+        if self.begins(packets) {
+            if self.answered == Some(false) {
+                self.renew("nothing has come of a keyframe")?;
+            }
+            self.answered = Some(false);
+        }
         let pushed = self.chain.push_list(list);
         let out = self.chain.take();
+        if out.iter().any(|out| matches!(out, Out::Buffer(_))) {
+            self.answered = self.answered.map(|_| true);
+        }
         if let Err(error) = pushed {
-            tracing::debug!(%error, "the pictures' elements are made anew");
-            metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "video").increment(1);
-            self.chain = Chain::new(&self.described, &self.caps)?;
-            self.renewed = true;
+            self.renew(&error.to_string())?;
         }
         Ok(out)
+    }
+
+    /// Whether a decoder has to give a picture from here on. What is H.264 goes through parsers, which keep parameter
+    /// sets that a keyframe needs.
+    fn begins(&self, packets: &[StampedPacket]) -> bool {
+        self.codec != Codec::H264
+            && packets.iter().filter_map(StampedPacket::payload).any(|payload| begins_keyframe(self.codec, payload))
+    }
+
+    fn renew(&mut self, why: &str) -> Result<(), MediaError> {
+        tracing::debug!(why, "the pictures' elements are made anew");
+        metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "video").increment(1);
+        self.chain = Chain::new(&self.described, &self.caps)?;
+        self.renewed = true;
+        self.answered = None;
+        Ok(())
     }
 }

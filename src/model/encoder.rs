@@ -293,12 +293,12 @@ pub const H264_DECODERS: [H264Decoder; 2] = [
         factory: "avdec_h264",
         whole: "avdec_h264 max-threads=1",
         // what would be shown torn is not shown: the last good picture stands until the next keyframe
-        rtp: "rtph264depay ! avdec_h264 max-threads=1 output-corrupt=false",
+        rtp: "rtph264depay ! capsfilter caps=video/x-h264,stream-format=byte-stream ! avdec_h264 max-threads=1 output-corrupt=false",
     },
     H264Decoder {
         factory: "openh264dec",
         whole: "openh264dec",
-        rtp: "rtph264depay ! h264parse ! capsfilter caps=video/x-h264,stream-format=byte-stream,alignment=au ! openh264dec",
+        rtp: "rtph264depay ! capsfilter caps=video/x-h264,stream-format=byte-stream ! h264parse ! capsfilter caps=video/x-h264,stream-format=byte-stream,alignment=au ! openh264dec",
     },
 ];
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Kit;
 use super::life::{H264_OUT, LARGEST, Life, OPUS_OUT, SOUND_OUT, encoded, listen};
 use super::seat::Seat;
+use crate::media::picture::UNPACK;
 use crate::media::sieve;
 use crate::model::TrackKind;
 use crate::model::source::{Address, Login, Transport, bitrate};
@@ -32,8 +33,10 @@ fn described(kit: &Kit, kind: TrackKind, encoding: &str, bits: Option<u32>) -> O
         |decoder: &str| Some(encoded(&kit.encoders, LARGEST, FPS, bits).map(|out| format!("{decoder} ! {out}")));
     let heard = |decoder: &str| Some(Ok(format!("{decoder} ! {SOUND_OUT}")));
     match (kind, encoding) {
-        (TrackKind::Video, "H264") => Some(Ok(format!("rtph264depay ! {H264_OUT}"))),
-        (TrackKind::Video, "H265") => coded("rtph265depay ! h265parse ! avdec_h265 max-threads=2"),
+        (TrackKind::Video, "H264") => Some(Ok(format!("{UNPACK} ! {H264_OUT}"))),
+        (TrackKind::Video, "H265") => {
+            coded("rtph265depay ! h265parse ! avdec_h265 max-threads=2 direct-rendering=false")
+        }
         (TrackKind::Video, "JPEG") => coded("rtpjpegdepay ! jpegdec max-errors=-1"),
         (TrackKind::Audio, "OPUS" | "X-GST-OPUS-DRAFT-SPITTKA-00") => {
             Some(Ok(format!("rtpopusdepay ! opusparse ! {OPUS_OUT}")))
