@@ -9,7 +9,7 @@
 //! may be a signature and is never logged.
 //! Sources: API.md §1.9, RECORDING.md §4 (event 309).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -32,7 +32,7 @@ use crate::media::stills::{self, StillError, Stills};
 use crate::model::TaskId;
 use crate::model::address::{network_of, refused_beside};
 use crate::model::backlog::backoff;
-use crate::model::mix::{ImageFailure, ImageWant};
+use crate::model::mix::{ImageFailure, ImageOrder, ImageWant};
 
 /// Requests at once.
 const AT_ONCE: usize = 4;
@@ -135,7 +135,7 @@ impl Images {
     /// Until `cancel`, or until nobody wants anything any more and what is under way has ended.
     pub async fn run(
         self,
-        mut wants: mpsc::Receiver<ImageWant>,
+        mut orders: mpsc::Receiver<ImageOrder>,
         failures: mpsc::Sender<ImageFailure>,
         cancel: CancellationToken,
     ) {
@@ -152,8 +152,9 @@ impl Images {
             };
             tokio::select! {
                 () = cancel.cancelled() => break,
-                want = wants.recv(), if open => match want {
-                    Some(want) => self.wanted(&mut lines, want, &mut news),
+                order = orders.recv(), if open => match order {
+                    Some(ImageOrder::Fetch(want)) => self.wanted(&mut lines, want, &mut news),
+                    Some(ImageOrder::Shown(shown)) => let_go(&mut lines, &shown),
                     None => open = false,
                 },
                 permit = failures.reserve(), if !news.0.is_empty() => match (permit, news.0.pop_front()) {
@@ -241,6 +242,11 @@ impl Images {
             Err(failure) => failure,
         };
         metrics::counter!("holdfast_images_total", "outcome" => "failed").increment(1);
+        if line.tasks.is_empty() {
+            tracing::debug!(image, why = %failure, "an image that nobody shows any more cannot be had");
+            lines.remove(url);
+            return;
+        }
         let why = failure.to_string();
         let mendable = !matches!(failure, Failure::Url(_)) && line.tries < MOST_TRIES;
         let wait = mendable.then(|| backoff(line.tries, self.retry_first, self.retry_longest, rand::random()));
@@ -256,6 +262,15 @@ impl Images {
         }
         line.why = Some(why);
     }
+}
+
+/// Nobody waits for what is not shown any more: it is not tried again, and its failure is told anew when it comes back.
+fn let_go(lines: &mut BTreeMap<String, Line>, shown: &BTreeMap<String, BTreeSet<TaskId>>) {
+    lines.retain(|url, line| {
+        let by = shown.get(url);
+        line.tasks.retain(|task, _| by.is_some_and(|tasks| tasks.contains(task)));
+        line.in_flight || !line.tasks.is_empty()
+    });
 }
 
 /// Takes something that the box made to an address that somebody gave it, by the same rules: the world's addresses by

@@ -4,7 +4,7 @@
 //! Law: nothing that a server or a URL says leads into the box's own network, takes more than its time or bytes, or is
 //! told twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use holdfast::config::{self, Config};
 use holdfast::images::Images;
 use holdfast::media::stills::{MOST_BYTES, Stills};
 use holdfast::model::TaskId;
-use holdfast::model::mix::{ImageFailure, ImageWant};
+use holdfast::model::mix::{ImageFailure, ImageOrder, ImageWant};
 use image::{ImageFormat, Rgb, RgbImage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -142,7 +142,7 @@ async fn answer(stream: &mut TcpStream, page: Page) -> std::io::Result<()> {
 /// The fetcher at work.
 struct Errand {
     stills: Stills,
-    wants: mpsc::Sender<ImageWant>,
+    orders: mpsc::Sender<ImageOrder>,
     failures: mpsc::Receiver<ImageFailure>,
     running: JoinHandle<()>,
 }
@@ -153,14 +153,22 @@ impl Errand {
         PROVIDER.call_once(|| rustls::crypto::ring::default_provider().install_default().unwrap());
         let stills = Stills::default();
         let images = Images::new(config, stills.clone()).unwrap();
-        let (wants, to) = mpsc::channel(64);
+        let (orders, to) = mpsc::channel(64);
         let (from, failures) = mpsc::channel(1);
         let running = tokio::spawn(images.run(to, from, CancellationToken::new()));
-        Errand { stills, wants, failures, running }
+        Errand { stills, orders, failures, running }
     }
 
     async fn want(&self, task: &str, url: &str) {
-        self.wants.send(ImageWant { task: TaskId::parse(task).unwrap(), url: url.into() }).await.unwrap();
+        let want = ImageWant { task: TaskId::parse(task).expect("an id"), url: url.into() };
+        self.orders.send(ImageOrder::Fetch(want)).await.expect("it runs");
+    }
+
+    /// This task shows these images, and no other task any.
+    async fn shows(&self, task: &str, urls: &[&str]) {
+        let task = BTreeSet::from([TaskId::parse(task).expect("an id")]);
+        let shown = urls.iter().map(|url| ((*url).to_owned(), task.clone())).collect();
+        self.orders.send(ImageOrder::Shown(shown)).await.expect("it runs");
     }
 
     async fn failure(&mut self) -> ImageFailure {
@@ -178,8 +186,8 @@ impl Errand {
 
     /// Ends when nothing is under way; gives what was told and not yet heard.
     async fn end(self) -> (Stills, Vec<ImageFailure>) {
-        let Errand { stills, wants, mut failures, running } = self;
-        drop(wants);
+        let Errand { stills, orders, mut failures, running } = self;
+        drop(orders);
         let mut rest = Vec::new();
         while let Some(news) = tokio::time::timeout(GUARD, failures.recv()).await.expect("it comes to an end") {
             rest.push(news);
@@ -271,6 +279,24 @@ async fn what_is_no_good_picture_is_told() {
         assert!(told.contains(why), "{path}: {told}");
         assert!(began.elapsed() < Duration::from_secs(10), "{path}");
     }
+}
+
+#[tokio::test]
+async fn what_is_shown_no_more_is_not_tried_and_told_anew_when_it_comes_back() {
+    let mut server = Server::start("127.0.0.1").await;
+    let (gone, kept) = (server.will("/gone.png", &[Page::Status(404)]), server.will("/kept.png", &[Page::Status(404)]));
+    let mut errand = Errand::start(&images(HERE));
+    errand.why(&gone).await;
+    errand.why(&kept).await;
+    errand.shows("t", &[&kept]).await;
+    let _ = server.unheard();
+    // what is waited for is tried each second
+    let (mut tries, mut more) = (0, 0);
+    while tries < 4 {
+        *if server.next().await == "/kept.png" { &mut tries } else { &mut more } += 1;
+    }
+    assert!(more <= 1, "one may have been under way: {more}");
+    assert!(errand.why(&gone).await.contains("404"));
 }
 
 #[tokio::test]

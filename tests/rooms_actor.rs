@@ -2,7 +2,7 @@
 
 mod life;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use holdfast::media::{LaneEnd, LaneFeed, LeaveReason, MediaNews};
 use holdfast::model::board::{Board, Measured, Milli, Overload, Speed, Tried};
 use holdfast::model::event::EventBody;
 use holdfast::model::layout::Scene;
-use holdfast::model::mix::{ImageFailure, ImageWant, Layout, LayoutMode, MixSpec, Size, VideoParams};
+use holdfast::model::mix::{ImageFailure, ImageOrder, ImageWant, Layout, LayoutMode, MixSpec, Size, VideoParams};
 use holdfast::model::playlist::Playlist;
 use holdfast::model::recording::{RecordingSpec, StreamType, Subscribers, Subscription};
 use holdfast::model::segment::LocalName;
@@ -323,9 +323,11 @@ async fn modify_changes_the_scene_of_a_running_mix_and_a_failed_image_is_told() 
     let layout = |url: &str| Layout { placeholder: Some(url.to_owned()), ..Layout::default() };
     let mix = MixSpec { layout: layout("http://images/first.png"), ..MixSpec::default() };
     let task = create(&life, RecordingSpec { mix: Some(mix), ..spec() }).await.unwrap();
-    let wanted =
-        async |life: &mut Life| tokio::time::timeout(LIMIT, life.images.recv()).await.expect("in time").unwrap();
-    assert_eq!(wanted(&mut life).await, ImageWant { task: task.clone(), url: "http://images/first.png".into() });
+    let ordered = async |life: &mut Life| {
+        tokio::time::timeout(LIMIT, life.images.recv()).await.expect("in time").expect("the actor lives")
+    };
+    let fetch = |url: &str| ImageOrder::Fetch(ImageWant { task: task.clone(), url: url.to_owned() });
+    assert_eq!(ordered(&mut life).await, fetch("http://images/first.png"));
 
     life.enter(1, "alice", &[TrackKind::Video]).await;
     let order = life.started().await;
@@ -354,11 +356,13 @@ async fn modify_changes_the_scene_of_a_running_mix_and_a_failed_image_is_told() 
     // alice is admitted for her sound alone, and has a place in which the new image stands
     assert_eq!(tracks(&scene), [None, bob]);
     assert_eq!(scene.tiles[0].image.as_deref(), Some("http://images/second.png"));
-    assert_eq!(wanted(&mut life).await.url, "http://images/second.png");
+    assert_eq!(ordered(&mut life).await, fetch("http://images/second.png"));
+    let second = BTreeMap::from([("http://images/second.png".to_owned(), BTreeSet::from([task.clone()]))]);
+    assert_eq!(ordered(&mut life).await, ImageOrder::Shown(second));
 
     for _ in 0..2 {
         let (url, why) = ("http://images/second.png".to_owned(), "404".to_owned());
-        life.image_failures.send(ImageFailure { task: task.clone(), url, why }).await.unwrap();
+        life.image_failed(ImageFailure { task: task.clone(), url, why }).await;
     }
     life.write_segment(&order, 0).await;
     life.rooms.delete(app, task.clone()).await.unwrap();

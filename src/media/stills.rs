@@ -5,7 +5,7 @@
 //! Law: what strangers drew is judged by its bytes and its head before memory is given to it; no bytes make this panic;
 //! what the shelf holds is bounded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Cursor;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -127,8 +127,8 @@ impl Stills {
     }
 
     /// Forgets all pictures but these. A lane that draws one keeps it as long as it does.
-    pub fn keep_only(&self, urls: &BTreeSet<String>) {
-        self.held().retain(|url, _| urls.contains(url));
+    pub fn keep_only<T>(&self, urls: &BTreeMap<String, T>) {
+        self.held().retain(|url, _| urls.contains_key(url));
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Still>>> {
@@ -239,12 +239,12 @@ mod tests {
         assert_eq!(other.get("a").as_deref(), Some(&small));
         stills.put("b", small.clone()).unwrap();
         assert_ne!(other.version(), seen);
-        stills.keep_only(&BTreeSet::from(["b".to_owned()]));
+        stills.keep_only(&BTreeMap::from([("b".to_owned(), ())]));
         assert_eq!((other.get("a"), other.get("b").as_deref()), (None, Some(&small)));
 
         let large = || Still { width: 8192, height: 8192, rgba: vec![0; MOST_HELD] };
         assert_eq!(stills.put("c", large()), Err(StillError::Full));
-        stills.keep_only(&BTreeSet::new());
+        stills.keep_only(&BTreeMap::<String, ()>::new());
         stills.put("c", large()).unwrap();
         // its own place is free for it
         stills.put("c", large()).unwrap();

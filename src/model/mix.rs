@@ -5,6 +5,7 @@
 //! Law: a spec that is here has been validated; sizes are even.
 //! Sources: RECORDING.md §4, API.md §1.8 and §1.9.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -227,6 +228,14 @@ pub struct ImageWant {
     pub url: String,
 }
 
+/// What is asked of whoever fetches images, in the order in which it came to be so.
+#[derive(Clone, PartialEq, Eq)]
+pub enum ImageOrder {
+    Fetch(ImageWant),
+    /// Which tasks show which images, by address. What is not among them nobody waits for any more.
+    Shown(BTreeMap<String, BTreeSet<TaskId>>),
+}
+
 /// It could not be fetched or decoded, which is told once of each task and address (event 309). It may still come.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ImageFailure {
@@ -239,6 +248,15 @@ pub struct ImageFailure {
 impl fmt::Debug for ImageWant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImageWant").field("task", &self.task).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ImageOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImageOrder::Fetch(want) => want.fmt(f),
+            ImageOrder::Shown(shown) => f.debug_struct("Shown").field("images", &shown.len()).finish_non_exhaustive(),
+        }
     }
 }
 

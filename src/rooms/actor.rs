@@ -33,7 +33,7 @@ use crate::media::{LaneEnd, LaneFeed, LaneOrder, MediaClock, MediaEngine, MediaN
 use crate::model::board::Board;
 use crate::model::event::LeaveCode;
 use crate::model::fate::Fate;
-use crate::model::mix::{ImageFailure, ImageWant, MixSpec};
+use crate::model::mix::{ImageFailure, ImageOrder, ImageWant, MixSpec};
 use crate::model::piece::{Piece, PieceFate};
 use crate::model::recording::{RecordingSpec, StorageKeys};
 use crate::model::room::{Feed, Room, Track};
@@ -72,7 +72,7 @@ pub struct Parts {
     /// Notified likewise; with it every event is put down for the operators, too.
     pub mirror: Option<Arc<Notify>>,
     /// Images that layouts show, for whoever fetches them.
-    pub images: mpsc::Sender<ImageWant>,
+    pub images: mpsc::Sender<ImageOrder>,
     /// Where they appear; those that no task shows any more are let go.
     pub stills: Stills,
     pub health: Reporter,
@@ -142,6 +142,8 @@ pub struct Actor {
     troubles: BTreeMap<&'static str, BTreeMap<LaneRun, String>>,
     /// The mapping to wall time by which the tasks' waits are written down.
     epoch_wall: Timestamp,
+    /// Who shows which images, as it was told last to who fetches them.
+    shown: BTreeMap<String, BTreeSet<TaskId>>,
     stopping: bool,
     automatic: automatic::Automatic,
     recorded: recorded::Told,
@@ -600,9 +602,8 @@ impl Actor {
 
     /// Asks for an image. When more wait than the fetcher takes, this one has failed: it is announced, not forgotten.
     fn fetch_image(&mut self, id: &TaskId, url: String) {
-        if let Err(e) = self.parts.images.try_send(ImageWant { task: id.clone(), url }) {
-            let (mpsc::error::TrySendError::Full(want) | mpsc::error::TrySendError::Closed(want)) = e;
-            let url = want.url;
+        let want = ImageWant { task: id.clone(), url: url.clone() };
+        if self.parts.images.try_send(ImageOrder::Fetch(want)).is_err() {
             warn!(task = %id, "too many images are waiting to be fetched");
             self.queue.push_back((id.clone(), Input::ImageFailed { url }));
         }
@@ -679,11 +680,19 @@ impl Actor {
         self.let_images_go();
     }
 
-    fn let_images_go(&self) {
-        let shows = |r: &&Running| r.task.phase != Phase::Done;
-        let layouts = self.tasks.values().filter(shows).filter_map(|running| running.task.spec.mix.as_ref());
-        let shown = layouts.flat_map(|mix| mix.layout.image_urls()).map(str::to_owned).collect();
+    /// Images that no layout shows any more are kept no longer, and nobody fetches them.
+    fn let_images_go(&mut self) {
+        let mut shown: BTreeMap<String, BTreeSet<TaskId>> = BTreeMap::new();
+        for (id, running) in self.tasks.iter().filter(|(_, running)| running.task.phase != Phase::Done) {
+            for url in running.task.spec.mix.iter().flat_map(|mix| mix.layout.image_urls()) {
+                shown.entry(url.to_owned()).or_default().insert(id.clone());
+            }
+        }
         self.parts.stills.keep_only(&shown);
+        // whoever has no ear for it now hears it with the next change
+        if self.shown != shown && self.parts.images.try_send(ImageOrder::Shown(shown.clone())).is_ok() {
+            self.shown = shown;
+        }
     }
 
     fn tell_health(&self, fate: &Fate) {

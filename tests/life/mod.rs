@@ -14,7 +14,7 @@ use holdfast::media::{LaneOrder, MediaClock, MediaEngine, MediaError, MediaNews}
 use holdfast::model::board::Board;
 use holdfast::model::event::EventBody;
 use holdfast::model::layout::Scene;
-use holdfast::model::mix::{ImageFailure, ImageWant};
+use holdfast::model::mix::{ImageFailure, ImageOrder};
 use holdfast::model::recording::{
     Destination, MediaFilter, RecordingSpec, StorageKeys, StreamType, Subscription, Vendor,
 };
@@ -86,8 +86,8 @@ pub struct Life {
     pub asked: mpsc::Receiver<Asked>,
     pub engine: Arc<ScriptedEngine>,
     pub fates: mpsc::Sender<(TaskId, holdfast::model::fate::Fate)>,
-    pub images: mpsc::Receiver<ImageWant>,
-    pub image_failures: mpsc::Sender<ImageFailure>,
+    pub images: mpsc::Receiver<ImageOrder>,
+    image_failures: mpsc::Sender<ImageFailure>,
     pub spool: Arc<Spool>,
     pub store: Store,
     pub box_key: Arc<BoxKey>,
@@ -192,6 +192,13 @@ impl Life {
         self.news.send(news).await.expect("the actor lives");
         let all = self.news.max_capacity();
         drop(self.news.reserve_many(all).await.expect("the actor lives"));
+    }
+
+    /// An image could not be had. Returns when the actor has taken it up.
+    pub async fn image_failed(&self, failure: ImageFailure) {
+        self.image_failures.send(failure).await.expect("the actor lives");
+        let all = self.image_failures.max_capacity();
+        drop(self.image_failures.reserve_many(all).await.expect("the actor lives"));
     }
 
     /// A lane of the engine writes a segment.

@@ -141,6 +141,7 @@ impl Actor {
             look: (Instant::now(), LOOK_FIRST),
             troubles: BTreeMap::new(),
             epoch_wall,
+            shown: BTreeMap::new(),
             stopping: false,
             automatic,
         }
