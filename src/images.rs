@@ -236,6 +236,9 @@ impl Images {
             Ok(()) => {
                 metrics::counter!("holdfast_images_total", "outcome" => "ok").increment(1);
                 tracing::info!(image, tries = line.tries, "an image is there");
+                if line.tasks.is_empty() {
+                    self.stills.forget(url);
+                }
                 lines.remove(url);
                 return;
             }

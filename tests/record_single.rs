@@ -437,7 +437,9 @@ fn a_unit_of_which_the_parser_dies_costs_nothing() {
     let aggregated = [&[0x78, 0, 3, 0x09, 0xf0, 0x80, 0, unit.len() as u8], &unit[..]].concat();
     let hidden = [&[0x66, 0x05, 0x01, 0, 0, 1], &unit[..]].concat();
     let fragments = [[&[0x7c, 0x8f], &unit[1..7]].concat(), [&[0x7c, 0x4f], &unit[7..]].concat()];
-    for payloads in [vec![alone], vec![aggregated], vec![hidden], fragments.to_vec()] {
+    // a fragment without its header, of which the depayloader copies -1 bytes
+    let nothing = vec![0x7c];
+    for payloads in [vec![alone], vec![aggregated], vec![hidden], fragments.to_vec(), vec![nothing]] {
         let mut b = Site::new();
         let ann = b.publish(Codec::H264);
         let order = b.order(LaneKind::Video, None, Some(&ann));

@@ -1,7 +1,7 @@
 //! Packets that line or malice has spoilt: none of them may end the process, and none of them another's recording.
 //!
-//! Law: what is sent is a pure function of its seed (`HOLDFAST_SEED` tries one of your own). GStreamer's elements are C:
-//! what kills one kills this whole file, and would have killed the box.
+//! Law: what is spoilt, and how, follows from the seed (`HOLDFAST_SEED` tries one of your own) and from what the encoders
+//! gave. GStreamer's elements are C: what kills one kills this whole file, and would have killed the box.
 
 mod mixing;
 mod recording;

@@ -378,6 +378,32 @@ async fn modify_changes_the_scene_of_a_running_mix_and_a_failed_image_is_told() 
     life.end().await;
 }
 
+/// Whoever fetches images hears that a task shows none any more, though its layout was never changed.
+#[tokio::test]
+async fn images_of_a_task_that_is_over_are_waited_for_by_nobody() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut life = Life::begin(dir.path(), Config::default()).await;
+    let url = "http://images/first.png".to_owned();
+    let layout = Layout { placeholder: Some(url.clone()), ..Layout::default() };
+    let mix = MixSpec { layout, ..MixSpec::default() };
+    let task = create(&life, RecordingSpec { mix: Some(mix), ..spec() }).await.expect("it begins");
+    life.enter(1, "alice", &[TrackKind::Video]).await;
+    let order = life.started().await;
+    life.write_segment(&order, 0).await;
+    life.rooms.delete(SdkAppId(1_400_000_001), task.clone()).await.expect("it is there");
+    let Asked::Finish(run) = life.next_asked().await else { panic!("the lane is finished") };
+    life.tell(MediaNews::LaneEnded { run, end: LaneEnd::Finished }).await;
+    life.carry_until(&mut BTreeMap::new(), stopped).await;
+    life.deliver().await;
+    let orders = async {
+        let fetched = life.images.recv().await.expect("the actor lives");
+        (fetched, life.images.recv().await.expect("the actor lives"))
+    };
+    let orders = tokio::time::timeout(LIMIT, orders).await.expect("it hears of the end");
+    assert_eq!(orders, (ImageOrder::Fetch(ImageWant { task, url }), ImageOrder::Shown(BTreeMap::new())));
+    life.end().await;
+}
+
 /// 305's statuses so far.
 fn upload_stops(events: &[EventBody]) -> Vec<u8> {
     events.iter().filter_map(|e| if let EventBody::UploadStop { status } = e { Some(*status) } else { None }).collect()

@@ -71,7 +71,8 @@ impl Chain {
         let far = Shared::default();
         let bin = gst::parse::bin_from_description(described, true)
             .map_err(|e| MediaError::Pipeline(format!("{described}: {e}")))?;
-        super::sieve::guard(&bin);
+        let torn = far.clone();
+        super::sieve::guard(&bin, move || lock(&torn).wants_keyframe = true);
         let pipeline = gst::Pipeline::new();
         super::graphs::note(&pipeline);
         pipeline.add(&bin).expect("a new bin has no parent");

@@ -1,6 +1,7 @@
 //! How large a keyframe's picture is, read from the RTP payload that begins it.
 //!
-//! Owns: the few fields of H.264 parameter sets and VP8 frame headers that say so. Must not touch: any other payload.
+//! Owns: the few fields of H.264 parameter sets and of VP8's and VP9's frame headers that say so, or that say whether a
+//! decoder knows such a picture. Must not touch: any other payload.
 //! Law: what is torn or makes no sense has no size; nothing panics.
 
 use super::keyframe::vp8_frame;
@@ -39,9 +40,84 @@ pub(super) fn set_size(set: &[u8]) -> Option<(u32, u32)> {
     Some(sps(set.get(1..)?)?.shown)
 }
 
-/// Width and height of what is coded by a sequence parameter set, of which a part may be shown.
+/// Width and height of what is coded by a sequence parameter set, its header with it, of which a part may be shown.
+/// `None` for one that decoders may read in another way than it is read here, or whose pictures are of a kind that
+/// GStreamer has no name for: profiles of extensions, and other depths than 8 and 10 bits.
 pub(super) fn coded_size(set: &[u8]) -> Option<(u32, u32)> {
-    Some(sps(set.get(1..)?)?.coded)
+    let known = |sizes: Sizes| sizes.common.then_some(sizes.coded);
+    let coded = known(sps(set.get(1..)?)?)?;
+    // libav reads a set anew with what stands against emulation in it, when it makes no sense without
+    match sps_of(Bits::raw(set.get(1..)?)) {
+        Some(other) if known(other) != Some(coded) => None,
+        _ => Some(coded),
+    }
+}
+
+/// Whether a picture parameter set of H.264, its header with it, has one group of slices: GStreamer's parser takes the
+/// memory for a map of groups of whatever size it is told, and no decoder of ours knows them (§7.3.2.2).
+pub(super) fn has_one_slice_group(set: &[u8]) -> bool {
+    let groups = || {
+        let mut bits = Bits::of(set.get(1..)?);
+        bits.golomb()?; // pic_parameter_set_id
+        bits.golomb()?; // seq_parameter_set_id
+        bits.fixed(2)?; // entropy coding, order of fields
+        bits.golomb()
+    };
+    groups() == Some(0)
+}
+
+/// Width and height that a frame of VP8 says (RFC 6386 §9.1): keyframes do.
+pub(super) fn vp8_frame_size(frame: &[u8]) -> Option<(u32, u32)> {
+    let [tag, _, _, _, _, _, a, b, c, d, ..] = *frame else { return None };
+    let side = |low: u8, high: u8| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
+    (tag & 0x01 == 0).then(|| (side(a, b), side(c, d)))
+}
+
+/// Width and height that a frame of VP9 says (bitstream specification §6.2): all may, but for those that take them from
+/// a frame before.
+pub(super) fn vp9_frame_size(frame: &[u8]) -> Option<(u32, u32)> {
+    const SRGB: u32 = 7;
+    let mut bits = Bits::raw(frame);
+    bits.fixed(2)?; // frame_marker
+    let profile = bits.fixed(1)? | bits.fixed(1)? << 1;
+    if profile == 3 {
+        bits.flag()?;
+    }
+    if bits.flag()? {
+        return None; // show_existing_frame
+    }
+    let (inter, shown, resilient) = (bits.flag()?, bits.flag()?, bits.flag()?);
+    let alone = inter && !shown && bits.flag()?;
+    if inter && !resilient {
+        bits.fixed(2)?; // reset_frame_context
+    }
+    if !inter || alone {
+        bits.fixed(24)?; // frame_sync_code
+        if !inter || profile > 0 {
+            if profile >= 2 {
+                bits.flag()?; // ten_or_twelve_bit
+            }
+            let coloured = bits.fixed(3)? != SRGB;
+            if coloured {
+                bits.flag()?; // color_range
+            }
+            if profile & 1 == 1 {
+                bits.fixed(if coloured { 3 } else { 1 })?; // subsampling
+            }
+        }
+    }
+    if inter {
+        bits.fixed(8)?; // refresh_frame_flags
+    }
+    if inter && !alone {
+        bits.fixed(3 * 4)?; // ref_frame_idx, ref_frame_sign_bias
+        for _ in 0..3 {
+            if bits.flag()? {
+                return None; // found_ref
+            }
+        }
+    }
+    Some((bits.fixed(16)? + 1, bits.fixed(16)? + 1))
 }
 
 /// RFC 7741 §4.3 and RFC 6386 §9.1: behind the frame tag and the start code, 14 bits each.
@@ -81,15 +157,22 @@ fn h264(payload: &[u8]) -> Option<(u32, u32)> {
 }
 
 /// Width and height of a sequence parameter set.
+#[derive(Clone, Copy)]
 struct Sizes {
+    /// A profile and a depth as cameras and browsers send them.
+    common: bool,
     coded: (u32, u32),
     shown: (u32, u32),
 }
 
 /// ITU-T H.264 §7.3.2.1.1, up to the cropping.
 fn sps(unit: &[u8]) -> Option<Sizes> {
-    let mut bits = Bits::of(unit);
+    sps_of(Bits::of(unit))
+}
+
+fn sps_of(mut bits: Bits) -> Option<Sizes> {
     let profile = bits.fixed(8)?;
+    let mut common = matches!(profile, 66 | 77 | 88 | 100 | 110 | 122 | 244 | 44);
     bits.fixed(16)?; // constraints, level
     bits.golomb()?; // seq_parameter_set_id
     // Of a monochrome or separated picture every sample counts for itself.
@@ -97,11 +180,12 @@ fn sps(unit: &[u8]) -> Option<Sizes> {
     if matches!(profile, 100 | 110 | 122 | 244 | 44 | 83 | 86 | 118 | 128 | 138 | 139 | 134 | 135) {
         chroma = bits.golomb()?;
         let lists = if chroma == 3 { 12 } else { 8 };
+        let coloured = chroma > 0;
         if chroma == 3 && bits.flag()? {
             chroma = 0;
         }
-        bits.golomb()?; // bit depths
-        bits.golomb()?;
+        let deeper = (bits.golomb()?, bits.golomb()?);
+        common &= deeper == (0, 0) || (deeper == (2, 2) && coloured);
         bits.flag()?; // qpprime_y_zero_transform_bypass_flag
         if bits.flag()? {
             for list in 0..lists {
@@ -138,7 +222,7 @@ fn sps(unit: &[u8]) -> Option<Sizes> {
     let height = lines.checked_mul(fields)?;
     let coded = (width, height);
     if !bits.flag()? {
-        return Some(Sizes { coded, shown: coded });
+        return Some(Sizes { common, coded, shown: coded });
     }
     let (across, down) = match chroma {
         1 => (2, 2),
@@ -147,16 +231,17 @@ fn sps(unit: &[u8]) -> Option<Sizes> {
     };
     let mut cut = |unit: u32| bits.golomb()?.checked_add(bits.golomb()?)?.checked_mul(unit);
     let (sides, ends) = (cut(across)?, cut(down * fields)?);
-    Some(Sizes { coded, shown: (width.checked_sub(sides)?, height.checked_sub(ends)?) })
+    Some(Sizes { common, coded, shown: (width.checked_sub(sides)?, height.checked_sub(ends)?) })
 }
 
-/// Bits of a NAL unit without its emulation prevention (§7.4.1.1).
+/// Bits of what says a size.
 struct Bits {
     bytes: Vec<u8>,
     at: usize,
 }
 
 impl Bits {
+    /// Of a NAL unit, without its emulation prevention (§7.4.1.1).
     fn of(unit: &[u8]) -> Bits {
         let mut bytes: Vec<u8> = Vec::with_capacity(unit.len().min(LONGEST));
         let mut zeros = 0;
@@ -169,6 +254,11 @@ impl Bits {
             bytes.push(*byte);
         }
         Bits { bytes, at: 0 }
+    }
+
+    /// As they stand there.
+    fn raw(bytes: &[u8]) -> Bits {
+        Bits { bytes: bytes[..bytes.len().min(LONGEST)].to_vec(), at: 0 }
     }
 
     fn flag(&mut self) -> Option<bool> {

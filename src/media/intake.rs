@@ -20,6 +20,8 @@ use super::{Ids, MediaClock};
 use crate::model::rtp_time::{NtpTime, SessionClock};
 use crate::model::{Codec, MediaTime, TrackId, TrackKind};
 
+/// Bytes of one frame: none is larger, and a stranger's packets without an end do not fill the memory.
+const MOST_HELD: usize = 8 << 20;
 /// A publisher is asked for a keyframe at most so often.
 const KEYFRAME_PAUSE: Duration = Duration::from_millis(500);
 /// A new stream is held back until its sender's first report says what its time stamps mean, at most for so long:
@@ -85,6 +87,7 @@ struct Feed {
     first: Option<u32>,
     out: Option<Output>,
     packets: Vec<StampedPacket>,
+    packet_bytes: usize,
     lost: bool,
     wish: Arc<Wish>,
     asked: Option<Instant>,
@@ -221,6 +224,7 @@ impl Feed {
             first: None,
             out: None,
             packets: Vec::new(),
+            packet_bytes: 0,
             lost: false,
             wish: Wish::new(false, bell),
             asked: None,
@@ -363,6 +367,13 @@ impl Feed {
         let payload_type = self.open.as_ref().map_or(packet.payload_type, |open| open.payload_type);
         let marker = packet.marker && holds_picture(packet.codec, &packet.payload);
         let rtp = marshal(out, payload_type, marker, &packet.payload);
+        self.packet_bytes += rtp.len();
+        if self.packet_bytes > MOST_HELD {
+            self.packets.clear();
+            (self.packet_bytes, self.lost) = (0, true);
+            self.wish.request_keyframe();
+            return;
+        }
         self.packets.push(StampedPacket { rtp, at: out.at, after_loss });
         if marker || self.kind == TrackKind::Audio {
             self.push();
@@ -375,6 +386,7 @@ impl Feed {
             return;
         }
         let packets = std::mem::take(&mut self.packets);
+        self.packet_bytes = 0;
         if let Some(open) = &self.open {
             open.input.push(packets);
         }
@@ -487,15 +499,7 @@ mod tests {
         }
 
         fn payload(&mut self, ssrc: u32, rid: Option<&str>, codec: Codec, n: u32, payload: Vec<u8>) {
-            let packet = Received {
-                ssrc,
-                payload_type: if codec == Codec::H264 { 102 } else { 96 },
-                codec,
-                sequence: (ssrc as u16).wrapping_mul(1000).wrapping_add(n as u16),
-                timestamp: ssrc.wrapping_mul(1_000_000).wrapping_add(n * 3000),
-                marker: true,
-                payload: payload.into(),
-            };
+            let packet = received(ssrc, codec, n, payload);
             let at = self.begin + Duration::from_millis(33) * n;
             self.intake.packet(TrackKind::Video, rid, packet, at);
         }
@@ -536,6 +540,18 @@ mod tests {
             let changes = self.intake.take_changes();
             let Some(Change::Up { track, .. }) = changes.last() else { panic!("{changes:?}") };
             self.tracks.listen(*track).expect("live")
+        }
+    }
+
+    fn received(ssrc: u32, codec: Codec, n: u32, payload: Vec<u8>) -> Received {
+        Received {
+            ssrc,
+            payload_type: if codec == Codec::H264 { 102 } else { 96 },
+            codec,
+            sequence: (ssrc as u16).wrapping_mul(1000).wrapping_add(n as u16),
+            timestamp: ssrc.wrapping_mul(1_000_000).wrapping_add(n * 3000),
+            marker: true,
+            payload: payload.into(),
         }
     }
 
@@ -751,6 +767,22 @@ mod tests {
         let after: Vec<bool> = packets.iter().map(|p| p.after_loss).collect();
         assert_eq!(after.iter().filter(|after| **after).count(), 1);
         assert!(packets.iter().find(|p| p.after_loss).is_some_and(|p| p.rtp[13] == 6));
+        assert_eq!(bench.intake.keyframes(bench.begin + Duration::from_secs(3)), [1]);
+    }
+
+    #[test]
+    fn a_frame_without_an_end_does_not_fill_the_memory() {
+        let mut bench = bench();
+        bench.frame(1, None, Codec::H264, 0, IDR, 100);
+        let listener = bench.listen();
+        for n in 1..9_000 {
+            let packet = Received { timestamp: 7, marker: false, ..received(1, Codec::H264, n, vec![SLICE; 1000]) };
+            bench.intake.packet(TrackKind::Video, None, packet, bench.begin);
+        }
+        bench.frame(1, None, Codec::H264, 9_000, IDR, 100);
+        let heard = heard(&mut bench, &listener);
+        assert!(heard.iter().map(|packet| packet.rtp.len()).sum::<usize>() < MOST_HELD / 2);
+        assert_eq!(heard.iter().filter(|packet| packet.after_loss).count(), 1);
         assert_eq!(bench.intake.keyframes(bench.begin + Duration::from_secs(3)), [1]);
     }
 

@@ -27,7 +27,7 @@ const RATE: &str = "capssetter caps=video/x-raw,framerate=30/1";
 
 /// Sizes that encoders take: x264enc asks an encoder that it could not open, and dies of it.
 const EVEN: &str = "videoscale ! capsfilter \
-    caps=\"video/x-raw,width=(int)[16,4096,2],height=(int)[16,4096,2],pixel-aspect-ratio=1/1\"";
+    caps=\"video/x-raw,width=(int)[16,8192,2],height=(int)[16,8192,2],pixel-aspect-ratio=1/1\"";
 
 /// How often pictures changed between the publisher's and black ones, and the publisher's their size.
 pub type StreamId = (u32, u32);

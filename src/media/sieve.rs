@@ -5,22 +5,21 @@
 //! of a packet or follows a null pointer, one packet of one participant ends the process, and with it every recording of
 //! the box. What is left out here would not have been a picture.
 //!
-//! Found in 1.22 by sending spoilt packets: `rtph264depay` copies -1 bytes of a fragment without content, as
-//! `rtph265depay` does; `h264parse` follows a null pointer in a subset parameter set that ends early; libav's decoders
-//! have no buffers for a picture whose size they cannot describe, and look for them all the same.
+//! Found in 1.22 by sending spoilt packets, and by reading: `rtph264depay` copies -1 bytes of a fragment without header, as
+//! `rtph265depay` does; `h264parse` follows a null pointer in a subset parameter set that ends early, and takes 4 GB for a
+//! map of slice groups; libav's decoders make buffers by what is not written, for pictures that GStreamer has no name for.
 
 use std::ops::Range;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-use super::dimensions::{coded_size, picture_size};
-use crate::container::h264::{self, FILLER, SEQUENCE_SET};
-use crate::model::Codec;
+use super::dimensions::{coded_size, has_one_slice_group, vp8_frame_size, vp9_frame_size};
+use crate::container::h264::{self, FILLER, PICTURE_SET, SEQUENCE_SET};
 
 /// The most pixels of a picture: twice those of 4K. A decoder takes the memory for whatever size it is told.
 const LARGEST: u64 = 1 << 24;
-/// The longest side of a picture, pixels: x264 and libvpx take no more. GStreamer 1.22 describes less than 32768.
+/// The longest side of a picture, pixels: x264 and libvpx take no more.
 const LONGEST: u32 = 1 << 14;
 const START_CODE: usize = 3;
 
@@ -28,6 +27,8 @@ const START_CODE: usize = 3;
 enum Gate {
     /// Packets whose payload is not sound are left out.
     Packets(fn(&[u8]) -> bool),
+    /// Frames of which a size is read that is too large are left out.
+    Frames(fn(&[u8]) -> Option<(u32, u32)>),
     /// Units of H.264 that are not of a plain picture are left out.
     Units,
 }
@@ -37,19 +38,22 @@ const GATES: &[(&str, &str, Gate)] = &[
     ("rtph264depay", "sink", Gate::Packets(h264_is_sound)),
     ("rtph264depay", "src", Gate::Units),
     ("rtph265depay", "sink", Gate::Packets(h265_is_sound)),
-    ("rtpvp8depay", "sink", Gate::Packets(|payload| picture_size(Codec::Vp8, payload).is_none_or(fits))),
+    ("rtpvp8depay", "src", Gate::Frames(vp8_frame_size)),
+    ("rtpvp9depay", "src", Gate::Frames(vp9_frame_size)),
 ];
 
-/// Puts gates at the elements that are in `bin` now.
-pub(super) fn guard(bin: &gst::Bin) {
+/// Puts gates at the elements that are in `bin` now. `torn` is called for each packet that is left out: pictures that
+/// follow may need what was in it.
+pub(super) fn guard(bin: &gst::Bin, torn: impl Fn() + Clone + Send + Sync + 'static) {
     for (factory, pad, gate) in GATES {
         for element in bin.iterate_all_by_element_factory_name(factory).into_iter().flatten() {
             let pad = element.static_pad(pad).expect("every depayloader has both");
+            let torn = torn.clone();
             pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST, move |pad, info| {
                 let passes = match &mut info.data {
                     _ if matches!(gate, Gate::Units) && !is_byte_stream(pad) => false,
-                    Some(gst::PadProbeData::Buffer(buffer)) => pass(gate, buffer),
-                    Some(gst::PadProbeData::BufferList(list)) => pass_list(gate, list),
+                    Some(gst::PadProbeData::Buffer(buffer)) => pass(gate, buffer, &torn),
+                    Some(gst::PadProbeData::BufferList(list)) => pass_list(gate, list, &torn),
                     _ => true,
                 };
                 // not `Drop`: what the binding has taken over and dropped, GStreamer would drop again, and complain
@@ -67,18 +71,22 @@ fn is_byte_stream(pad: &gst::Pad) -> bool {
 }
 
 /// Whether anything of a list goes on; what does not is taken out.
-fn pass_list(gate: &Gate, list: &mut gst::BufferList) -> bool {
-    *list = list.iter_owned().filter_map(|mut buffer| pass(gate, &mut buffer).then_some(buffer)).collect();
+fn pass_list(gate: &Gate, list: &mut gst::BufferList, torn: &dyn Fn()) -> bool {
+    *list = list.iter_owned().filter_map(|mut buffer| pass(gate, &mut buffer, torn).then_some(buffer)).collect();
     !list.is_empty()
 }
 
 /// Whether anything of a buffer goes on; what does not is taken out.
-fn pass(gate: &Gate, buffer: &mut gst::Buffer) -> bool {
+fn pass(gate: &Gate, buffer: &mut gst::Buffer, torn: &dyn Fn()) -> bool {
     // what cannot be read here cannot be read by the element
     let Ok(bytes) = buffer.map_readable() else { return false };
     let left = match gate {
         Gate::Packets(sound) if payload(&bytes).is_some_and(sound) => return true,
-        Gate::Packets(_) => Vec::new(),
+        Gate::Frames(size) if size(&bytes).is_none_or(fits) => return true,
+        Gate::Packets(_) | Gate::Frames(_) => {
+            torn();
+            Vec::new()
+        }
         Gate::Units => match plain_units(&bytes) {
             None => return true,
             Some(left) => left,
@@ -120,8 +128,8 @@ fn fits((width, height): (u32, u32)) -> bool {
     width.max(height) <= LONGEST && u64::from(width) * u64::from(height) <= LARGEST
 }
 
-/// RFC 6184 §5.2: one unit, several that fit exactly, or a part of one that has content. The packets of interleaved
-/// mode, which nobody agrees on with us, are not sound.
+/// RFC 6184 §5.2: one unit, several that fit exactly, or a part of one, which may be empty (§5.8) but has its header. The
+/// packets of interleaved mode, which nobody agrees on with us, are not sound.
 fn h264_is_sound(payload: &[u8]) -> bool {
     const STAP_A: u8 = 24;
     const FU_A: u8 = 28;
@@ -129,7 +137,7 @@ fn h264_is_sound(payload: &[u8]) -> bool {
     match first & 0x1f {
         1..STAP_A => true,
         STAP_A => several(rest),
-        FU_A => rest.len() > 1 && (1..STAP_A).contains(&(rest[0] & 0x1f)),
+        FU_A => rest.first().is_some_and(|header| (1..STAP_A).contains(&(header & 0x1f))),
         _ => false,
     }
 }
@@ -165,6 +173,7 @@ fn several(mut rest: &[u8]) -> bool {
 fn is_plain(unit: &[u8]) -> bool {
     match h264::kind(unit) {
         SEQUENCE_SET => coded_size(unit).is_some_and(fits),
+        PICTURE_SET => has_one_slice_group(unit),
         kind => (1..=FILLER).contains(&kind),
     }
 }
@@ -192,7 +201,7 @@ mod tests {
 
     #[test]
     fn plain_units_stay_with_every_byte_of_theirs() {
-        let stream = [0, 0, 0, 1, 0x68, 5, 0, 0, 1, 0x68, 6, 0, 0, 0, 0, 1, 0x65, 7, 0, 0];
+        let stream = [0, 0, 0, 1, 0x68, 0xc8, 0, 0, 1, 0x68, 0xce, 0, 0, 0, 0, 1, 0x65, 7, 0, 0];
         assert_eq!(plain_units(&stream), None);
         assert_eq!(plain_units(&[]), None);
     }
@@ -202,8 +211,8 @@ mod tests {
         for unit_type in (0..32).filter(|unit_type| !(1..=12).contains(unit_type)) {
             let alone = [0, 0, 0, 1, 0x60 | unit_type, 1, 2];
             assert_eq!(plain_units(&alone), Some(vec![]), "{unit_type}");
-            let between = [&[0, 0, 0, 1, 0x68, 5][..], &alone, &[0, 0, 1, 0x65, 7]].concat();
-            assert_eq!(left(&between), [0, 0, 1, 0x68, 5, 0, 0, 1, 0x65, 7], "{unit_type}");
+            let between = [&[0, 0, 0, 1, 0x68, 0xc8][..], &alone, &[0, 0, 1, 0x65, 7]].concat();
+            assert_eq!(left(&between), [0, 0, 1, 0x68, 0xc8, 0, 0, 1, 0x65, 7], "{unit_type}");
         }
     }
 
@@ -223,12 +232,12 @@ mod tests {
 
     #[test]
     fn a_payload_of_h264_is_sound_or_not() {
-        for sound in [&[0x65, 1][..], &[0x0a], &[0x78, 0, 1, 0x67, 0, 2, 0x68, 1], &[0x7c, 0x85, 1], &[0x7c, 0x05, 1]] {
+        for sound in [&[0x65, 1][..], &[0x0a], &[0x78, 0, 1, 0x67, 0, 2, 0x68, 1], &[0x7c, 0x85, 1], &[0x7c, 0x45]] {
             assert!(h264_is_sound(sound), "{sound:?}");
         }
         let short: [&[u8]; 4] = [&[], &[0x78], &[0x78, 0], &[0x78, 0, 1]];
         let wrong: [&[u8]; 4] = [&[0x78, 0, 0], &[0x78, 0, 1, 0x67, 5], &[0x78, 0, 3, 0x67, 5], &[0x7c, 0x9c, 1]];
-        let fragments: [&[u8]; 3] = [&[0x7c], &[0x7c, 0x85], &[0x7c, 0x05]];
+        let fragments: [&[u8]; 2] = [&[0x7c], &[0x7c, 0x80]];
         let strange: [&[u8]; 4] = [&[0x60, 1, 2], &[0x79, 1, 2, 3], &[0x7d, 0x85, 1, 2], &[0x7f, 1, 2]];
         for broken in short.into_iter().chain(wrong).chain(fragments).chain(strange) {
             assert!(!h264_is_sound(broken), "{broken:?}");
@@ -250,20 +259,20 @@ mod tests {
 
     #[test]
     fn a_picture_that_no_decoder_should_make_room_for_does_not_go_on() {
-        let vp8 = |side: u16| [&[0x10, 0, 0, 0, 0x9d, 1, 0x2a][..], &side.to_le_bytes(), &side.to_le_bytes()].concat();
-        let fits_vp8 = |side| picture_size(Codec::Vp8, &vp8(side)).is_some_and(fits);
+        let vp8 = |side: u16| [&[0, 0, 0, 0x9d, 1, 0x2a][..], &side.to_le_bytes(), &side.to_le_bytes()].concat();
+        let fits_vp8 = |side| vp8_frame_size(&vp8(side)).is_some_and(fits);
         assert!(fits_vp8(4096) && !fits_vp8(4112));
+        assert_eq!(vp8_frame_size(&[1, 0, 0, 0x9d, 1, 0x2a, 0, 16, 0, 16]), None, "it goes on with another frame");
         // baseline, number, order, references; blocks across and down; frames, cropping, no VUI, the end
         let golomb = |n: u32| {
             let bits = format!("{:b}", n + 1);
             format!("{}{bits}", "0".repeat(bits.len() - 1))
         };
+        let octet = |bits: &[u8]| bits.iter().enumerate().fold(0, |octet, (n, bit)| octet | (bit - b'0') << (7 - n));
+        let packed = |bits: &str| bits.as_bytes().chunks(8).map(octet).collect::<Vec<u8>>();
         let set = |across: u32, down: u32, cropping: &str| {
             let begin = ["01100111", "01000010", "00000000", "00111100", "1", "1", "011", "010", "0"].concat();
-            let bits = [&begin, &golomb(across - 1), &golomb(down - 1), "1", "1", cropping, "01"].concat();
-            let octet =
-                |bits: &[u8]| bits.iter().enumerate().fold(0, |octet, (n, bit)| octet | (bit - b'0') << (7 - n));
-            bits.as_bytes().chunks(8).map(octet).collect::<Vec<u8>>()
+            packed(&[&begin, &golomb(across - 1), &golomb(down - 1), "1", "1", cropping, "01"].concat())
         };
         assert_eq!(coded_size(&set(20, 15, "0")), Some((320, 240)));
         assert!(is_plain(&set(20, 15, "0")));
@@ -274,6 +283,15 @@ mod tests {
         assert_eq!(set_size(&cropped), Some((16, 16)));
         assert!(!is_plain(&cropped));
         assert!(!is_plain(&[0x67, 0x42]), "it ends before its size");
+        // depths of 9 bits, a profile of an extension, a map of slice groups
+        let high = |bits: &str| is_plain(&packed(&["01100111", "01100100", "00000000", "00111100", bits].concat()));
+        let rest = ["1", "011", "010", "0", &golomb(19), &golomb(14), "1", "1", "0", "01"].concat();
+        assert!(high(&["1", "010", "1", "1", "00", &rest].concat()));
+        assert!(!high(&["1", "010", "010", "010", "00", &rest].concat()));
+        let mut extension = set(20, 15, "0");
+        extension[1] = 144;
+        assert!(!is_plain(&extension));
+        assert!(is_plain(&packed("0110100011001")) && !is_plain(&packed("01101000110001000111")));
     }
 
     #[test]

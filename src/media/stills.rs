@@ -126,6 +126,11 @@ impl Stills {
         self.0.version.load(Ordering::Acquire)
     }
 
+    /// Nobody shows this one any more.
+    pub fn forget(&self, url: &str) {
+        self.held().remove(url);
+    }
+
     /// Forgets all pictures but these. A lane that draws one keeps it as long as it does.
     pub fn keep_only<T>(&self, urls: &BTreeMap<String, T>) {
         self.held().retain(|url, _| urls.contains_key(url));

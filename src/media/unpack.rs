@@ -16,6 +16,12 @@ use super::stamped::StampedPacket;
 use super::tracks::TrackSource;
 use crate::model::Codec;
 
+/// A chain that was made anew has so long before it may be given up again: whoever sends nothing but what breaks it costs
+/// his own pictures, not everybody's time.
+const PAUSE: gst::ClockTime = gst::ClockTime::from_mseconds(200);
+/// Bytes that elements may hold back before a picture comes out: without an end to a picture it is all that they get.
+const MOST_HELD: usize = 16 << 20;
+
 pub struct Unpacker {
     codec: Codec,
     chain: Chain,
@@ -26,6 +32,11 @@ pub struct Unpacker {
     renewed: bool,
     /// Whether a picture has come out since the last keyframe went in; `None` before the first.
     answered: Option<bool>,
+    /// Bytes that went in since something came out.
+    held: usize,
+    /// When the chain was made anew last, and until when it gets nothing.
+    renewal: Option<gst::ClockTime>,
+    rest: Option<gst::ClockTime>,
     /// AV1 has no depayloading element in Debian 12.
     av1: Option<Assembler>,
 }
@@ -52,7 +63,18 @@ impl Unpacker {
                 .build()
         };
         let chain = Chain::new(&described, &caps)?;
-        Ok(Unpacker { codec: source.codec, chain, described, caps, renewed: false, answered: None, av1 })
+        Ok(Unpacker {
+            codec: source.codec,
+            chain,
+            described,
+            caps,
+            renewed: false,
+            answered: None,
+            held: 0,
+            renewal: None,
+            rest: None,
+            av1,
+        })
     }
 
     pub fn chain(&self) -> &Chain {
@@ -71,6 +93,9 @@ impl Unpacker {
 
     /// Pushes the packets of one picture; gives what has come out.
     pub fn push(&mut self, packets: &[StampedPacket], pts: gst::ClockTime) -> Result<Vec<Out>, MediaError> {
+        if self.rest.is_some_and(|until| pts < until) {
+            return Ok(Vec::new());
+        }
         let mut list = gst::BufferList::new_sized(packets.len());
         {
             let list = list.get_mut().expect("a new list has one owner");
@@ -90,18 +115,22 @@ impl Unpacker {
             return Ok(Vec::new());
         }
         if self.begins(packets) {
-            if self.answered == Some(false) {
-                self.renew("nothing has come of a keyframe")?;
+            if self.answered == Some(false) && !self.was_renewed(pts) {
+                self.renew("nothing has come of a keyframe", pts)?;
             }
             self.answered = Some(false);
         }
+        self.held += list.iter().map(|buffer| buffer.size()).sum::<usize>();
         let pushed = self.chain.push_list(list);
         let out = self.chain.take();
         if out.iter().any(|out| matches!(out, Out::Buffer(_))) {
             self.answered = self.answered.map(|_| true);
+            self.held = 0;
         }
         if let Err(error) = pushed {
-            self.renew(&error.to_string())?;
+            self.renew(&error.to_string(), pts)?;
+        } else if self.held > MOST_HELD {
+            self.renew("nothing has come of many bytes", pts)?;
         }
         Ok(out)
     }
@@ -113,12 +142,20 @@ impl Unpacker {
             && packets.iter().filter_map(StampedPacket::payload).any(|payload| begins_keyframe(self.codec, payload))
     }
 
-    fn renew(&mut self, why: &str) -> Result<(), MediaError> {
+    /// Just now.
+    fn was_renewed(&self, pts: gst::ClockTime) -> bool {
+        self.renewal.is_some_and(|at| pts < at + PAUSE)
+    }
+
+    fn renew(&mut self, why: &str, pts: gst::ClockTime) -> Result<(), MediaError> {
         tracing::debug!(why, "the pictures' elements are made anew");
         metrics::counter!("holdfast_lane_bad_packets_total", "kind" => "video").increment(1);
         self.chain = Chain::new(&self.described, &self.caps)?;
         self.renewed = true;
         self.answered = None;
+        self.held = 0;
+        self.rest = self.was_renewed(pts).then_some(pts + PAUSE);
+        self.renewal = Some(pts);
         Ok(())
     }
 }

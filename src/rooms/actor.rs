@@ -142,7 +142,7 @@ pub struct Actor {
     troubles: BTreeMap<&'static str, BTreeMap<LaneRun, String>>,
     /// The mapping to wall time by which the tasks' waits are written down.
     epoch_wall: Timestamp,
-    /// Who shows which images, as it was told last to who fetches them.
+    /// Who shows which images, by what who fetches them was told last.
     shown: BTreeMap<String, BTreeSet<TaskId>>,
     stopping: bool,
     automatic: automatic::Automatic,
@@ -603,7 +603,9 @@ impl Actor {
     /// Asks for an image. When more wait than the fetcher takes, this one has failed: it is announced, not forgotten.
     fn fetch_image(&mut self, id: &TaskId, url: String) {
         let want = ImageWant { task: id.clone(), url: url.clone() };
-        if self.parts.images.try_send(ImageOrder::Fetch(want)).is_err() {
+        if self.parts.images.try_send(ImageOrder::Fetch(want)).is_ok() {
+            self.shown.entry(url).or_default().insert(id.clone());
+        } else {
             warn!(task = %id, "too many images are waiting to be fetched");
             self.queue.push_back((id.clone(), Input::ImageFailed { url }));
         }

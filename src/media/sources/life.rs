@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::seat::{Made, Seat};
-use crate::media::{MediaClock, sieve};
+use crate::media::MediaClock;
 use crate::model::encoder::PictureEncoder;
 use crate::model::mix::Size;
 use crate::model::{Codec, MediaTime, TrackKind, encoder};
@@ -270,7 +270,6 @@ pub(super) fn launch(description: &str, seat: &Arc<Seat>, meridian: Meridian) ->
     let failed = |error: gst::glib::Error| error.message().to_owned();
     let pipeline = gst::parse::launch(description).map_err(failed)?;
     let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| "the description is of one element")?;
-    sieve::guard(pipeline.upcast_ref());
     for kind in [TrackKind::Audio, TrackKind::Video] {
         listen(pipeline.upcast_ref(), kind, seat, meridian)?;
     }

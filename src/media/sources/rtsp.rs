@@ -169,7 +169,8 @@ fn branch(
     let Some((kind, name)) = format_of(&caps) else { return Ok(()) };
     let description = described(kit, kind, &name, bits).ok_or(format!("{name} is not taken"))??;
     let bin = gst::parse::bin_from_description(&description, true).map_err(|e| e.message().to_owned())?;
-    sieve::guard(&bin);
+    let torn = Arc::clone(seat);
+    sieve::guard(&bin, move || torn.lost(kind));
     listen(&bin, kind, seat, kit.meridian)?;
     // what the jitter buffer gave up on
     let losses = Arc::clone(seat);
