@@ -221,13 +221,13 @@ mod tests {
     #[cfg(debug_assertions)]
     #[test]
     fn it_dies_at_the_right_time_only() {
-        let armed = armed::Armed::parse("shelf.renamed:2:stop").unwrap();
+        let armed = armed::Armed::parse("shelf.renamed:2:stop").expect("a name, a count and an end");
         assert!(armed.then == armed::Then::Stop && armed.count == 2);
-        assert_eq!(armed::Armed::parse("shelf.renamed:1:hang").unwrap().then, armed::Then::Hang);
+        assert_eq!(armed::Armed::parse("shelf.renamed:1:hang").expect("another end").then, armed::Then::Hang);
         let due: Vec<bool> =
             ["shelf.renamed", "shelf.synced", "shelf.renamed", "shelf.renamed"].map(|name| armed.is_due(name)).into();
         assert_eq!(due, [false, false, true, false]);
-        assert!(armed::Armed::parse("shelf.renamed").unwrap().is_due("shelf.renamed"));
+        assert!(armed::Armed::parse("shelf.renamed").expect("a name alone").is_due("shelf.renamed"));
         for wrong in ["", "shelf", "shelf.renamed:0", "shelf.renamed:x", "shelf.renamed:1:go"] {
             assert!(armed::Armed::parse(wrong).is_err(), "{wrong}");
         }

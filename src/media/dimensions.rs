@@ -21,7 +21,7 @@ pub(super) fn tells_size(codec: Codec) -> bool {
 pub(super) fn picture_size(codec: Codec, payload: &[u8]) -> Option<(u32, u32)> {
     let (width, height) = match codec {
         Codec::H264 => h264(payload)?,
-        Codec::Vp8 => vp8(payload)?,
+        Codec::Vp8 => vp8_frame_size(vp8_frame(payload)?)?,
         Codec::Vp9 | Codec::Av1 | Codec::Opus => return None,
     };
     let sane = |side: u32| (1..=LARGEST).contains(&side);
@@ -66,9 +66,10 @@ pub(super) fn has_one_slice_group(set: &[u8]) -> bool {
     groups() == Some(0)
 }
 
-/// Width and height that a frame of VP8 says (RFC 6386 §9.1): keyframes do.
+/// Width and height that a frame of VP8 says (RFC 6386 §9.1): keyframes do, behind the frame tag and the start code, in
+/// 14 bits each.
 pub(super) fn vp8_frame_size(frame: &[u8]) -> Option<(u32, u32)> {
-    let [tag, _, _, _, _, _, a, b, c, d, ..] = *frame else { return None };
+    let [tag, _, _, 0x9d, 0x01, 0x2a, a, b, c, d, ..] = *frame else { return None };
     let side = |low: u8, high: u8| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
     (tag & 0x01 == 0).then(|| (side(a, b), side(c, d)))
 }
@@ -118,13 +119,6 @@ pub(super) fn vp9_frame_size(frame: &[u8]) -> Option<(u32, u32)> {
         }
     }
     Some((bits.fixed(16)? + 1, bits.fixed(16)? + 1))
-}
-
-/// RFC 7741 §4.3 and RFC 6386 §9.1: behind the frame tag and the start code, 14 bits each.
-fn vp8(payload: &[u8]) -> Option<(u32, u32)> {
-    let [tag, _, _, 0x9d, 0x01, 0x2a, a, b, c, d, ..] = *vp8_frame(payload)? else { return None };
-    let side = |low: u8, high: u8| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
-    (tag & 0x01 == 0).then(|| (side(a, b), side(c, d)))
 }
 
 /// RFC 6184 §5.2: a sequence parameter set alone, aggregated (STAP-A), or the start of a fragmented one (FU-A).
@@ -408,6 +402,28 @@ mod tests {
         fragment[1] = 0x07;
         assert_eq!(size(&fragment), None, "not its start");
         assert_eq!(size(&[0x65, 1, 2]), None);
+    }
+
+    #[test]
+    fn vp9_says_it_in_all_frames_but_those_that_take_it_from_another() {
+        let frame = |bits: &[&str]| -> Vec<u8> {
+            let octet =
+                |bits: &[u8]| bits.iter().enumerate().fold(0, |octet, (n, bit)| octet | (bit - b'0') << (7 - n));
+            bits.concat().as_bytes().chunks(8).map(octet).collect()
+        };
+        let sync = "010010011000001101000010";
+        // 640 × 361, less one
+        let size = "00000010011111110000000101101000";
+        let told = Some((640, 361));
+        // marker, profile, not an old frame again; key, shown, not resilient; colours
+        assert_eq!(vp9_frame_size(&frame(&["10000", "010", sync, "0010", size])), told);
+        assert_eq!(vp9_frame_size(&frame(&["10100", "010", sync, "0010", "110", size])), told, "profile 1");
+        assert_eq!(vp9_frame_size(&frame(&["10010", "010", sync, "1", "0010", size])), told, "profile 2");
+        let (refresh, references) = ("00000001", "000000100100");
+        assert_eq!(vp9_frame_size(&frame(&["10000", "100", "1", "00", sync, refresh, size])), told, "alone");
+        assert_eq!(vp9_frame_size(&frame(&["10000", "110", "00", refresh, references, "000", size])), told);
+        assert_eq!(vp9_frame_size(&frame(&["10000", "110", "00", refresh, references, "01", size])), None);
+        assert_eq!(vp9_frame_size(&frame(&["10001", "000", size])), None, "an old frame again");
     }
 
     #[test]
